@@ -1,0 +1,90 @@
+# make run: serve the demo. make test: prove it. make help: the rest.
+CC      ?= gcc
+FLAVOUR ?= release
+BUILD   ?= build
+PYTHON  ?= /usr/bin/python3
+
+OBJ     := $(BUILD)/$(FLAVOUR)
+LIBS    := libmicrohttpd libuv libcjson libpcre2-8 libsodium libutf8proc
+WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wwrite-strings \
+           -Wcast-qual -Wvla
+WERROR  := $(if $(CI),-Werror)
+OPT     := -O2 -g
+ifeq ($(FLAVOUR),asan)
+OPT     := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+endif
+ifeq ($(FLAVOUR),tsan)
+OPT     := -O1 -g -fsanitize=thread
+endif
+ifeq ($(FLAVOUR),fuzz)
+CC      := clang
+OPT     := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+endif
+VERSION := 0.1.0
+CFLAGS  := -std=gnu11 $(OPT) $(WARN) $(WERROR) -I. -DPREFIXD_VERSION='"$(VERSION)"' \
+           $(shell pkg-config --cflags $(LIBS) 2>/dev/null)
+LDLIBS  := $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lm -lpthread
+
+SRC      := $(wildcard core/*.c core/*/*.c adapters/*.c config/*.c server/*.c)
+LIB_OBJ  := $(patsubst %.c,$(OBJ)/%.o,$(filter-out server/main.c,$(SRC)))
+TEST_SRC := $(wildcard tests/unit/*.c tests/unit/*/*.c tests/unit/*/*/*.c tests/support/*.c)
+TEST_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(TEST_SRC))
+FUZZ     := $(patsubst tests/fuzz/%.c,$(OBJ)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+DAEMON   := $(if $(filter release,$(FLAVOUR)),$(BUILD)/prefixd,$(OBJ)/prefixd)
+
+.PHONY: all setup run test check unit asan tsan fuzz fuzzers golden clean help fmt
+.DELETE_ON_ERROR:
+
+all: $(DAEMON) ## build the daemon (build/prefixd)
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
+
+setup: ## install what building and testing need (Debian packages)
+	@scripts/setup
+
+run: ## serve the demo model with its adapters, or MODEL=PATH ADAPTERS=DIR
+	@scripts/run "$(MODEL)" "$(ADAPTERS)"
+
+test: ## install what is missing, build, run every test
+	@scripts/test
+
+check: ## include rules of the layers, and a list of long functions to look at
+	@scripts/check_layers
+	@scripts/sizes
+
+unit: $(OBJ)/unit-tests
+asan tsan: ## build daemon and tests with sanitizers
+	@$(MAKE) --no-print-directory FLAVOUR=$@ all unit
+fuzzers: $(FUZZ)
+fuzz: ## fuzz every parser for FUZZ_SECONDS (60) each
+	@$(MAKE) --no-print-directory FLAVOUR=fuzz fuzzers
+	@scripts/fuzz $(BUILD)/fuzz/fuzz
+
+# The kernels of one instruction set each; the daemon chooses at run time.
+KERNEL := -O3 -fno-math-errno -fno-trapping-math -ffp-contract=fast
+$(OBJ)/core/kernels/generic.o: CFLAGS += $(KERNEL)
+$(OBJ)/core/kernels/avx2.o:    CFLAGS += $(KERNEL) -mavx2 -mfma -mf16c
+$(OBJ)/core/kernels/avx512.o:  CFLAGS += $(KERNEL) -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mprefer-vector-width=512
+
+$(DAEMON): $(OBJ)/server/main.o $(LIB_OBJ)
+	$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
+
+$(OBJ)/unit-tests: $(TEST_OBJ) $(LIB_OBJ)
+	$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS) $(shell pkg-config --libs openblas 2>/dev/null)
+
+$(OBJ)/fuzz/%: $(OBJ)/tests/fuzz/%.o $(LIB_OBJ)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
+
+$(OBJ)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+fmt: ## reformat with clang-format
+	clang-format -i $(SRC) $(wildcard core/*.h core/*/*.h adapters/*.h config/*.h server/*.h)
+
+clean: ## forget everything built
+	rm -rf $(BUILD)
+
+-include $(wildcard $(OBJ)/*.d $(OBJ)/*/*.d $(OBJ)/*/*/*.d $(OBJ)/*/*/*/*.d $(OBJ)/*/*/*/*/*.d)

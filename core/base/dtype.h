@@ -1,0 +1,46 @@
+/* The number formats of tensors, and conversions between them that round to nearest even.
+ *
+ * Thread: any. Bit patterns of bf16 and f16 travel as uint16_t. */
+#ifndef PREFIXD_DTYPE_H
+#define PREFIXD_DTYPE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16 };
+
+static inline size_t dtype_size(enum dtype t)
+{
+    return t == DTYPE_F32 ? 4 : 2;
+}
+
+static inline const char *dtype_name(enum dtype t)
+{
+    return t == DTYPE_F32 ? "f32" : t == DTYPE_BF16 ? "bf16" : "f16";
+}
+
+static inline float bf16_to_f32(uint16_t h)
+{
+    uint32_t bits = (uint32_t)h << 16;
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+/* NaN stays NaN; a finite value may round to infinity (check after the cast where it matters). */
+static inline uint16_t f32_to_bf16(float f)
+{
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    if ((bits & 0x7fffffffu) > 0x7f800000u)
+        return (uint16_t)((bits >> 16) | 0x40u);
+    return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+float f16_to_f32(uint16_t h);
+
+/* n elements of src, of type t at any alignment, to f32. */
+void dtype_to_f32(enum dtype t, const void *src, float *dst, size_t n);
+
+#endif
