@@ -16,6 +16,7 @@
 #include "core/base/digest.h"
 #include "core/base/dtype.h"
 #include "core/base/err.h"
+#include "core/base_model.h"
 #include "core/tokenizer.h"
 
 #include <stdbool.h>
@@ -74,7 +75,6 @@ struct model {
     struct model_image *image;  /* owns the memory */
 };
 
-enum dtype_choice { DTYPE_CHOICE_AUTO, DTYPE_CHOICE_F32, DTYPE_CHOICE_BF16 };
 
 /* path: a Hugging Face directory or a .gguf file. AUTO: F32 stays f32, BF16 and F16 become bf16 (with a
  * log line for F16), quantised GGUF becomes bf16. */
