@@ -1,0 +1,38 @@
+/* Every setting, one row each: the one place that knows names, defaults, ranges and units.
+ *
+ * Rows: S(field, flag or NULL, key, default, accepted values "a|b" or NULL, doc)
+ *       I(field, flag or NULL, key, default, min, max, unit, doc)       0 often means "choose"
+ *       B(field, flag or NULL, key, default, doc)
+ * A flag is given as --flag VALUE (or --flag=VALUE); a key stands in the JSON file of --config. */
+#ifndef PREFIXD_CONFIG_KEYS_H
+#define PREFIXD_CONFIG_KEYS_H
+
+#define CONFIG_KEYS(S, I, B)                                                                               \
+    S(model, "model", "model", "", NULL, "Hugging Face directory or GGUF file of the base model")          \
+    S(name, "name", "name", "", NULL, "the base model's name in the API (default: from the path)")         \
+    S(adapters, "adapters", "adapters", "", NULL, "folder of adapters to load at start")                   \
+    S(listen, "listen", "listen", "127.0.0.1:8080", NULL, "address and port; port 0 picks a free one")     \
+    S(dtype, "dtype", "dtype", "auto", "auto|f32|bf16", "how weights are kept in memory")                  \
+    I(threads, "threads", "threads", 0, 0, 1024, "threads", "compute threads; 0: one per core")            \
+    I(ctx, "ctx", "ctx", 0, 0, 16777216, "tokens", "context limit; 0: the model's maximum")                \
+    I(kv_bytes, "kv-bytes", "kv_bytes", 0, 0, INT64_MAX, "bytes", "KV pool; 0: chosen from the context")   \
+    I(max_batch, "max-batch", "max_batch", 32, 1, 1024, "sequences", "sequences running at once")          \
+    S(state, "state", "state", "", NULL, "folder where adapters that were PUT are kept")                   \
+    S(api_key_file, "api-key-file", "api_key_file", "", NULL, "file of bearer keys, one a line")           \
+    S(log_format, "log-format", "log_format", "text", "text|json", "form of the log lines on stderr")      \
+    S(config, "config", NULL, "", NULL, "JSON file with any of these keys")                                \
+    B(allow_open, NULL, "allow_unauthenticated_remote", false,                                             \
+      "listen beyond loopback without keys")                                                               \
+    I(max_queue, NULL, "max_queue", 1024, 1, 1000000, "sequences", "sequences waiting at once")            \
+    I(prefill_chunk, NULL, "prefill_chunk", 64, 1, 4096, "rows", "prompt rows of a step")                  \
+    I(max_body, NULL, "max_body_bytes", 1048576, 1024, 1073741824, "bytes", "body of a completion")        \
+    I(max_upload, NULL, "max_upload_bytes", 268435456, 1024, 4294967296, "bytes", "body of an adapter PUT") \
+    I(max_virtual, NULL, "max_virtual_tokens", 0, 0, 16777216, "tokens",                                   \
+      "virtual tokens of an adapter; 0: the context limit less one")                                       \
+    I(deadline_ms, NULL, "request_deadline_ms", 600000, 100, 86400000, "ms", "a request's longest life")   \
+    I(drain_ms, NULL, "drain_ms", 30000, 0, 3600000, "ms", "how long SIGTERM lets requests finish")        \
+    I(idle_timeout_s, NULL, "idle_timeout_s", 60, 1, 86400, "s", "keep-alive without a request")           \
+    I(max_connections, NULL, "max_connections", 4096, 1, 1000000, "connections", "open at once")           \
+    S(cors_origin, NULL, "cors_origin", "", NULL, "origin allowed to call from a browser; empty: none")
+
+#endif
