@@ -1,0 +1,1 @@
+"""The parts of make_golden.py: models, adapters, references and their files."""
