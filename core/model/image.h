@@ -1,0 +1,58 @@
+/* The packed model as one block of memory that any process can read at any address.
+ *
+ * Thread: image_pack at boot (it starts threads of its own and joins them); the rest any. The block
+ * holds a header, a table of slots (core/model/roles.h) and 64-byte aligned tensors; places in it are
+ * offsets from its start, never pointers, so that it can be sealed and attached elsewhere. Whoever
+ * attaches one believes nothing but its length: image_check comes first.
+ */
+#ifndef PREFIXD_IMAGE_H
+#define PREFIXD_IMAGE_H
+
+#include "core/base/digest.h"
+#include "core/base/err.h"
+#include "core/model/model.h"
+#include "core/model/roles.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct source;
+
+enum { IMAGE_VERSION = 1, IMAGE_ALIGN = 64 };
+
+struct image_tensor { /* all zero: the model has none */
+    uint64_t offset, bytes;
+    uint32_t n_out, n_in; /* a vector has n_in = 0 */
+    uint32_t dtype;       /* enum dtype */
+    uint32_t reserved;
+};
+
+struct image_header {
+    char magic[8];   /* "PFXIMAGE" */
+    uint32_t version;
+    uint32_t header_bytes;
+    char layout[16]; /* "panel16": how matrices lie, see model.h */
+    uint64_t total_bytes;
+    uint64_t table_offset, n_slots; /* struct image_tensor [n_slots] */
+    uint32_t dtype;                 /* of the matrices */
+    char digest[DIGEST_HEX + 1];
+    struct model_desc desc;
+};
+
+struct model_image {
+    const unsigned char *base;
+    size_t bytes;
+};
+
+/* Reads and packs every tensor of a complete source. dtype: DTYPE_F32 or DTYPE_BF16. */
+struct model_image *image_pack(const struct source *src, enum dtype dtype, struct err *err);
+void image_free(struct model_image *image);
+
+/* Refuses a block that this program does not understand or whose offsets leave it. */
+int image_check(const struct model_image *image, struct err *err);
+
+const struct image_header *image_header(const struct model_image *image);
+const struct image_tensor *image_tensor(const struct model_image *image, enum role role, int layer);
+const void *image_data(const struct model_image *image, const struct image_tensor *t);
+
+#endif

@@ -1,0 +1,16 @@
+/* The work of packing: every tensor of a source into its place in an image, on all cores.
+ *
+ * Thread: boot; threads are started and joined inside. */
+#ifndef PREFIXD_IMAGE_PACK_H
+#define PREFIXD_IMAGE_PACK_H
+
+#include "core/base/dtype.h"
+#include "core/base/err.h"
+
+struct source;
+struct source_tensor;
+
+/* base: a writable image whose header and table are filled. Writes tensors and the digest. */
+int image_pack_tensors(const struct source *src, unsigned char *base, struct err *err);
+
+#endif
