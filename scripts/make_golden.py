@@ -3,7 +3,7 @@
 
 Development only: the tests read what is committed and need no Python for it.
 
-  make_golden.py models [NAME...]     tiny random models (replaces adapters' and cases' base)
+  make_golden.py models [NAME...]     tiny random models; make adapters and cases anew after it
   make_golden.py adapters [NAME...]   their adapters
   make_golden.py cases [NAME...]      their answers, from the committed models and adapters
   make_golden.py all                  the three above, for every tiny model, and dequant

@@ -1,6 +1,7 @@
 """Goldens of the demo model, SmolLM2-135M-Instruct, over its dequantised GGUF."""
 
 import json
+import os
 import pathlib
 import subprocess
 
@@ -27,8 +28,10 @@ def model_path(given=None):
     """The GGUF file: the one given, or the cached one, downloaded if it must be."""
     if given:
         return given
-    out = subprocess.run([ROOT / "scripts" / "get_demo_model"], check=True,
-                         stdout=subprocess.PIPE, text=True)
+    out = subprocess.run([ROOT / "scripts" / "get_demo_model"], stdout=subprocess.PIPE,
+                         text=True)
+    if out.returncode != 0:
+        raise SystemExit(1)
     return pathlib.Path(out.stdout.strip())
 
 
@@ -87,7 +90,9 @@ def write_cases(gguf_file, folder, out):
                 break
         if kept == 0:
             raise SystemExit(f"{adapter}: every prompt has a near tie; give it others")
-    command = "make_golden.py smollm2" + (f" --adapters {folder}" if folder else "")
+    command = "make_golden.py smollm2"
+    if folder:
+        command += f" --adapters {os.path.relpath(folder.resolve(), ROOT)}"
     head = {"how": how(command, "torch", "transformers", "peft", "gguf"),
             "note": "SmolLM2-135M-Instruct.Q4_1.gguf dequantised, computed in float32",
             "margin": MARGIN}
