@@ -86,6 +86,9 @@ void model_free(struct model *m);
 struct model_image;
 struct model *model_bind(struct model_image *image, struct err *err);
 
+/* The weights inside a base model: for the engine's own files only. Borrowed while b lives. */
+const struct model *base_model_weights(const struct base_model *b);
+
 /* The tokenizer that belongs to the model at path (tokenizer.json beside it, or GGUF metadata). */
 struct tokenizer *model_open_tokenizer(const char *path, struct err *err);
 

@@ -1,0 +1,77 @@
+/* The frozen base model: weights and tokenizer opened together, with the shape that others check. */
+#include "core/base_model.h"
+
+#include "core/base/mem.h"
+#include "core/model/model.h"
+
+#include <stdlib.h>
+
+struct base_model {
+    struct model *weights;
+    struct tokenizer *tokenizer;
+    struct model_shape shape;
+};
+
+static struct model_shape shape_of(const struct model *m)
+{
+    const struct model_desc *d = &m->desc;
+    struct model_shape s = {
+        .n_layers = d->n_layers,
+        .dim = d->dim,
+        .n_heads = d->n_heads,
+        .n_kv_heads = d->n_kv_heads,
+        .head_dim = d->head_dim,
+        .vocab = d->vocab,
+        .max_pos = d->max_pos,
+        .weight_dtype = m->dtype,
+        .kv_dtype = m->dtype == DTYPE_F32 ? DTYPE_F32 : DTYPE_BF16,
+        .weight_bytes = m->image_bytes,
+    };
+    memcpy(s.digest, m->digest, sizeof s.digest);
+    return s;
+}
+
+struct base_model *base_model_open(const char *path, enum dtype_choice choice, struct err *err)
+{
+    struct base_model *b = xcalloc(1, sizeof *b);
+    b->weights = model_open(path, choice, err);
+    b->tokenizer = b->weights ? model_open_tokenizer(path, err) : NULL;
+    if (!b->tokenizer) {
+        base_model_free(b);
+        return NULL;
+    }
+    b->shape = shape_of(b->weights);
+    return b;
+}
+
+void base_model_free(struct base_model *b)
+{
+    if (!b)
+        return;
+    tokenizer_free(b->tokenizer);
+    model_free(b->weights);
+    free(b);
+}
+
+const struct model_shape *base_model_shape(const struct base_model *b)
+{
+    return &b->shape;
+}
+
+const struct tokenizer *base_model_tokenizer(const struct base_model *b)
+{
+    return b->tokenizer;
+}
+
+const struct model *base_model_weights(const struct base_model *b)
+{
+    return b->weights;
+}
+
+bool base_model_is_eos(const struct base_model *b, int32_t id)
+{
+    for (int i = 0; i < b->weights->desc.n_eos; i++)
+        if (b->weights->desc.eos[i] == id)
+            return true;
+    return false;
+}

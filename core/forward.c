@@ -1,0 +1,194 @@
+/* The forward pass, layer by layer, over the rows of one step. */
+#include "core/forward.h"
+
+#include "core/base/mem.h"
+#include "core/linear.h"
+#include "core/rope.h"
+
+#include <stdlib.h>
+
+/* What the row-parallel pieces of a step share. */
+struct fwd {
+    const struct model *m;
+    const struct model_shape *s;
+    const struct batch *b;
+    struct kv_pool *pool;
+    const struct kernels *k;
+    struct forward_ws *ws;
+    struct par *par;
+    int layer;
+    const float *norm_w;
+};
+
+struct dims {
+    size_t D, Dp, Q, Qp, KV, KVp, F, Fp, half;
+};
+
+static struct dims dims_of(const struct model_shape *s, const struct model *m)
+{
+    size_t D = (size_t)s->dim, Q = (size_t)(s->n_heads * s->head_dim),
+           KV = (size_t)(s->n_kv_heads * s->head_dim);
+    return (struct dims){D,  (size_t)linear_padded(s->dim), Q,  (size_t)linear_padded((int)Q),
+                         KV, (size_t)linear_padded((int)KV), (size_t)m->desc.ffn,
+                         (size_t)linear_padded(m->desc.ffn), (size_t)s->head_dim / 2};
+}
+
+int forward_ws_init(struct forward_ws *ws, const struct model *m, const struct model_shape *s,
+                    int max_rows, int max_logits, int n_threads, struct err *err)
+{
+    struct dims d = dims_of(s, m);
+    size_t T = (size_t)max_rows, G = (size_t)max_logits, V = (size_t)linear_padded(s->vocab);
+    float **parts[] = {&ws->x,  &ws->norm, &ws->q,    &ws->k,   &ws->v,     &ws->att,   &ws->gate,
+                       &ws->up, &ws->proj, &ws->cos,  &ws->sin, &ws->final, &ws->logits};
+    size_t sizes[] = {T * d.D,  T * d.D,  T * d.Qp,   T * d.KVp,  T * d.KVp, T * d.Q, T * d.Fp,
+                      T * d.Fp, T * d.Dp, T * d.half, T * d.half, G * d.D,   G * V};
+    size_t total = 0, n_parts = sizeof sizes / sizeof sizes[0];
+    for (size_t i = 0; i < n_parts; i++)
+        total += (sizes[i] + 15) & ~(size_t)15;
+    *ws = (struct forward_ws){.max_rows = max_rows, .max_logits = max_logits, .ld_logits = V};
+    float *at = mem_try_aligned(total, sizeof *at);
+    if (!at)
+        return err_set(err, ERR_NO_MEMORY, "no memory for a step of %d rows", max_rows);
+    ws->memory = at;
+    for (size_t i = 0; i < n_parts; i++) {
+        *parts[i] = at;
+        at += (sizes[i] + 15) & ~(size_t)15;
+    }
+    ws->attention = attention_ws_new(s, max_rows, n_threads);
+    return 0;
+}
+
+void forward_ws_fini(struct forward_ws *ws)
+{
+    attention_ws_free(ws->attention);
+    free(ws->memory);
+    *ws = (struct forward_ws){0};
+}
+
+/* x[r] = the row's embedding; and its rotation angles. */
+static void embed_task(void *arg, int r, int thread)
+{
+    (void)thread;
+    struct fwd *f = arg;
+    const struct batch_row *row = &f->b->rows[r];
+    size_t D = (size_t)f->s->dim, half = (size_t)f->s->head_dim / 2, at = (size_t)r;
+    if (row->embed)
+        memcpy(f->ws->x + at * D, row->embed, D * sizeof(float));
+    else
+        linear_row(&f->m->embed, row->token, f->ws->x + at * D);
+    rope_angles(f->m->inv_freq, (int)half, row->pos, f->ws->cos + at * half, f->ws->sin + at * half);
+}
+
+static void norm_task(void *arg, int r, int thread)
+{
+    (void)thread;
+    struct fwd *f = arg;
+    size_t at = (size_t)r * (size_t)f->s->dim;
+    f->k->rms_norm(f->ws->norm + at, f->ws->x + at, f->norm_w, f->s->dim, f->m->desc.norm_eps);
+}
+
+static void norm(struct fwd *f, const float *w)
+{
+    f->norm_w = w;
+    par_for(f->par, f->b->n_rows, norm_task, f);
+}
+
+/* Rotates q and k of one sequence's rows and stores their k and v in its blocks. */
+static void rotate_store_task(void *arg, int i, int thread)
+{
+    (void)thread;
+    struct fwd *f = arg;
+    const struct model_shape *s = f->s;
+    const struct batch_seq *sq = &f->b->seqs[i];
+    struct dims d = dims_of(s, f->m);
+    for (int r = sq->row; r < sq->row + sq->n_rows; r++) {
+        size_t at = (size_t)r;
+        const float *c = f->ws->cos + at * d.half, *sn = f->ws->sin + at * d.half;
+        float *k = f->ws->k + at * d.KVp, *v = f->ws->v + at * d.KVp;
+        int slot = f->b->rows[r].slot;
+        int32_t block = sq->blocks[slot / KV_TILE];
+        rope_rotate(f->ws->q + at * d.Qp, s->n_heads, (int)d.half, c, sn);
+        rope_rotate(k, s->n_kv_heads, (int)d.half, c, sn);
+        for (int g = 0; g < s->n_kv_heads; g++)
+            rope_store(k + g * s->head_dim, v + g * s->head_dim, s->head_dim, slot % KV_TILE,
+                       f->pool->dtype, kv_pool_k(f->pool, block, f->layer, g),
+                       kv_pool_v(f->pool, block, f->layer, g));
+    }
+}
+
+static void silu_task(void *arg, int r, int thread)
+{
+    (void)thread;
+    struct fwd *f = arg;
+    size_t at = (size_t)r * (size_t)linear_padded(f->m->desc.ffn);
+    f->k->silu_mul(f->ws->gate + at, f->ws->up + at, f->m->desc.ffn);
+}
+
+/* x += what the block computed. */
+static void add_proj(struct fwd *f)
+{
+    struct dims d = dims_of(f->s, f->m);
+    for (size_t r = 0; r < (size_t)f->b->n_rows; r++)
+        for (size_t i = 0; i < d.D; i++)
+            f->ws->x[r * d.D + i] += f->ws->proj[r * d.Dp + i];
+}
+
+static void project(struct fwd *f, const struct linear *l, const float *x, size_t ldx, float *y,
+                    size_t ldy)
+{
+    linear(l, x, ldx, f->b->n_rows, y, ldy, f->k, f->par);
+}
+
+static void attention_block(struct fwd *f, const struct layer_weights *lw)
+{
+    struct forward_ws *ws = f->ws;
+    struct dims d = dims_of(f->s, f->m);
+    norm(f, lw->attn_norm);
+    project(f, &lw->q, ws->norm, d.D, ws->q, d.Qp);
+    project(f, &lw->k, ws->norm, d.D, ws->k, d.KVp);
+    project(f, &lw->v, ws->norm, d.D, ws->v, d.KVp);
+    par_for(f->par, f->b->n_seqs, rotate_store_task, f);
+    attention(ws->att, ws->q, d.Qp, f->layer, f->b, f->pool, f->s, f->k, ws->attention, f->par);
+    project(f, &lw->o, ws->att, d.Q, ws->proj, d.Dp);
+    add_proj(f);
+}
+
+static void ffn_block(struct fwd *f, const struct layer_weights *lw)
+{
+    struct forward_ws *ws = f->ws;
+    struct dims d = dims_of(f->s, f->m);
+    norm(f, lw->ffn_norm);
+    project(f, &lw->gate, ws->norm, d.D, ws->gate, d.Fp);
+    project(f, &lw->up, ws->norm, d.D, ws->up, d.Fp);
+    par_for(f->par, f->b->n_rows, silu_task, f);
+    project(f, &lw->down, ws->gate, d.Fp, ws->proj, d.Dp);
+    add_proj(f);
+}
+
+/* Final norm and head for the rows that want logits. */
+static void head(struct fwd *f)
+{
+    struct forward_ws *ws = f->ws;
+    size_t D = (size_t)f->s->dim;
+    for (int r = 0; r < f->b->n_rows; r++) {
+        int at = f->b->rows[r].logits;
+        if (at >= 0)
+            f->k->rms_norm(ws->final + (size_t)at * D, ws->x + (size_t)r * D, f->m->final_norm,
+                           f->s->dim, f->m->desc.norm_eps);
+    }
+    struct linear l = {f->m->head, NULL};
+    if (f->b->n_logits)
+        linear(&l, ws->final, D, f->b->n_logits, ws->logits, ws->ld_logits, f->k, f->par);
+}
+
+void forward(const struct model *m, const struct model_shape *s, const struct batch *b,
+             struct kv_pool *pool, const struct kernels *k, struct forward_ws *ws, struct par *par)
+{
+    struct fwd f = {m, s, b, pool, k, ws, par, 0, NULL};
+    par_for(par, b->n_rows, embed_task, &f);
+    for (f.layer = 0; f.layer < s->n_layers; f.layer++) {
+        attention_block(&f, &m->layers[f.layer]);
+        ffn_block(&f, &m->layers[f.layer]);
+    }
+    head(&f);
+}

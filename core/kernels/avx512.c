@@ -1,0 +1,7 @@
+/* The kernels for CPUs with AVX-512. */
+#if defined(__x86_64__)
+#define VW 16
+#define NAME kernels_avx512
+#define ISA "avx512"
+#include "core/kernels/body.h"
+#endif

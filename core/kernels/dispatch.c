@@ -1,0 +1,27 @@
+/* Chooses the kernels for the CPU the program finds itself on. */
+#include "core/kernels/kernels.h"
+
+#include <stdlib.h>
+
+static bool is_forced(const char *name)
+{
+    const char *want = getenv("PREFIXD_ISA");
+    return want && strcmp(want, name) == 0;
+}
+
+const struct kernels *kernels_get(void)
+{
+    if (is_forced("generic"))
+        return &kernels_generic;
+#if defined(__x86_64__)
+    bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512dq");
+    if (has_avx512 && !is_forced("avx2"))
+        return &kernels_avx512;
+    if (has_avx2)
+        return &kernels_avx2;
+#endif
+    return &kernels_generic;
+}

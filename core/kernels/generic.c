@@ -1,0 +1,5 @@
+/* The kernels in portable C, for any CPU. */
+#define VW 4
+#define NAME kernels_generic
+#define ISA "generic"
+#include "core/kernels/body.h"

@@ -1,0 +1,195 @@
+/* How prefixes are made. */
+#include "core/kv_prefix.h"
+
+#include "core/base/mem.h"
+#include "core/forward.h"
+#include "core/linear.h"
+#include "core/rope.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+static size_t tile_bytes(const struct model_shape *s)
+{
+    return (size_t)s->head_dim * KV_TILE * dtype_size(s->kv_dtype);
+}
+
+/* Where tile `tile` of (layer, head) starts in k, and in v. */
+static size_t tile_at(const struct model_shape *s, const struct kv_prefix *p, int layer, int head,
+                      int tile)
+{
+    size_t run = (size_t)layer * (size_t)s->n_kv_heads + (size_t)head;
+    return (run * (size_t)p->n_tiles + (size_t)tile) * tile_bytes(s);
+}
+
+/* Writable views: the struct says const because everybody but this file only reads. */
+static unsigned char *mutable_bytes(const void *p)
+{
+    union {
+        const void *c;
+        unsigned char *m;
+    } u = {p};
+    return u.m;
+}
+
+struct kv_prefix *kv_prefix_new(const struct model_shape *s, int n_tokens, struct err *err)
+{
+    size_t half, tiles = ((size_t)n_tokens + KV_TILE - 1) / KV_TILE;
+    size_t runs = (size_t)s->n_layers * (size_t)s->n_kv_heads;
+    if (n_tokens < 1 || !mem_mul(runs * tile_bytes(s), tiles, &half) || half > SIZE_MAX / 4) {
+        err_set(err, ERR_ADAPTER, "a prefix of %d virtual tokens cannot be held", n_tokens);
+        return NULL;
+    }
+    unsigned char *memory = mem_try_aligned(2, half);
+    if (!memory) {
+        err_set(err, ERR_NO_MEMORY, "no memory for a prefix of %d virtual tokens (%zu bytes)",
+                n_tokens, 2 * half);
+        return NULL;
+    }
+    struct kv_prefix *p = xcalloc(1, sizeof *p);
+    *p = (struct kv_prefix){.n_tokens = n_tokens,
+                            .n_tiles = (int)tiles,
+                            .first_pos = n_tokens,
+                            .dtype = s->kv_dtype,
+                            .bytes = 2 * half,
+                            .k = memory,
+                            .v = memory + half};
+    return p;
+}
+
+void kv_prefix_free(struct kv_prefix *p)
+{
+    if (!p)
+        return;
+    free(mutable_bytes(p->k)); /* k and v are one allocation */
+    free(p);
+}
+
+/* A prefix with NaN or infinities would spoil every answer that reads it. */
+static bool is_finite(const struct kv_prefix *p)
+{
+    size_t n = p->bytes / dtype_size(p->dtype);
+    if (p->dtype == DTYPE_F32) {
+        const float *f = p->k;
+        for (size_t i = 0; i < n; i++)
+            if (!isfinite(f[i]))
+                return false;
+        return true;
+    }
+    const uint16_t *h = p->k;
+    for (size_t i = 0; i < n; i++)
+        if ((h[i] & 0x7f80u) == 0x7f80u)
+            return false;
+    return true;
+}
+
+static struct kv_prefix *checked(struct kv_prefix *p, struct err *err)
+{
+    if (is_finite(p))
+        return p;
+    err_set(err, ERR_ADAPTER, "the adapter gives keys or values that are not finite as %s",
+            dtype_name(p->dtype));
+    kv_prefix_free(p);
+    return NULL;
+}
+
+static void store_token(const struct model_shape *s, struct kv_prefix *p, int layer, int token,
+                        const float *k, const float *v)
+{
+    for (int g = 0; g < s->n_kv_heads; g++) {
+        size_t at = tile_at(s, p, layer, g, token / KV_TILE);
+        rope_store(k + g * s->head_dim, v + g * s->head_dim, s->head_dim, token % KV_TILE, p->dtype,
+                   mutable_bytes(p->k) + at, mutable_bytes(p->v) + at);
+    }
+}
+
+struct kv_prefix *kv_prefix_from_kv(const struct base_model *b, const float *kv, int n_tokens,
+                                    struct err *err)
+{
+    const struct model_shape *s = base_model_shape(b);
+    struct kv_prefix *p = kv_prefix_new(s, n_tokens, err);
+    if (!p)
+        return NULL;
+    size_t width = (size_t)(s->n_kv_heads * s->head_dim);
+    for (int t = 0; t < n_tokens; t++)
+        for (int l = 0; l < s->n_layers; l++, kv += 2 * width)
+            store_token(s, p, l, t, kv, kv + width);
+    return checked(p, err);
+}
+
+/* One layer of hidden vectors: norm, Wk, Wv, rotation. h, k and v are scratch. */
+static void hidden_layer(const struct model *m, const struct model_shape *s, struct kv_prefix *p,
+                         int layer, const float *hidden, float *h, float *k, float *v,
+                         const struct kernels *kn, struct par *serial)
+{
+    const struct layer_weights *lw = &m->layers[layer];
+    size_t D = (size_t)s->dim, ld = (size_t)linear_padded(s->n_kv_heads * s->head_dim);
+    int half = s->head_dim / 2, P = p->n_tokens;
+    float *angles = xcalloc((size_t)s->head_dim, sizeof *angles);
+    for (int t = 0; t < P; t++)
+        kn->rms_norm(h + (size_t)t * D, hidden + (size_t)t * D, lw->attn_norm, s->dim,
+                     m->desc.norm_eps);
+    linear(&lw->k, h, D, P, k, ld, kn, serial);
+    linear(&lw->v, h, D, P, v, ld, kn, serial);
+    for (int t = 0; t < P; t++) {
+        float *kt = k + (size_t)t * ld;
+        rope_angles(m->inv_freq, half, t, angles, angles + half);
+        rope_rotate(kt, s->n_kv_heads, half, angles, angles + half);
+        store_token(s, p, layer, t, kt, v + (size_t)t * ld);
+    }
+    free(angles);
+}
+
+struct kv_prefix *kv_prefix_from_hidden(const struct base_model *b, const float *hidden, int n_tokens,
+                                        struct err *err)
+{
+    const struct model_shape *s = base_model_shape(b);
+    struct kv_prefix *p = kv_prefix_new(s, n_tokens, err);
+    if (!p)
+        return NULL;
+    size_t P = (size_t)n_tokens, D = (size_t)s->dim;
+    size_t ld = (size_t)linear_padded(s->n_kv_heads * s->head_dim);
+    float *scratch = mem_try_aligned(P, (D + 2 * ld) * sizeof *scratch);
+    if (!scratch) {
+        kv_prefix_free(p);
+        err_set(err, ERR_NO_MEMORY, "no memory to compile %d hidden vectors", n_tokens);
+        return NULL;
+    }
+    struct par *serial = par_new(1);
+    for (int l = 0; l < s->n_layers; l++)
+        hidden_layer(base_model_weights(b), s, p, l, hidden + (size_t)l * P * D, scratch,
+                     scratch + P * D, scratch + P * (D + ld), kernels_get(), serial);
+    par_free(serial);
+    free(scratch);
+    return checked(p, err);
+}
+
+/* Zeroes the token slots of the last tile that hold no token: what stood there before is not ours. */
+static void clear_tail(const struct model_shape *s, struct kv_prefix *p, size_t at)
+{
+    int used = p->n_tokens - (p->n_tiles - 1) * KV_TILE;
+    size_t e = dtype_size(p->dtype);
+    for (int d = 0; d < s->head_dim; d++)
+        memset(mutable_bytes(p->k) + at + (size_t)(d * KV_TILE + used) * e, 0,
+               (size_t)(KV_TILE - used) * e);
+    memset(mutable_bytes(p->v) + at + (size_t)(used * s->head_dim) * e, 0,
+           (size_t)((KV_TILE - used) * s->head_dim) * e);
+}
+
+struct kv_prefix *kv_prefix_from_blocks(const struct model_shape *s, const struct kv_pool *pool,
+                                        const int32_t *blocks, int n_tokens, struct err *err)
+{
+    struct kv_prefix *p = kv_prefix_new(s, n_tokens, err);
+    if (!p)
+        return NULL;
+    for (int l = 0; l < s->n_layers; l++)
+        for (int g = 0; g < s->n_kv_heads; g++) {
+            for (int t = 0; t < p->n_tiles; t++) {
+                size_t at = tile_at(s, p, l, g, t);
+                memcpy(mutable_bytes(p->k) + at, kv_pool_k(pool, blocks[t], l, g), tile_bytes(s));
+                memcpy(mutable_bytes(p->v) + at, kv_pool_v(pool, blocks[t], l, g), tile_bytes(s));
+            }
+            clear_tail(s, p, tile_at(s, p, l, g, p->n_tiles - 1));
+        }
+    return checked(p, err);
+}
