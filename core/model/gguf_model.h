@@ -1,4 +1,4 @@
-/* A GGUF file of architecture llama as a source, and its tokenizer.
+/* A GGUF file of architecture llama as a source.
  *
  * Thread: boot. Metadata that would change the computation and is not implemented is refused by name. */
 #ifndef PREFIXD_GGUF_MODEL_H
@@ -7,9 +7,7 @@
 #include "core/base/err.h"
 
 struct source;
-struct tokenizer;
 
 struct source *gguf_model_open(const char *path, struct err *err);
-struct tokenizer *gguf_model_open_tokenizer(const char *path, struct err *err);
 
 #endif

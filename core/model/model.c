@@ -8,7 +8,7 @@
 
 #include "core/base/log.h"
 #include "core/base/mem.h"
-#include "core/model/gguf_model.h"
+#include "core/model/gguf_tokenizer.h"
 #include "core/model/image.h"
 #include "core/model/source.h"
 
@@ -134,5 +134,5 @@ struct tokenizer *model_open_tokenizer(const char *path, struct err *err)
     struct stat st;
     if (stat(path, &st) == 0 && S_ISDIR(st.st_mode))
         return tokenizer_open_dir(path, err);
-    return gguf_model_open_tokenizer(path, err);
+    return gguf_tokenizer_open(path, err);
 }
