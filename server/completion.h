@@ -13,6 +13,7 @@
 #include "core/base/buf.h"
 #include "core/base/err.h"
 #include "core/engine.h"
+#include "core/tokenizer.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -61,12 +62,15 @@ struct choice_out {
     struct buf text;
     struct buf tokens, token_logprobs, top_logprobs, text_offset; /* inner parts of JSON arrays */
     size_t n_offset_chars; /* characters so far, for text_offset */
-    int n_tokens;
+    struct detok *detok;   /* finds text_offset; without echo the one who fills sets detok_new(prompt)
+                              before the first score; owned. NULL: made as at the start of a text */
+    int n_tokens;          /* scores added so far */
     const char *finish_reason; /* NULL while running */
     const char *stop_reason;   /* the stop string that ended it, or NULL */
 };
 
 void choice_out_fini(struct choice_out *o);
+void choice_out_clear(struct choice_out *o); /* after a chunk: text and scores; places go on */
 
 /* Adds the logprobs rows of an event's tokens (EVENT_PROMPT or EVENT_TOKEN). Keys of top_logprobs and
  * tokens are token texts, or "token_id:NN" when by_id. */
@@ -78,7 +82,7 @@ void completion_render(struct buf *out, const struct completion_head *h, const s
                        int n_choices, bool has_logprobs, const struct completion_usage *usage);
 
 /* One streamed chunk (JSON only, no framing) for one choice: what `o` holds since the last chunk. The
- * caller clears o's text and score buffers after. */
+ * caller calls choice_out_clear after. */
 void completion_render_chunk(struct buf *out, const struct completion_head *h, int index,
                              const struct choice_out *o, bool has_logprobs, bool has_null_usage);
 
