@@ -1,0 +1,90 @@
+#!/usr/bin/python3
+"""Runs the HTTP suite against one daemon binary: run.py [--only SUBSTR].
+
+Prints every failure and skip; the last line is `N passed, N failed, N skipped`.
+"""
+
+import argparse
+import glob
+import os
+import pathlib
+import sys
+import time
+import unittest
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+
+
+def find_openai():
+    """Lets `import openai` find the folder that openai_client.sh made."""
+    folder = os.environ.get("PREFIXD_OPENAI", str(ROOT / "build/openai"))
+    sys.path += [folder] + glob.glob(f"{folder}/lib/python3*/site-packages")
+
+
+class Result(unittest.TestResult):
+    """Counts whole tests: several failed sub-tests of one test are one failure."""
+
+    def __init__(self, verbose):
+        super().__init__()
+        self.verbose, self.bad, self.passed = verbose, set(), 0
+
+    def startTest(self, test):
+        super().startTest(test)
+        self.began = time.monotonic()
+
+    def report(self, test, err):
+        self.bad.add(getattr(test, "test_case", test).id())
+        print(f"FAIL {test}\n{self._exc_info_to_string(err, test)}", flush=True)
+
+    def addFailure(self, test, err):
+        self.report(test, err)
+
+    addError = addFailure
+
+    def addSubTest(self, test, subtest, err):
+        if err:
+            self.report(subtest, err)
+
+    def addSkip(self, test, reason):
+        super().addSkip(test, reason)
+        print(f"skip {test}: {reason}", flush=True)
+
+    def addSuccess(self, test):
+        self.passed += 1
+        if self.verbose:
+            print(f"ok   {test} ({time.monotonic() - self.began:.2f} s)", flush=True)
+
+
+def flatten(suite, only):
+    kept = unittest.TestSuite()
+    for item in suite:
+        if isinstance(item, unittest.TestSuite):
+            kept.addTest(flatten(item, only))
+        elif only in item.id():
+            kept.addTest(item)
+    return kept
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="run the tests whose id contains this")
+    parser.add_argument("-v", "--verbose", action="store_true", help="name passed tests too")
+    args = parser.parse_args()
+    sys.path.insert(0, str(HERE))
+    find_openai()
+    import harness
+    if not os.access(harness.BIN, os.X_OK):
+        sys.exit(f"{harness.BIN} is missing: make all, or set PREFIXD_BIN")
+    suite = flatten(unittest.defaultTestLoader.discover(str(HERE), "test_*.py", str(HERE)),
+                    args.only)
+    result = Result(args.verbose)
+    started = time.monotonic()
+    suite.run(result)
+    print(f"HTTP suite: {time.monotonic() - started:.0f} s")
+    print(f"{result.passed} passed, {len(result.bad)} failed, {len(result.skipped)} skipped")
+    return 1 if result.bad or not result.passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

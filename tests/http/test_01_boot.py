@@ -1,0 +1,251 @@
+"""Start and end: flags, refusals, the one line on stdout, exit statuses."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import tempfile
+import unittest
+
+from harness import BIN, GOLDEN, GQA, GQA_ADAPTERS, Daemon, limit, model_copy
+
+FLAGS = ["--model", "--name", "--adapters", "--listen", "--dtype", "--threads", "--ctx",
+         "--kv-bytes", "--max-batch", "--state", "--api-key-file", "--log-format", "--config",
+         "--version", "--help"]
+
+
+def run(*args):
+    return subprocess.run([BIN, *map(str, args)], capture_output=True, text=True,
+                          timeout=limit(20), stdin=subprocess.DEVNULL)
+
+
+class Refusals(unittest.TestCase):
+    def setUp(self):
+        self.tmp = tempfile.mkdtemp(prefix="prefixd-boot-")
+        self.addCleanup(shutil.rmtree, self.tmp, True)
+
+    def assert_refused(self, args, *names):
+        """Exit 1, nothing on stdout, one line on stderr that names the things."""
+        done = run(*args)
+        self.assertEqual(done.returncode, 1, done)
+        self.assertEqual(done.stdout, "")
+        lines = done.stderr.splitlines()
+        self.assertEqual(len(lines), 1, done.stderr)
+        for name in names:
+            self.assertIn(str(name), lines[0])
+
+    def test_wrong_flags(self):
+        cases = [
+            (["--frobnicate", "1"], ["--frobnicate"]),
+            (["--model"], ["--model"]),
+            ([], ["--model"]),
+            (["--model", "/nonexistent/model"], ["/nonexistent/model"]),
+            (["--model", GQA, "stray"], ["stray"]),
+            (["--model", GQA, "--threads", "many"], ["--threads", "many"]),
+            (["--model", GQA, "--threads", "-1"], ["--threads", "-1"]),
+            (["--model", GQA, "--threads", "100000"], ["--threads", "100000"]),
+            (["--model", GQA, "--threads", "2x"], ["--threads", "2x"]),
+            (["--model", GQA, "--dtype", "f64"], ["--dtype", "f64", "f32", "bf16", "auto"]),
+            (["--model", GQA, "--log-format", "xml"], ["--log-format", "xml", "text", "json"]),
+            (["--model", GQA, "--max-batch", "0"], ["--max-batch", "0"]),
+            (["--model", GQA, "--ctx", "-5"], ["--ctx", "-5"]),
+            (["--model", GQA, "--ctx", "99999999999999999999"], ["--ctx"]),
+            (["--model", GQA, "--kv-bytes", "1.5"], ["--kv-bytes", "1.5"]),
+            (["--model", GQA, "--config", "/nonexistent.json"], ["/nonexistent.json"]),
+            (["--model", GQA, "--api-key-file", "/nonexistent.keys"], ["/nonexistent.keys"]),
+            (["--model", GQA, "--adapters", "/nonexistent.dir", "--listen", "127.0.0.1:0"],
+             ["/nonexistent.dir"]),
+        ]
+        for args, names in cases:
+            with self.subTest(args=args):
+                self.assert_refused(args, *names)
+
+    def test_listen_addresses(self):
+        for address in ["nonsense", "127.0.0.1", "127.0.0.1:99999", "127.0.0.1:x", ":::"]:
+            with self.subTest(address=address):
+                self.assert_refused(["--model", GQA, "--listen", address], address)
+
+    def test_port_in_use(self):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            address = f"127.0.0.1:{taken.getsockname()[1]}"
+            done = run("--model", GQA, "--listen", address)
+            self.assertEqual((done.returncode, done.stdout), (1, ""), done)
+            self.assertIn(address, done.stderr.splitlines()[-1])
+
+    def test_config_file(self):
+        for text, names in [("{", []), ('{"threads": "two"}', ["threads"]),
+                            ('{"threads": 5000}', ["threads", "5000"]),
+                            ('{"frob": 1}', ["frob"]), ("[1]", []),
+                            ('{"dtype": "f64"}', ["dtype", "f64"])]:
+            with self.subTest(text=text):
+                path = os.path.join(self.tmp, "c.json")
+                pathlib.Path(path).write_text(text)
+                self.assert_refused(["--model", GQA, "--config", path], *names)
+
+    def test_empty_key_file(self):
+        path = pathlib.Path(self.tmp, "keys")
+        path.write_text("\n")
+        self.assert_refused(["--model", GQA, "--api-key-file", path], path)
+
+    def test_beyond_loopback_needs_keys(self):
+        done = run("--model", GQA, "--listen", "0.0.0.0:0")
+        self.assertEqual((done.returncode, done.stdout), (1, ""), done)
+        self.assertIn("0.0.0.0", done.stderr)
+
+    def refused_model(self, change, *names, edit=None):
+        model = model_copy(self.tmp, change, name=f"m{len(os.listdir(self.tmp))}")
+        if edit:
+            edit(model)
+        done = run("--model", model, "--listen", "127.0.0.1:0")
+        self.assertEqual((done.returncode, done.stdout), (1, ""), done)
+        for name in names:
+            self.assertIn(name, done.stderr.splitlines()[-1])
+
+    def test_unsupported_models(self):
+        def rope(kind):
+            return lambda c: c.update(rope_parameters={"rope_type": kind, "rope_theta": 1e4,
+                                                       "factor": 2.0})
+        cases = {
+            "architecture": (lambda c: c.update(architectures=["FooForCausalLM"],
+                                                model_type="foo"), "foo"),
+            "rope": (rope("yarn"), "yarn"),
+            "misshapen": (lambda c: c.update(intermediate_size=132), "mlp"),
+            "missing": (lambda c: c.update(num_hidden_layers=4), "model.layers.3"),
+            "extra": (lambda c: c.update(num_hidden_layers=2), "model.layers.2"),
+            "activation": (lambda c: c.update(hidden_act="relu"), "relu"),
+            "quantised": (lambda c: c.update(quantization_config={"quant_method": "gptq"}),
+                          "quant"),
+            "heads": (lambda c: c.update(num_key_value_heads=3), ""),
+        }
+        for what, (change, name) in cases.items():
+            with self.subTest(what=what):
+                self.refused_model(change, name)
+
+    def test_broken_model_files(self):
+        def truncate(model):
+            path = model / "model.safetensors"
+            path.write_bytes(path.read_bytes()[:-100])
+
+        def lie(model):
+            path = model / "model.safetensors"
+            data = path.read_bytes()
+            path.write_bytes(struct.pack("<Q", 2**62) + data[8:])
+
+        def unlink(name):
+            return lambda model: (model / name).unlink()
+
+        for edit, name in [(truncate, "model.safetensors"), (lie, "model.safetensors"),
+                           (unlink("model.safetensors"), "model.safetensors"),
+                           (unlink("config.json"), "config.json"),
+                           (unlink("tokenizer.json"), "tokenizer.json")]:
+            with self.subTest(edit=getattr(edit, "__name__", name)):
+                self.refused_model(None, name, edit=edit)
+
+    def test_broken_gguf(self):
+        whole = (GOLDEN / "models/mixed.gguf").read_bytes()
+        path = pathlib.Path(self.tmp, "bad.gguf")
+        for what, data in {"cut": whole[:len(whole) // 2], "magic": b"GGML" + whole[4:],
+                           "empty": b"", "count": whole[:8] + b"\xff" * 16 + whole[24:]}.items():
+            with self.subTest(what=what):
+                path.write_bytes(data)
+                done = run("--model", path, "--listen", "127.0.0.1:0")
+                self.assertEqual((done.returncode, done.stdout), (1, ""), done)
+                self.assertIn("bad.gguf", done.stderr.splitlines()[-1])
+
+
+class Running(unittest.TestCase):
+    def test_version_and_help(self):
+        version = run("--version")
+        self.assertEqual(version.returncode, 0)
+        self.assertRegex(version.stdout, r"\d+\.\d+")
+        usage = run("--help")
+        self.assertEqual(usage.returncode, 0)
+        for flag in FLAGS:
+            self.assertIn(flag, usage.stdout)
+
+    def test_one_line_on_stdout_and_exit_0(self):
+        d = Daemon(GQA).start()
+        self.addCleanup(d.close)
+        self.assertEqual(d.complete(prompt="once").status, 200)
+        self.assertEqual(d.stop(), 0)
+        self.assertEqual(d.more_stdout(), [])
+        self.assertTrue(d.url.startswith("http://127.0.0.1:"))
+
+    def test_config_file_and_flag_wins(self):
+        with Daemon(GQA, flags=["--name", "flagged"],
+                    config={"name": "configured", "ctx": 100, "dtype": "f32"}) as d:
+            self.assertEqual(d.base, "flagged")
+            answer = d.complete(prompt=[1, 2, 3], max_tokens=98)
+            self.assertEqual(answer.status, 400, answer)
+            self.assertIn("100", answer.json["error"]["message"])
+
+    def test_json_log(self):
+        with Daemon(GQA, flags=["--log-format", "json"]) as d:
+            self.assertEqual(d.complete(prompt="once").status, 200)
+            self.assertEqual(d.stop(), 0)
+            lines = d.stderr().splitlines()
+            self.assertTrue(lines)
+            for line in lines:
+                self.assertIsInstance(json.loads(line), dict)
+
+    def test_ipv6_loopback(self):
+        if not socket.has_ipv6 or not os.path.exists("/proc/net/if_inet6"):
+            self.skipTest("no IPv6 here")
+        d = Daemon(GQA, flags=["--listen", "[::1]:0"], wait_ready=False)
+        try:
+            d.start()
+        except AssertionError as error:
+            self.fail(f"--listen [::1]:0: {error}")
+        finally:
+            d.close()
+
+    def test_broken_adapters_are_skipped_with_a_reason(self):
+        tmp = tempfile.mkdtemp(prefix="prefixd-boot-")
+        self.addCleanup(shutil.rmtree, tmp, True)
+        folder = pathlib.Path(tmp, "adapters")
+        shutil.copytree(GQA_ADAPTERS / "prompt_tuning", folder / "good")
+        shutil.copyfile(GQA_ADAPTERS / "text.json", folder / "words.json")
+        (folder / "broken").mkdir()
+        (folder / "broken/adapter_config.json").write_text('{"peft_type":"LORA"}')
+        (folder / "empty").mkdir()
+        (folder / "bad.json").write_text('{"kind":"text"')
+        with Daemon(GQA, folder) as d:
+            self.assertEqual(d.adapter_names(), ["good", "words"])
+            log = d.stderr()
+            for name in ("broken", "empty", "bad"):
+                self.assertIn(name, log)
+            self.assertIn("LORA", log)
+
+    def test_float16_is_logged(self):
+        with Daemon(GOLDEN / "models/linear") as d:
+            self.assertRegex(d.stderr().lower(), r"f16.*bf16")
+
+    def test_second_sigterm_exits_at_once(self):
+        tmp = tempfile.mkdtemp(prefix="prefixd-boot-")
+        self.addCleanup(shutil.rmtree, tmp, True)
+        model = model_copy(tmp, lambda c: c.update(max_position_embeddings=65536))
+        d = Daemon(model).start()
+        self.addCleanup(d.close)
+        stream = d.stream(prompt=[1], max_tokens=60000, ignore_eos=True)
+        next(iter(stream))
+        d.signal(signal.SIGTERM)
+        d.wait(lambda: "drain" in d.stderr().lower() or refused(d), 5, "the drain to begin")
+        d.signal(signal.SIGTERM)
+        d.process.wait(limit(2))
+        d.any_exit = True
+        stream.drop()
+
+
+def refused(daemon):
+    try:
+        return daemon.get("/ready").status != 200
+    except OSError:
+        return True
+
+
+if __name__ == "__main__":
+    unittest.main()

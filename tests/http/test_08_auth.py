@@ -1,0 +1,72 @@
+"""Bearer keys: what is open, what is not, and that keys stay out of the log."""
+
+import pathlib
+import unittest
+
+from harness import GQA, Daemon, HttpCase
+
+KEYS = ["first-key-abcdefgh", "second_KEY.0123456789"]
+
+
+class Auth(HttpCase):
+    @classmethod
+    def daemon(cls):
+        path = pathlib.Path(cls.tmp, "keys")
+        path.write_text("\n".join(KEYS) + "\n")
+        return Daemon(GQA, flags=["--api-key-file", path])
+
+    def bearer(self, key):
+        return {"Authorization": f"Bearer {key}"}
+
+    def test_open_paths(self):
+        for path in ("/health", "/ready", "/version"):
+            self.assertEqual(self.d.get(path).status, 200, path)
+
+    def test_all_else_needs_a_key(self):
+        wrong = [{}, self.bearer("nope"), self.bearer(""), self.bearer(KEYS[0][:-1]),
+                 self.bearer(KEYS[0] + "x"), self.bearer(KEYS[0].upper()),
+                 {"Authorization": KEYS[0]}, {"Authorization": f"Basic {KEYS[0]}"},
+                 {"Authorization": "Bearer"}, self.bearer(KEYS[0] + "\n".strip() + ","),
+                 self.bearer("x" * 7000)]
+        paths = [("GET", "/v1/models", None), ("GET", "/v1/adapters", None),
+                 ("GET", "/metrics", None), ("POST", "/tokenize", {"content": "a"}),
+                 ("POST", "/detokenize", {"tokens": [1]}),
+                 ("POST", "/v1/completions", {"prompt": [1]}),
+                 ("PUT", "/v1/adapters/x", {"kind": "text", "text": "a"}),
+                 ("DELETE", "/v1/adapters/x", None), ("GET", "/v1/models/x", None)]
+        for method, path, body in paths:
+            for headers in wrong:
+                with self.subTest(path=path, headers=str(headers)[:60]):
+                    answer = self.d.request(method, path, body, headers)
+                    self.assert_error(answer, 401)
+
+    def test_each_key_works(self):
+        for key in KEYS:
+            headers = self.bearer(key)
+            self.assertEqual(self.d.get("/v1/models", headers=headers).status, 200)
+            answer = self.d.complete(prompt=[1], headers=headers)
+            self.assertEqual(answer.status, 200)
+            self.assertEqual(self.d.get("/metrics", headers=headers).status, 200)
+
+    def test_keys_are_not_logged(self):
+        self.d.get("/v1/models", headers=self.bearer(KEYS[0]))
+        self.d.get("/v1/models", headers=self.bearer("wrong-key-123"))
+        log = self.d.stderr()
+        for key in KEYS + ["wrong-key-123"]:
+            self.assertNotIn(key, log)
+
+    def test_large_body_without_a_key(self):
+        answer = self.d.request("POST", "/v1/completions", b" " * 500_000,
+                                {"Content-Type": "application/json"})
+        self.assert_error(answer, 401)
+
+
+class Remote(unittest.TestCase):
+    def test_a_setting_opens_other_addresses(self):
+        with Daemon(GQA, flags=["--listen", "0.0.0.0:0"],
+                    config={"allow_unauthenticated_remote": True}) as d:
+            self.assertEqual(d.get("/health").status, 200)
+
+
+if __name__ == "__main__":
+    unittest.main()
