@@ -6,9 +6,9 @@
 
 #include <stdlib.h>
 
-void batch_init(struct batch *b, int max_rows, int max_seqs)
+void batch_init(struct batch *b, int max_rows, int max_seqs, int dim)
 {
-    *b = (struct batch){.max_rows = max_rows, .max_seqs = max_seqs};
+    *b = (struct batch){.max_rows = max_rows, .max_seqs = max_seqs, .dim = (size_t)dim};
     b->rows = xcalloc((size_t)max_rows, sizeof *b->rows);
     b->seqs = xcalloc((size_t)max_seqs, sizeof *b->seqs);
     b->groups = xcalloc((size_t)max_seqs, sizeof *b->groups);

@@ -33,9 +33,10 @@ struct batch {
     struct batch_group *groups; /* rows without a prefix are in none */
     int n_rows, n_seqs, n_groups, n_logits;
     int max_rows, max_seqs;
+    size_t dim;             /* width of a soft prompt's rows */
 };
 
-void batch_init(struct batch *b, int max_rows, int max_seqs);
+void batch_init(struct batch *b, int max_rows, int max_seqs, int dim);
 void batch_fini(struct batch *b);
 void batch_clear(struct batch *b);
 
