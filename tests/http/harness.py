@@ -226,7 +226,8 @@ class Daemon:
             log = self.stderr()
             shutil.rmtree(self.scratch, ignore_errors=True)
         assert not SANITIZER.search(log), f"sanitizer or check:\n{log[-6000:]}"
-        assert not died or self.any_exit, f"the daemon died ({self.process.returncode}):\n{log[-4000:]}"
+        code = self.process and self.process.returncode
+        assert not died or self.any_exit, f"the daemon died ({code}):\n{log[-4000:]}"
         if clean and status not in (0, None):
             raise AssertionError(f"exit {status} after SIGTERM:\n{log[-4000:]}")
 
