@@ -447,9 +447,8 @@ int completion_parse(struct completion *c, const char *body, size_t len,
     if (json_check(body, len, &limits, err) < 0)
         return -1;
     cJSON *root = cJSON_ParseWithLength(body, len);
-    if (!root) /* valid JSON that cJSON will not read has a number of 64 characters or more
-                */
-        return err_set(err, ERR_INVALID, "the body holds a number that is too long");
+    if (!root) /* some versions of cJSON do not read numbers of 64 characters or more */
+        return err_set(err, ERR_INVALID, "the body cannot be read: a number is too long");
     int rc = set_fields(&p, root);
     if (rc == 0)
         rc = check_together(&p);
