@@ -1,0 +1,203 @@
+/* A change of one name, on its way from the loop through the pool and back. */
+#include "adapters/registry.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "core/base/mem.h"
+
+struct adapter_change {
+    struct adapters *a;
+    char *name;
+    bool is_delete, stays_deleted;
+    bool has_run;    /* successfully */
+    bool is_durable; /* once it has run */
+    struct adapter_file files[ADAPTER_MAX_FILES];
+    int n_files;
+    struct adapter_spec spec;
+    struct source source;
+    struct change_origin origin;
+    char expected[DIGEST_HEX + 1];      /* of STORED content */
+    struct adapter_version *current;    /* of the name at the beginning, pinned; may be NULL */
+    struct adapter_version *made;       /* by the run; NULL: the content is current's */
+};
+
+/* ---- begin ---------------------------------------------------------------------------------------- */
+
+static struct adapter_change *new_change(struct adapters *a, const char *name)
+{
+    struct adapter_change *c = xcalloc(1, sizeof *c);
+    const struct version_name *n = registry_find(a, name);
+    c->a = a;
+    c->name = xstrdup(name);
+    if (n) {
+        c->current = n->version;
+        version_ref(c->current);
+    }
+    return c;
+}
+
+struct adapter_change *change_put_begin(struct adapters *a, const char *name,
+                                        const struct adapter_file *files, int n_files,
+                                        const struct change_origin *origin, struct err *err)
+{
+    CHECK_ON_THREAD(a->owner);
+    if (adapters_check_name(a, name, err) < 0)
+        return NULL;
+    if (n_files < 1 || n_files > ADAPTER_MAX_FILES) {
+        err_param(err, ERR_INVALID, "file", "%d files were sent; an adapter is " SPEC_CONFIG_FILE
+                  " and " SPEC_WEIGHTS_FILE ", or one text JSON", n_files);
+        return NULL;
+    }
+    struct adapter_change *c = new_change(a, name);
+    memcpy(c->files, files, (size_t)n_files * sizeof *files);
+    c->n_files = n_files;
+    c->origin = *origin;
+    if (origin->version)
+        memcpy(c->expected, origin->version, sizeof c->expected);
+    if (spec_parse(&c->spec, files, n_files, &a->limits, err) < 0) {
+        adapter_change_free(c);
+        return NULL;
+    }
+    if (origin->source) {
+        c->source = *origin->source;
+        memset(origin->source, 0, sizeof *origin->source);
+    }
+    return c;
+}
+
+struct adapter_change *adapters_put_begin(struct adapters *a, const char *name,
+                                          const struct adapter_file *files, int n_files,
+                                          struct err *err)
+{
+    return change_put_begin(a, name, files, n_files,
+                            &(struct change_origin){.from = CHANGE_SENT}, err);
+}
+
+struct adapter_change *adapters_delete_begin(struct adapters *a, const char *name, struct err *err)
+{
+    struct adapter_info info;
+    if (adapters_info(a, name, &info, err) < 0)
+        return NULL;
+    struct adapter_change *c = new_change(a, name);
+    c->is_delete = true;
+    c->stays_deleted = registry_is_in_folder(a, name);
+    return c;
+}
+
+/* ---- run ------------------------------------------------------------------------------------------ */
+
+static struct adapter_version *new_version(struct adapter_change *c,
+                                           const char digest[DIGEST_HEX + 1],
+                                           const struct compiled *compiled)
+{
+    struct adapter_version *v = xcalloc(1, sizeof *v);
+    v->owner = c->a->owner;
+    v->n_refs = 1;
+    v->kind = c->spec.kind;
+    memcpy(v->digest, digest, sizeof v->digest);
+    v->compiled = *compiled;
+    v->created = c->origin.from == CHANGE_STORED ? c->origin.created : (int64_t)time(NULL);
+    v->base_hint = c->spec.base_hint;
+    c->spec.base_hint = NULL;
+    v->source = c->source;
+    memset(&c->source, 0, sizeof c->source);
+    return v;
+}
+
+static int make_version(struct adapter_change *c, const char digest[DIGEST_HEX + 1],
+                        struct err *err)
+{
+    struct compiled compiled;
+    bool keeps_bytes = c->origin.from == CHANGE_SENT && !c->a->store;
+    if (compile_spec(&c->spec, &c->a->with, &compiled, err) < 0)
+        return -1;
+    for (int i = 0; keeps_bytes && i < c->n_files; i++)
+        if (source_keep(&c->source, &c->files[i], err) < 0) {
+            compile_fini(&compiled);
+            return -1;
+        }
+    c->made = new_version(c, digest, &compiled);
+    return 0;
+}
+
+static int store_version(struct adapter_change *c, const char *digest, int64_t created,
+                         struct err *err)
+{
+    struct store_file files[ADAPTER_MAX_FILES];
+    for (int i = 0; i < c->n_files; i++)
+        files[i] = (struct store_file){c->files[i].name, c->files[i].bytes, c->files[i].len};
+    const struct store_entry entry = {.name = c->name, .version = digest, .created = created};
+    return store_put(c->a->store, &entry, files, c->n_files, err);
+}
+
+/* Content that the name has already is neither compiled again nor a new version. */
+static int run_put(struct adapter_change *c, struct err *err)
+{
+    char digest[DIGEST_HEX + 1];
+    spec_digest(c->files, c->n_files, digest);
+    if (c->expected[0] && strcmp(digest, c->expected) != 0)
+        return err_set(err, ERR_ADAPTER, "the stored files are damaged");
+    bool is_same = c->current && strcmp(c->current->digest, digest) == 0;
+    if (!is_same && make_version(c, digest, err) < 0)
+        return -1;
+    c->is_durable = c->a->store && c->origin.from != CHANGE_FOLDER;
+    if (!c->is_durable || c->origin.from == CHANGE_STORED)
+        return 0;
+    return store_version(c, digest, is_same ? c->current->created : c->made->created, err);
+}
+
+int adapter_change_run(struct adapter_change *c, struct err *err)
+{
+    int rc = 0;
+    CHECK(!c->has_run);
+    if (!c->is_delete)
+        rc = run_put(c, err);
+    else if (c->a->store)
+        rc = store_delete(c->a->store, c->name, c->stays_deleted, err);
+    c->has_run = rc == 0;
+    return rc;
+}
+
+/* ---- commit --------------------------------------------------------------------------------------- */
+
+static int commit_delete(struct adapters *a, struct adapter_change *c, struct adapter_info *out,
+                         struct err *err)
+{
+    struct version_name *n = registry_find(a, c->name);
+    if (!n)
+        return err_set(err, ERR_ADAPTER_NOT_FOUND, "there is no adapter `%s`", c->name);
+    version_ref(n->version);
+    version_unref(c->current);
+    c->current = n->version; /* what out->base_hint points into */
+    registry_describe(n, out);
+    out->name = c->name;
+    registry_forget(a, c->name);
+    return 0;
+}
+
+int adapters_commit(struct adapters *a, struct adapter_change *c, struct adapter_info *out,
+                    struct err *err)
+{
+    CHECK_ON_THREAD(a->owner);
+    CHECK(c->has_run);
+    if (c->is_delete)
+        return commit_delete(a, c, out, err);
+    struct adapter_version *v = c->made ? c->made : c->current;
+    registry_describe(registry_set(a, c->name, v, c->is_durable), out);
+    return 0;
+}
+
+void adapter_change_free(struct adapter_change *c)
+{
+    if (!c)
+        return;
+    CHECK_ON_THREAD(c->a->owner);
+    version_unref(c->made);
+    version_unref(c->current);
+    spec_fini(&c->spec);
+    source_fini(&c->source);
+    free(c->name);
+    free(c);
+}

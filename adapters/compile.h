@@ -1,0 +1,28 @@
+/* From a checked description to prefixes: one, or one per task.
+ *
+ * Thread: any but the loop's and the engine's; blocks while the engine computes. Numbers are finite
+ * before (in the file) and after (in the prefix, in the type of the KV pool), or the adapter is refused. */
+#ifndef PREFIXD_COMPILE_H
+#define PREFIXD_COMPILE_H
+
+#include "adapters/spec.h"
+
+struct compiled { /* zeroed = empty */
+    struct kv_prefix **prefixes;
+    int n_prefixes;
+    int n_tokens;
+    size_t bytes;
+    double ms;
+};
+
+struct compile_with {
+    struct engine *engine;
+    const struct base_model *base;
+    int max_virtual_tokens;
+};
+
+int compile_spec(const struct adapter_spec *s, const struct compile_with *with,
+                 struct compiled *out, struct err *err);
+void compile_fini(struct compiled *c);
+
+#endif

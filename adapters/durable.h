@@ -1,0 +1,28 @@
+/* Small steps on the file system for whoever must be able to say what is on disk.
+ *
+ * Thread: any. Folders are given as descriptors. -1 comes with ERR_IO and the system's reason. What
+ * durable_write and durable_folder returned 0 for is on disk; names need a durable_sync of their folder. */
+#ifndef PREFIXD_DURABLE_H
+#define PREFIXD_DURABLE_H
+
+#include <stddef.h>
+
+#include "core/base/err.h"
+
+/* Creates or truncates name and writes it; a crash may leave it short, so write it under a temporary
+ * name and durable_rename it. */
+int durable_write(int dir, const char *name, const void *bytes, size_t len, struct err *err);
+int durable_rename(int dir, const char *from, const char *to, struct err *err);
+int durable_unlink(int dir, const char *name, struct err *err); /* synced; 0 if it was not there */
+
+/* Opens the folder name of dir, which is made if it is missing. */
+int durable_folder(int dir, const char *name, struct err *err);
+int durable_sync(int dir, struct err *err);
+
+/* Removes a file, or a folder of files; not synced, and what cannot be removed stays. */
+void durable_discard(int dir, const char *name);
+
+/* Calls fn with every name in dir but "." and ".."; fn may remove it. */
+int durable_each(int dir, void (*fn)(void *ud, const char *name), void *ud, struct err *err);
+
+#endif

@@ -1,0 +1,239 @@
+/* Everything that is there at boot: the state folder first, then the adapters folder. */
+#include "adapters/registry.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "adapters/name.h"
+#include "adapters/peft_files.h"
+#include "adapters/refuse.h"
+#include "core/base/buf.h"
+#include "core/base/log.h"
+#include "core/base/mem.h"
+
+struct loaded { /* files read into private memory */
+    struct adapter_file files[ADAPTER_MAX_FILES];
+    void *bytes[ADAPTER_MAX_FILES];
+    int n_files;
+    struct source source; /* FOLDER */
+};
+
+static void loaded_fini(struct loaded *l)
+{
+    for (int i = 0; i < l->n_files; i++)
+        free(l->bytes[i]);
+    source_fini(&l->source);
+}
+
+static void loaded_add(struct loaded *l, const char *name, void *bytes, size_t len)
+{
+    l->files[l->n_files] = (struct adapter_file){name, bytes, len};
+    l->bytes[l->n_files++] = bytes;
+}
+
+static void skipped(const char *name, const struct err *err)
+{
+    log_warn("adapters", "adapter %s skipped: %s", name, err->msg);
+}
+
+static int put(struct adapters *a, const char *name, struct loaded *l,
+               const struct change_origin *origin, struct err *err)
+{
+    struct adapter_info info;
+    struct adapter_change *c =
+        change_put_begin(a, name, l->files, l->n_files, origin, err);
+    if (!c)
+        return -1;
+    int rc = adapter_change_run(c, err);
+    if (rc == 0)
+        rc = adapters_commit(a, c, &info, err);
+    if (rc == 0)
+        log_info("adapters", "adapter %s: %s, %d virtual tokens, compiled in %.1f ms", name,
+                 info.kind, info.n_virtual_tokens, info.compile_ms);
+    adapter_change_free(c);
+    return rc;
+}
+
+/* ---- the state folder ----------------------------------------------------------------------------- */
+
+static int read_stored(const struct adapters *a, struct loaded *l, const char *version,
+                       const char *file, size_t most, struct err *err)
+{
+    size_t len;
+    void *bytes = store_read_file(a->store, version, file, most, &len, err);
+    if (!bytes)
+        return -1;
+    loaded_add(l, file, bytes, len);
+    return 0;
+}
+
+static int load_stored(struct adapters *a, const struct store_entry *e, struct err *err)
+{
+    struct loaded l = {0};
+    const struct change_origin origin = {
+        .from = CHANGE_STORED, .version = e->version, .created = e->created};
+    int rc = read_stored(a, &l, e->version, SPEC_TEXT_FILE, SPEC_MAX_JSON, err);
+    if (rc < 0 && err->code == ERR_NOT_FOUND) {
+        rc = read_stored(a, &l, e->version, SPEC_CONFIG_FILE, SPEC_MAX_JSON, err);
+        if (rc == 0)
+            rc = read_stored(a, &l, e->version, SPEC_WEIGHTS_FILE, a->limits.max_bytes, err);
+    }
+    if (rc == 0)
+        rc = put(a, e->name, &l, &origin, err);
+    loaded_fini(&l);
+    return rc;
+}
+
+static void load_state(struct adapters *a)
+{
+    for (size_t i = 0; i < store_n_entries(a->store); i++) {
+        struct store_entry e = store_entry_at(a->store, i);
+        struct err err = {0};
+        if (e.version[0] && load_stored(a, &e, &err) < 0)
+            skipped(e.name, &err);
+    }
+}
+
+static bool is_stored(const struct adapters *a, const char *name, bool *is_deleted)
+{
+    size_t n = a->store ? store_n_entries(a->store) : 0;
+    for (size_t i = 0; i < n; i++) {
+        struct store_entry e = store_entry_at(a->store, i);
+        *is_deleted = !e.version[0];
+        if (strcmp(e.name, name) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* ---- the adapters folder -------------------------------------------------------------------------- */
+
+/* The file in at folder dir counts as file of an adapter. */
+static int read_named(struct loaded *l, const char *dir, const char *in, const char *file,
+                      size_t most, struct err *err)
+{
+    struct err why = {0};
+    struct file_stamp stamp;
+    struct buf path = {0};
+    size_t len;
+    buf_printf(&path, "%s/%s", dir, in);
+    void *bytes = file_read(AT_FDCWD, path.data, most, &len, &stamp, &why);
+    if (bytes) {
+        loaded_add(l, file, bytes, len);
+        source_name(&l->source, file, path.data, &stamp);
+    } else if (why.code == ERR_NOT_FOUND) {
+        err_set(err, ERR_NOT_FOUND, "%s is missing", in);
+    } else {
+        refuse_content(err, in, &why);
+    }
+    buf_free(&path);
+    return bytes ? 0 : -1;
+}
+
+/* Says what to do where somebody saved the older format only. */
+static void explain_missing_weights(const char *dir, struct err *err)
+{
+    static const char *const pickles[] = {"adapter_model.bin", "adapter_model.pt"};
+    for (size_t i = 0; i < sizeof pickles / sizeof pickles[0]; i++) {
+        struct buf path = {0};
+        buf_printf(&path, "%s/%s", dir, pickles[i]);
+        if (access(path.data, F_OK) == 0)
+            err_set(err, ERR_ADAPTER, "%s: " PEFT_FILES_PICKLE, pickles[i]);
+        buf_free(&path);
+    }
+}
+
+static int read_peft(const struct adapters *a, struct loaded *l, const char *dir, struct err *err)
+{
+    if (read_named(l, dir, SPEC_CONFIG_FILE, SPEC_CONFIG_FILE, SPEC_MAX_JSON, err) < 0)
+        return -1;
+    if (read_named(l, dir, SPEC_WEIGHTS_FILE, SPEC_WEIGHTS_FILE, a->limits.max_bytes, err) == 0)
+        return 0;
+    if (err->code == ERR_NOT_FOUND)
+        explain_missing_weights(dir, err);
+    return -1;
+}
+
+static int load_from_folder(struct adapters *a, const char *dir, const char *entry,
+                            const char *name, struct err *err)
+{
+    struct loaded l = {0};
+    const struct change_origin origin = {.from = CHANGE_FOLDER, .source = &l.source};
+    struct buf path = {0};
+    buf_printf(&path, "%s/%s", dir, entry);
+    bool is_text = strcmp(entry, name) != 0;
+    int rc = adapters_check_name(a, name, err);
+    if (rc == 0)
+        rc = is_text ? read_named(&l, dir, entry, SPEC_TEXT_FILE, SPEC_MAX_JSON, err)
+                     : read_peft(a, &l, path.data, err);
+    if (rc == 0)
+        rc = put(a, name, &l, &origin, err);
+    buf_free(&path);
+    loaded_fini(&l);
+    return rc;
+}
+
+static void load_named(struct adapters *a, const char *dir, const char *entry, const char *name)
+{
+    struct err err = {0};
+    bool is_deleted = false;
+    if (registry_is_in_folder(a, name)) {
+        log_warn("adapters", "adapter %s skipped: the folder has it twice, as a sub-folder and as "
+                 "%s.json", name, name);
+        return;
+    }
+    registry_note_folder_name(a, name);
+    if (is_stored(a, name, &is_deleted)) {
+        log_info("adapters", is_deleted ? "adapter %s of the folder skipped: it was deleted"
+                                        : "adapter %s of the folder skipped: the state folder has "
+                                          "one of this name, which wins", name);
+        return;
+    }
+    if (load_from_folder(a, dir, entry, name, &err) < 0)
+        skipped(name, &err);
+}
+
+/* The adapter's name if this entry of the folder is one: a sub-folder, or a .json file. */
+static char *adapter_of(const char *dir, const char *entry)
+{
+    struct stat st;
+    struct buf path = {0};
+    size_t n = strlen(entry);
+    buf_printf(&path, "%s/%s", dir, entry);
+    bool is_folder = stat(path.data, &st) == 0 && S_ISDIR(st.st_mode);
+    buf_free(&path);
+    if (entry[0] == '.')
+        return NULL;
+    if (is_folder)
+        return xstrdup(entry);
+    return n > 5 && strcmp(entry + n - 5, ".json") == 0 ? xstrndup(entry, n - 5) : NULL;
+}
+
+int adapters_load_all(struct adapters *a, const char *dir, struct err *err)
+{
+    struct dirent **entries;
+    CHECK_ON_THREAD(a->owner);
+    if (a->store)
+        load_state(a);
+    if (!dir)
+        return 0;
+    int n = scandir(dir, &entries, NULL, alphasort);
+    if (n < 0)
+        return err_set(err, ERR_INVALID, "cannot read the adapters folder %.200s: %s", dir,
+                       strerror(errno));
+    for (int i = 0; i < n; i++) {
+        char *name = adapter_of(dir, entries[i]->d_name);
+        if (name)
+            load_named(a, dir, entries[i]->d_name, name);
+        free(name);
+        free(entries[i]);
+    }
+    free(entries);
+    return 0;
+}

@@ -1,0 +1,212 @@
+/* Names, and the version that each means now. */
+#include "adapters/registry.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "adapters/name.h"
+#include "adapters/refuse.h"
+#include "core/base/mem.h"
+
+#define DEFAULT_MAX_BYTES ((size_t)256 << 20)
+#define MAX_COMPILED_BYTES ((size_t)4 << 30)
+
+/* ---- the table of names --------------------------------------------------------------------------- */
+
+static size_t place_of(const struct adapters *a, const char *name)
+{
+    size_t lo = 0, hi = a->n_names;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (strcmp(a->names[mid].name, name) < 0)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+struct version_name *registry_find(const struct adapters *a, const char *name)
+{
+    CHECK_ON_THREAD(a->owner);
+    size_t i = place_of(a, name);
+    return i < a->n_names && strcmp(a->names[i].name, name) == 0 ? &a->names[i] : NULL;
+}
+
+struct version_name *registry_set(struct adapters *a, const char *name, struct adapter_version *v,
+                                  bool is_durable)
+{
+    struct version_name *n = registry_find(a, name);
+    version_ref(v);
+    if (!n) {
+        size_t i = place_of(a, name);
+        a->names = xrealloc(a->names, (a->n_names + 1) * sizeof *a->names);
+        memmove(&a->names[i + 1], &a->names[i], (a->n_names - i) * sizeof *a->names);
+        a->n_names++;
+        n = &a->names[i];
+        *n = (struct version_name){.name = xstrdup(name)};
+    }
+    version_unref(n->version);
+    n->version = v;
+    n->is_durable = is_durable;
+    return n;
+}
+
+void registry_forget(struct adapters *a, const char *name)
+{
+    struct version_name *n = registry_find(a, name);
+    if (!n)
+        return;
+    version_unref(n->version);
+    free(n->name);
+    size_t i = (size_t)(n - a->names);
+    a->n_names--;
+    memmove(n, n + 1, (a->n_names - i) * sizeof *n);
+}
+
+bool registry_is_in_folder(const struct adapters *a, const char *name)
+{
+    for (size_t i = 0; i < a->n_folder_names; i++)
+        if (strcmp(a->folder_names[i], name) == 0)
+            return true;
+    return false;
+}
+
+void registry_note_folder_name(struct adapters *a, const char *name)
+{
+    a->folder_names = xrealloc(a->folder_names, (a->n_folder_names + 1) * sizeof(char *));
+    a->folder_names[a->n_folder_names++] = xstrdup(name);
+}
+
+void registry_describe(const struct version_name *n, struct adapter_info *out)
+{
+    const struct adapter_version *v = n->version;
+    *out = (struct adapter_info){
+        .name = n->name,
+        .kind = kind_name(v->kind),
+        .n_virtual_tokens = v->compiled.n_tokens,
+        .n_tasks = v->compiled.n_prefixes,
+        .bytes = v->compiled.bytes,
+        .compile_ms = v->compiled.ms,
+        .is_durable = n->is_durable,
+        .created = v->created,
+        .n_refs = v->n_users,
+        .base_hint = v->base_hint,
+    };
+    memcpy(out->version, v->digest, sizeof out->version);
+}
+
+/* ---- opening -------------------------------------------------------------------------------------- */
+
+struct adapters *adapters_open(const struct adapters_opts *o, struct err *err)
+{
+    int most = engine_max_ctx(o->engine) - 1;
+    if (o->max_virtual_tokens > 0 && o->max_virtual_tokens < most)
+        most = o->max_virtual_tokens;
+    struct adapters *a = xcalloc(1, sizeof *a);
+    thread_owner_set(&a->owner);
+    a->base_name = xstrdup(o->base_name);
+    a->with = (struct compile_with){o->engine, o->base, most};
+    a->limits = (struct spec_limits){
+        .shape = base_model_shape(o->base),
+        .max_virtual_tokens = most,
+        .max_bytes = o->max_bytes ? o->max_bytes : DEFAULT_MAX_BYTES,
+        .max_compiled = MAX_COMPILED_BYTES,
+    };
+    if (o->state_dir && !(a->store = store_open(o->state_dir, err))) {
+        adapters_free(a);
+        return NULL;
+    }
+    return a;
+}
+
+void adapters_free(struct adapters *a)
+{
+    if (!a)
+        return;
+    CHECK_ON_THREAD(a->owner);
+    for (size_t i = 0; i < a->n_names; i++) {
+        version_unref(a->names[i].version);
+        free(a->names[i].name);
+    }
+    for (size_t i = 0; i < a->n_folder_names; i++)
+        free(a->folder_names[i]);
+    store_close(a->store);
+    free(a->names);
+    free(a->folder_names);
+    free(a->base_name);
+    free(a);
+}
+
+int adapters_check_name(const struct adapters *a, const char *name, struct err *err)
+{
+    if (!name_is_valid(name))
+        return err_param(err, ERR_INVALID, "name", "\"%.*s\" is no adapter name: 1 to 64 letters, "
+                         "digits, '.', '_' and '-', of which the first is a letter or digit",
+                         refuse_shown(name), name);
+    if (strcmp(name, a->base_name) == 0)
+        return err_param(err, ERR_INVALID, "name", "\"%s\" is the name of the base model", name);
+    return 0;
+}
+
+/* ---- asking --------------------------------------------------------------------------------------- */
+
+static struct version_name *need(struct adapters *a, const char *name, struct err *err)
+{
+    struct version_name *n = registry_find(a, name);
+    if (!n)
+        err_set(err, ERR_ADAPTER_NOT_FOUND, "there is no adapter `%.*s`", refuse_shown(name), name);
+    return n;
+}
+
+struct adapter_version *adapters_acquire(struct adapters *a, const char *name, struct err *err)
+{
+    struct version_name *n = registry_find(a, name);
+    if (!n) {
+        err_param(err, ERR_MODEL_NOT_FOUND, "model", "The model `%.*s` does not exist",
+                  refuse_shown(name), name);
+        return NULL;
+    }
+    n->version->n_users++;
+    version_ref(n->version);
+    return n->version;
+}
+
+int adapters_info(struct adapters *a, const char *name, struct adapter_info *out, struct err *err)
+{
+    struct version_name *n = need(a, name, err);
+    if (!n)
+        return -1;
+    registry_describe(n, out);
+    return 0;
+}
+
+void adapters_each(struct adapters *a, void (*fn)(const struct adapter_info *info, void *ud), void *ud)
+{
+    CHECK_ON_THREAD(a->owner);
+    for (size_t i = 0; i < a->n_names; i++) {
+        struct adapter_info info;
+        registry_describe(&a->names[i], &info);
+        fn(&info, ud);
+    }
+}
+
+/* Only names that a version may have: the rest of its folder is none of a reader's business. */
+static bool is_file_name(const char *file)
+{
+    return strcmp(file, SPEC_CONFIG_FILE) == 0 || strcmp(file, SPEC_WEIGHTS_FILE) == 0 ||
+           strcmp(file, SPEC_TEXT_FILE) == 0;
+}
+
+int adapters_open_file(struct adapters *a, const char *name, const char *file, struct err *err)
+{
+    const struct version_name *n = need(a, name, err);
+    if (!n)
+        return -1;
+    if (!is_file_name(file))
+        return err_set(err, ERR_NOT_FOUND, "the adapter has no such file");
+    if (n->is_durable)
+        return store_open_file(a->store, n->version->digest, file, err);
+    return source_open(&n->version->source, file, err);
+}

@@ -1,0 +1,70 @@
+/* The registry's own view of names and versions: private to registry.c, version.c, change.c, load.c.
+ *
+ * Thread: loop (the thread of adapters_open). What a change reads on the pool is immutable after
+ * adapters_open, but for the store, which only the one running change touches. */
+#ifndef PREFIXD_REGISTRY_H
+#define PREFIXD_REGISTRY_H
+
+#include "adapters/adapters.h"
+#include "adapters/compile.h"
+#include "adapters/source.h"
+#include "adapters/spec.h"
+#include "adapters/store.h"
+#include "core/base/check.h"
+
+struct adapter_version {
+    struct thread_owner owner;
+    int n_refs;  /* names, changes and requests */
+    int n_users; /* requests */
+    enum kind kind;
+    char digest[DIGEST_HEX + 1];
+    struct compiled compiled;
+    int64_t created;
+    char *base_hint;
+    struct source source; /* empty if only the store has the files */
+};
+
+struct version_name { /* a name and what it means now */
+    char *name;
+    struct adapter_version *version;
+    bool is_durable;
+};
+
+struct adapters {
+    struct thread_owner owner;
+    struct compile_with with;
+    struct spec_limits limits;
+    char *base_name;
+    struct store *store; /* NULL: nothing is durable */
+    struct version_name *names; /* in order of name */
+    size_t n_names;
+    char **folder_names; /* what the adapters folder holds, loaded or not */
+    size_t n_folder_names;
+};
+
+struct version_name *registry_find(const struct adapters *a, const char *name); /* NULL: none */
+
+/* Makes name mean v (one more reference; the old one's is given back). */
+struct version_name *registry_set(struct adapters *a, const char *name, struct adapter_version *v,
+                                  bool is_durable);
+void registry_forget(struct adapters *a, const char *name);
+void registry_describe(const struct version_name *n, struct adapter_info *out);
+bool registry_is_in_folder(const struct adapters *a, const char *name);
+void registry_note_folder_name(struct adapters *a, const char *name);
+
+void version_ref(struct adapter_version *v);
+void version_unref(struct adapter_version *v); /* accepts NULL */
+
+/* Where the content of a change comes from; what is new goes to the store if there is one. */
+struct change_origin {
+    enum { CHANGE_SENT, CHANGE_STORED, CHANGE_FOLDER } from;
+    const char *version;   /* STORED: the digest that it must have */
+    int64_t created;       /* STORED */
+    struct source *source; /* FOLDER: taken over when the call succeeds */
+};
+
+struct adapter_change *change_put_begin(struct adapters *a, const char *name,
+                                        const struct adapter_file *files, int n_files,
+                                        const struct change_origin *origin, struct err *err);
+
+#endif
