@@ -1,0 +1,154 @@
+/* Admission of a request by its headers. */
+#include "server/admit.h"
+
+#include "core/base/utf8.h"
+#include "server/auth.h"
+#include "server/http.h"
+#include "server/routes.h"
+#include "server/server.h"
+
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+enum { UPLOADS_AT_ONCE = 2 }; /* in units of the largest upload */
+
+static bool is_id(const char *s)
+{
+    size_t n = s ? strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") : 0;
+    return n > 0 && n <= EXCHANGE_ID_MAX && s[n] == '\0';
+}
+
+static void name_request(struct exchange *x)
+{
+    const char *given = http_header(x->req, "X-Request-Id");
+    unsigned char bytes[16];
+    if (is_id(given)) {
+        strcpy(x->request_id, given);
+        return;
+    }
+    randombytes_buf(bytes, sizeof bytes);
+    sodium_bin2hex(x->request_id, sizeof x->request_id, bytes, sizeof bytes);
+}
+
+static int check_key(const struct exchange *x, struct err *err)
+{
+    const struct auth *keys = x->server->auth;
+    const struct route *route = x->match->route;
+    if (!keys || (route && route->is_open))
+        return 0;
+    const char *given = http_header(x->req, "Authorization");
+    if (auth_allows(keys, given))
+        return 0;
+    return err_set(err, ERR_UNAUTHORIZED, given ? "The API key is not valid"
+                                                : "An API key is needed: Authorization: Bearer KEY");
+}
+
+/* %00 and %2F were left as they are by the decoding of the path; only a base's name may have a slash. */
+static int check_path(const struct exchange *x, struct err *err)
+{
+    const char *path = http_path(x->req);
+    bool is_model = strncmp(path, "/v1/models/", 11) == 0;
+    if (utf8_valid_len(path, strlen(path)) != strlen(path))
+        return err_set(err, ERR_INVALID, "The path is not UTF-8");
+    for (const char *p = strchr(path, '%'); p; p = strchr(p + 1, '%'))
+        if (strncmp(p, "%00", 3) == 0 || (!is_model && strncasecmp(p, "%2f", 3) == 0))
+            return err_set(err, ERR_INVALID, "The path holds %.3s, which no name may hold", p);
+    return 0;
+}
+
+/* ---- the body ------------------------------------------------------------------------------------ */
+
+static bool has_type(const char *given, const char *type)
+{
+    size_t n = strlen(type);
+    return strncasecmp(given, type, n) == 0 && strchr("; \t", given[n]);
+}
+
+/* curl -d says form-urlencoded of whatever it sends, and curl -T nothing at all: the body decides. */
+static bool may_be_json(const char *type)
+{
+    return !type || has_type(type, "application/json") ||
+           has_type(type, "application/x-www-form-urlencoded");
+}
+
+static int check_type(const struct route *route, const char *type, bool *is_form, struct err *err)
+{
+    *is_form = route->body == ROUTE_UPLOAD && type && has_type(type, "multipart/form-data");
+    if (*is_form || may_be_json(type))
+        return 0;
+    return err_set(err, ERR_MEDIA_TYPE, "Content-Type %.80s is not accepted here; accepted: %s", type,
+                   route->body == ROUTE_UPLOAD ? "multipart/form-data, application/json"
+                                               : "application/json");
+}
+
+static int check_size(const struct exchange *x, size_t max, struct err *err)
+{
+    const char *length = http_header(x->req, "Content-Length");
+    if (length && http_header(x->req, "Transfer-Encoding"))
+        return err_set(err, ERR_INVALID, "Content-Length and Transfer-Encoding exclude each other");
+    unsigned long long n = length ? strtoull(length, NULL, 10) : 0;
+    if (n > max)
+        return err_set(err, ERR_TOO_LARGE, "The body of %llu bytes is larger than the limit of %zu", n,
+                       max);
+    if (http_body_bytes(x->server->http) + n > UPLOADS_AT_ONCE * (size_t)x->server->cfg->max_upload)
+        return err_set(err, ERR_NO_MEMORY, "Too many bodies are being received");
+    return 0;
+}
+
+static int accept_body(struct exchange *x, struct err *err)
+{
+    const struct route *route = x->match->route;
+    const struct config *cfg = x->server->cfg;
+    size_t max = (size_t)(route->body == ROUTE_UPLOAD ? cfg->max_upload : cfg->max_body);
+    bool is_form = false;
+    if (route->body == ROUTE_NO_BODY)
+        return 0;
+    if (check_type(route, http_header(x->req, "Content-Type"), &is_form, err) < 0 ||
+        check_size(x, max, err) < 0)
+        return -1;
+    http_accept_body(x->req, max, is_form);
+    return 0;
+}
+
+/* ---- the whole ----------------------------------------------------------------------------------- */
+
+static enum exchange_step_result answer_options(struct exchange *x)
+{
+    struct buf none = {0};
+    http_add_header(x->req, "Allow", x->match->allow);
+    if (x->server->cfg->cors_origin[0]) {
+        http_add_header(x->req, "Access-Control-Allow-Methods", x->match->allow);
+        http_add_header(x->req, "Access-Control-Allow-Headers",
+                        "Authorization, Content-Type, X-Request-Id");
+        http_add_header(x->req, "Access-Control-Max-Age", "600");
+    }
+    return exchange_reply(x, 204, NULL, &none);
+}
+
+static int check_state(const struct exchange *x, struct err *err)
+{
+    if (!server_is_draining(x->server) || x->match->route->body == ROUTE_NO_BODY)
+        return 0;
+    return err_set(err, ERR_CLOSING, "The server is shutting down");
+}
+
+enum exchange_step_result admit_run(struct exchange *x)
+{
+    struct err err = {0}, no_route = {0};
+    name_request(x);
+    x->match = arena_alloc(&x->arena, sizeof *x->match);
+    int found = routes_find(x->match, x->method, x->path, &no_route);
+    bool is_options = strcmp(x->method, "OPTIONS") == 0 && x->match->allow[0];
+    if (is_options)
+        return answer_options(x);
+    if (check_path(x, &err) < 0 || check_key(x, &err) < 0)
+        return exchange_fail(x, &err);
+    if (found < 0)
+        return exchange_fail(x, &no_route);
+    if (check_state(x, &err) < 0 || accept_body(x, &err) < 0)
+        return exchange_fail(x, &err);
+    return STEP_MORE;
+}

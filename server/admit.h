@@ -1,0 +1,11 @@
+/* What is known from a request's headers alone: its id, its route, its key, what body it may send.
+ *
+ * Thread: loop. */
+#ifndef PREFIXD_ADMIT_H
+#define PREFIXD_ADMIT_H
+
+#include "server/exchange.h"
+
+enum exchange_step_result admit_run(struct exchange *x);
+
+#endif

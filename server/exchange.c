@@ -1,0 +1,300 @@
+/* The steps of a request, its replies, and its end.
+ *
+ * Thread: loop. */
+#include "server/exchange.h"
+
+#include "core/base/check.h"
+#include "core/base/log.h"
+#include "core/base/mem.h"
+#include "server/admit.h"
+#include "server/bridge.h"
+#include "server/completion.h"
+#include "server/generation.h"
+#include "server/http.h"
+#include "server/loop.h"
+#include "server/metrics.h"
+#include "server/routes.h"
+#include "server/server.h"
+#include "server/sse.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* ---- steps --------------------------------------------------------------------------------------- */
+
+static enum exchange_step_result ex_admit(struct exchange *x)
+{
+    return admit_run(x);
+}
+
+static enum exchange_step_result ex_receive(struct exchange *x)
+{
+    return x->is_received ? STEP_MORE : STEP_WAIT;
+}
+
+static enum exchange_step_result ex_parse(struct exchange *x)
+{
+    return x->match->route->handle(x);
+}
+
+static enum exchange_step_result ex_tokenize(struct exchange *x)
+{
+    return generation_tokenize(x);
+}
+
+static enum exchange_step_result ex_adapt(struct exchange *x)
+{
+    return generation_adapt(x);
+}
+
+static enum exchange_step_result ex_post(struct exchange *x)
+{
+    return generation_post(x);
+}
+
+static enum exchange_step_result ex_stream(struct exchange *x)
+{
+    return generation_answer(x);
+}
+
+static enum exchange_step_result ex_finish(struct exchange *x)
+{
+    (void)x; /* what is left happens when all sides have let go */
+    return STEP_WAIT;
+}
+
+void exchange_run(struct exchange *x)
+{
+    static enum exchange_step_result (*const steps[])(struct exchange *) = {
+#define XX(name, doing) ex_##name,
+        EXCHANGE_STEPS(XX)
+#undef XX
+    };
+    CHECK_ON_THREAD(x->server->owner);
+    for (;;) {
+        if (exchange_is_over(x))
+            x->step = EXCHANGE_finish;
+        enum exchange_step_result got = steps[x->step](x);
+        if (got == STEP_WAIT)
+            return;
+        x->step = got == STEP_DONE ? EXCHANGE_finish : x->step + 1;
+    }
+}
+
+/* ---- life ---------------------------------------------------------------------------------------- */
+
+struct exchange *exchange_of(void *p)
+{
+    struct exchange *x = p;
+    CHECK(x && x->magic == EXCHANGE_MAGIC);
+    return x;
+}
+
+struct exchange *exchange_new(struct server *s, struct http_req *req)
+{
+    struct exchange *x = xcalloc(1, sizeof *x);
+    x->magic = EXCHANGE_MAGIC;
+    x->server = s;
+    x->req = req;
+    x->method = arena_strdup(&x->arena, http_method(req));
+    x->path = arena_strdup(&x->arena, http_path(req));
+    x->start_us = loop_now_us();
+    x->deadline_us = x->start_us + s->cfg->deadline_ms * 1000;
+    server_add(s, x);
+    return x;
+}
+
+void exchange_received(struct exchange *x)
+{
+    x->is_received = true;
+    exchange_run(x);
+}
+
+void exchange_gone(struct exchange *x)
+{
+    bridge_cancel(x);
+}
+
+bool exchange_is_over(const struct exchange *x)
+{
+    return x->is_answered || !x->req;
+}
+
+bool exchange_is_late(const struct exchange *x)
+{
+    return loop_now_us() > x->deadline_us;
+}
+
+/* One line per request; the path is the client's, and log_write escapes it. */
+static void log_end(const struct exchange *x, const char *method, const char *path)
+{
+    const struct generation *g = x->gen;
+    char more[300] = "";
+    if (g)
+        snprintf(more, sizeof more,
+                 " model=%.80s adapter=%s version=%.12s prompt_tokens=%d generated_tokens=%d "
+                 "ttft_ms=%.1f",
+                 g->req.model && g->req.model[0] ? g->req.model : x->server->base_name,
+                 g->adapter ? g->adapter : "-", g->version ? adapter_version_digest(g->version) : "-",
+                 g->usage.prompt_tokens, g->usage.completion_tokens, (double)g->ttft_us / 1e3);
+    int status = x->is_whole ? x->status : err_http_status(ERR_CANCELLED);
+    enum log_level level = x->err.code == ERR_INTERNAL || x->err.code == ERR_IO ? LOG_ERROR : LOG_INFO;
+    log_write(level, "stream", x->request_id, "%s %.200s %d ms=%.1f%s%s%s", method, path, status,
+              (double)(loop_now_us() - x->start_us) / 1e3, more, x->err.code ? " error=" : "",
+              x->err.code ? x->err.msg : "");
+}
+
+static void free_now(struct exchange *x)
+{
+    log_end(x, x->method, x->path);
+    metrics_add_exchange(x->server->metrics, x);
+    server_remove(x->server, x);
+    if (x->fini_extra)
+        x->fini_extra(x);
+    generation_fini(x->gen);
+    arena_free(&x->arena);
+    x->magic = 0;
+    free(x);
+}
+
+void exchange_release(struct exchange *x)
+{
+    if (!x->req && !x->is_job_live && !x->is_work_live && !x->is_touched)
+        free_now(x);
+}
+
+void exchange_http_done(struct exchange *x, bool is_whole)
+{
+    x->is_whole = is_whole;
+    x->req = NULL;
+    bridge_cancel(x);
+    exchange_release(x);
+}
+
+void exchange_tick(struct exchange *x, int64_t now_us)
+{
+    if (!x->is_received || exchange_is_over(x))
+        return;
+    if (now_us > x->deadline_us) {
+        struct err err = {0};
+        err_set(&err, ERR_DEADLINE, "The request took longer than %lld ms",
+                (long long)x->server->cfg->deadline_ms);
+        bridge_cancel(x);
+        exchange_fail(x, &err);
+        return;
+    }
+    if (x->step == EXCHANGE_stream)
+        generation_tick(x, now_us);
+}
+
+/* ---- replies ------------------------------------------------------------------------------------- */
+
+static void add_common_headers(struct exchange *x, int status)
+{
+    struct server *s = x->server;
+    http_add_header(x->req, "X-Request-Id", x->request_id);
+    if (s->cfg->cors_origin[0]) {
+        http_add_header(x->req, "Access-Control-Allow-Origin", s->cfg->cors_origin);
+        http_add_header(x->req, "Access-Control-Expose-Headers", "X-Request-Id, ETag");
+        http_add_header(x->req, "Vary", "Origin");
+    }
+    if (server_is_draining(s))
+        http_add_header(x->req, "Connection", "close");
+    if (status == 401)
+        http_add_header(x->req, "WWW-Authenticate", "Bearer");
+    if (status == 405)
+        http_add_header(x->req, "Allow", x->match->allow);
+    if (status == 429 || status == 503)
+        http_add_header(x->req, "Retry-After", "1");
+}
+
+enum exchange_step_result exchange_reply(struct exchange *x, int status, const char *type,
+                                         struct buf *body)
+{
+    if (exchange_is_over(x)) {
+        buf_free(body);
+        return STEP_DONE;
+    }
+    x->status = status;
+    x->is_answered = true;
+    add_common_headers(x, status);
+    http_reply(x->req, status, type, body);
+    return STEP_DONE;
+}
+
+enum exchange_step_result exchange_reply_json(struct exchange *x, int status, struct buf *body)
+{
+    return exchange_reply(x, status, "application/json", body);
+}
+
+enum exchange_step_result exchange_reply_fd(struct exchange *x, int fd)
+{
+    struct stat st;
+    struct err err = {0};
+    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
+        close(fd);
+        err_set(&err, ERR_IO, "The file cannot be read");
+        return exchange_fail(x, &err);
+    }
+    x->status = 200;
+    x->is_answered = true;
+    add_common_headers(x, 200);
+    http_reply_fd(x->req, 200, "application/octet-stream", fd, (uint64_t)st.st_size);
+    return STEP_DONE;
+}
+
+void exchange_begin_stream(struct exchange *x)
+{
+    CHECK(!exchange_is_over(x) && !x->is_streaming);
+    x->status = 200;
+    x->is_streaming = true;
+    add_common_headers(x, 200);
+    http_add_header(x->req, "Cache-Control", "no-cache");
+    http_add_header(x->req, "X-Accel-Buffering", "no"); /* nginx would collect the events */
+    http_stream_begin(x->req, 200, "text/event-stream; charset=utf-8");
+}
+
+void exchange_add_stream(struct exchange *x, const struct buf *events)
+{
+    if (!exchange_is_over(x))
+        http_stream_add(x->req, events->data, events->len);
+}
+
+enum exchange_step_result exchange_end_stream(struct exchange *x)
+{
+    if (exchange_is_over(x))
+        return STEP_DONE;
+    struct buf out = {0};
+    sse_add_done(&out);
+    http_stream_add(x->req, out.data, out.len);
+    http_stream_end(x->req);
+    buf_free(&out);
+    x->is_answered = true;
+    return STEP_DONE;
+}
+
+static enum exchange_step_result fail_stream(struct exchange *x, const struct buf *json)
+{
+    struct buf out = {0};
+    sse_add_data(&out, json->data, json->len);
+    exchange_add_stream(x, &out);
+    buf_free(&out);
+    return exchange_end_stream(x);
+}
+
+enum exchange_step_result exchange_fail(struct exchange *x, const struct err *err)
+{
+    struct buf json = {0};
+    if (exchange_is_over(x))
+        return STEP_DONE;
+    x->err = *err;
+    completion_render_error(&json, err, x->request_id);
+    if (!x->is_streaming)
+        return exchange_reply_json(x, err_http_status(err->code), &json);
+    fail_stream(x, &json);
+    buf_free(&json);
+    return STEP_DONE;
+}

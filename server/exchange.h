@@ -1,0 +1,106 @@
+/* One HTTP request and its answer, from headers to the last byte.
+ *
+ * Thread: loop. An exchange lives until three sides have let go of it: HTTP (req), the engine
+ * (is_job_live) and the pool (is_work_live); exchange_release frees it when none is left. Its arena dies
+ * with it. It changes state in exchange_run alone: every asynchronous completion ends there.
+ */
+#ifndef PREFIXD_EXCHANGE_H
+#define PREFIXD_EXCHANGE_H
+
+#include "core/base/arena.h"
+#include "core/base/buf.h"
+#include "core/base/err.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define EXCHANGE_STEPS(XX)                                                                       \
+    XX(admit, "checking route and key")                                                          \
+    XX(receive, "reading the body")                                                              \
+    XX(parse, "parsing the request")                                                             \
+    XX(tokenize, "tokenizing")          /* waits: pool */                                        \
+    XX(adapt, "acquiring the adapter")                                                           \
+    XX(post, "queueing for the engine")                                                          \
+    XX(stream, "streaming")             /* waits: events */                                      \
+    XX(finish, "closing")
+
+enum exchange_step {
+#define XX(name, doing) EXCHANGE_##name,
+    EXCHANGE_STEPS(XX)
+#undef XX
+};
+
+enum exchange_step_result {
+    STEP_MORE, /* go on with the next step */
+    STEP_WAIT, /* run this step again when something happened */
+    STEP_DONE, /* answered: on to the end */
+};
+
+enum { EXCHANGE_MAGIC = 0x78636867, EXCHANGE_ID_MAX = 128 };
+
+struct server;
+struct http_req;
+struct route_match;
+struct generation;
+struct change;
+
+struct exchange {
+    unsigned magic;
+    struct server *server;
+    struct exchange *prev, *next;
+    struct exchange *next_touched; /* by the events of one wake-up */
+    bool is_touched;
+
+    struct http_req *req; /* NULL once HTTP is done with it */
+    bool is_job_live, is_work_live;
+
+    enum exchange_step step;
+    struct route_match *match; /* in the arena, from the step admit on */
+    const char *method, *path; /* in the arena */
+    bool is_received;
+    char request_id[EXCHANGE_ID_MAX + 1];
+    int64_t start_us, deadline_us;
+    struct arena arena;
+    struct generation *gen; /* completions */
+    void (*fini_extra)(struct exchange *x); /* of what a handler keeps beside the arena; may be NULL */
+    void *extra;
+
+    int status; /* of the answer, 0 while there is none */
+    bool is_streaming; /* headers are out, events follow */
+    bool is_answered;  /* the last byte of the answer is known */
+    bool is_whole; /* the client got all of it */
+    struct err err; /* why it failed, code ERR_NONE if it did not */
+};
+
+/* ---- called by http.c ---------------------------------------------------------------------------- */
+
+struct exchange *exchange_new(struct server *s, struct http_req *req);
+void exchange_received(struct exchange *x);               /* the body is complete */
+void exchange_gone(struct exchange *x);                   /* the client went away */
+void exchange_http_done(struct exchange *x, bool is_whole); /* req is void from here on */
+bool exchange_is_late(const struct exchange *x);          /* beyond its deadline */
+
+/* ---- called by whatever it waited for ------------------------------------------------------------ */
+
+void exchange_run(struct exchange *x);
+void exchange_tick(struct exchange *x, int64_t now_us);
+void exchange_release(struct exchange *x); /* frees x if nobody holds it any more */
+
+/* ---- called by handlers -------------------------------------------------------------------------- */
+
+/* Each answers and returns STEP_DONE. */
+enum exchange_step_result exchange_fail(struct exchange *x, const struct err *err);
+enum exchange_step_result exchange_reply(struct exchange *x, int status, const char *type,
+                                         struct buf *body);
+enum exchange_step_result exchange_reply_json(struct exchange *x, int status, struct buf *body);
+enum exchange_step_result exchange_reply_fd(struct exchange *x, int fd);
+
+/* A stream of server-sent events; after it is begun exchange_fail sends an error event. */
+void exchange_begin_stream(struct exchange *x);
+void exchange_add_stream(struct exchange *x, const struct buf *events);
+enum exchange_step_result exchange_end_stream(struct exchange *x);
+
+bool exchange_is_over(const struct exchange *x); /* answered, or nobody there to answer */
+struct exchange *exchange_of(void *p); /* checks the magic number */
+
+#endif

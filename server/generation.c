@@ -1,0 +1,251 @@
+/* A completion's way to the engine: parse, tokenize, adapt, post.
+ *
+ * Thread: loop; tokenize_texts may run on the pool, where it touches the token lists alone. */
+#include "server/generation.h"
+
+#include "core/base/mem.h"
+#include "server/bridge.h"
+#include "server/http.h"
+#include "server/loop.h"
+#include "server/server.h"
+
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <time.h>
+
+enum { INLINE_TEXT = 8 * 1024 }; /* bytes that are tokenised on the loop */
+
+/* ---- parse --------------------------------------------------------------------------------------- */
+
+/* A form's type is accepted for JSON's sake alone. */
+static int check_form(const struct exchange *x, const char *body, size_t len, struct err *err)
+{
+    const char *type = http_header(x->req, "Content-Type");
+    size_t blank = 0;
+    while (blank < len && strchr(" \t\r\n", body[blank]))
+        blank++;
+    if (!type || strncasecmp(type, "application/x-www-form-urlencoded", 33) != 0)
+        return 0;
+    if (blank < len && body[blank] == '{')
+        return 0;
+    return err_set(err, ERR_MEDIA_TYPE, "The body is a form; accepted is application/json");
+}
+
+static void start_head(struct exchange *x, struct generation *g)
+{
+    unsigned char bytes[12];
+    char hex[2 * sizeof bytes + 1];
+    randombytes_buf(bytes, sizeof bytes);
+    sodium_bin2hex(hex, sizeof hex, bytes, sizeof bytes);
+    snprintf(g->id, sizeof g->id, "cmpl-%s", hex);
+    g->head.id = g->id;
+    g->head.model = g->req.model[0] ? g->req.model : x->server->base_name;
+    g->head.created = (int64_t)time(NULL);
+}
+
+enum exchange_step_result generation_parse(struct exchange *x)
+{
+    struct err err = {0};
+    const char *body;
+    size_t len;
+    struct generation *g = arena_alloc(&x->arena, sizeof *g);
+    if (http_body(x->req, &body, &len, &err) < 0 || check_form(x, body, len, &err) < 0 ||
+        completion_parse(&g->req, body, len, &x->arena, &err) < 0)
+        return exchange_fail(x, &err);
+    if (g->req.is_stream && http_is_1_0(x->req)) {
+        err_param(&err, ERR_INVALID, "stream", "A stream needs HTTP/1.1");
+        return exchange_fail(x, &err);
+    }
+    start_head(x, g);
+    x->gen = g;
+    return STEP_MORE;
+}
+
+/* ---- tokenize ------------------------------------------------------------------------------------ */
+
+static void tokenize_texts(void *ud)
+{
+    struct exchange *x = exchange_of(ud);
+    struct generation *g = x->gen;
+    const struct tokenizer *t = base_model_tokenizer(x->server->parts.base);
+    for (int i = 0; i < g->req.n_prompts; i++) {
+        const struct completion_prompt *p = &g->req.prompts[i];
+        if (p->text && tokenizer_encode(t, p->text, p->text_len, TOKENIZER_ADD_SPECIAL, &g->lists[i],
+                                        &g->tokenize_err) < 0)
+            return;
+    }
+}
+
+static void on_tokenized(void *ud)
+{
+    struct exchange *x = exchange_of(ud);
+    x->is_work_live = false;
+    x->gen->is_tokenized = true;
+    exchange_run(x);
+    exchange_release(x);
+}
+
+static int check_ids(const int32_t *ids, size_t n, int vocab, struct err *err)
+{
+    if (n == 0)
+        return err_param(err, ERR_INVALID, "prompt", "prompt is empty");
+    for (size_t i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= vocab)
+            return err_param(err, ERR_INVALID, "prompt",
+                             "prompt holds the token %d; accepted is 0 to %d", ids[i], vocab - 1);
+    return 0;
+}
+
+static int fill_prompts(struct exchange *x, struct generation *g, struct err *err)
+{
+    int vocab = base_model_shape(x->server->parts.base)->vocab;
+    g->prompts = arena_array(&x->arena, (size_t)g->req.n_prompts, sizeof *g->prompts);
+    for (int i = 0; i < g->req.n_prompts; i++) {
+        const struct completion_prompt *p = &g->req.prompts[i];
+        const struct token_list *l = &g->lists[i];
+        bool is_empty = p->text && p->text_len == 0;
+        const int32_t *ids = p->text ? l->ids : p->ids;
+        size_t n = is_empty ? 0 : p->text ? l->n : (size_t)p->n_ids;
+        if (check_ids(ids, n, vocab, err) < 0)
+            return -1;
+        g->prompts[i] = (struct job_prompt){.ids = ids, .n_ids = (int)n};
+        g->usage.prompt_tokens += (int)n;
+    }
+    return 0;
+}
+
+static bool start_tokenizing(struct exchange *x, struct generation *g)
+{
+    size_t total = 0;
+    g->lists = arena_array(&x->arena, (size_t)g->req.n_prompts, sizeof *g->lists);
+    for (int i = 0; i < g->req.n_prompts; i++)
+        total += g->req.prompts[i].text ? g->req.prompts[i].text_len : 0;
+    if (total <= INLINE_TEXT) {
+        tokenize_texts(x);
+        g->is_tokenized = true;
+        return false;
+    }
+    x->is_work_live = true;
+    loop_work(x->server->loop, tokenize_texts, on_tokenized, x);
+    return true;
+}
+
+enum exchange_step_result generation_tokenize(struct exchange *x)
+{
+    struct generation *g = x->gen;
+    struct err err = {0};
+    if (!g->lists && start_tokenizing(x, g))
+        return STEP_WAIT;
+    if (!g->is_tokenized)
+        return STEP_WAIT;
+    if (g->tokenize_err.code)
+        return exchange_fail(x, &g->tokenize_err);
+    return fill_prompts(x, g, &err) < 0 ? exchange_fail(x, &err) : STEP_MORE;
+}
+
+/* ---- adapt --------------------------------------------------------------------------------------- */
+
+/* NULL: the base itself. */
+static const char *adapter_name(const char *model, const char *base)
+{
+    size_t n = strlen(base);
+    if (model[0] == '\0' || strcmp(model, base) == 0)
+        return NULL;
+    return strncmp(model, base, n) == 0 && model[n] == ':' ? model + n + 1 : model;
+}
+
+enum exchange_step_result generation_adapt(struct exchange *x)
+{
+    struct generation *g = x->gen;
+    struct err err = {0};
+    const char *name = adapter_name(g->req.model, x->server->base_name);
+    if (!name)
+        return STEP_MORE;
+    g->version = adapters_acquire(x->server->parts.adapters, name, &err);
+    if (!g->version) {
+        if (err.code == ERR_MODEL_NOT_FOUND)
+            err_param(&err, ERR_MODEL_NOT_FOUND, "model", "The model `%.100s` does not exist",
+                      g->req.model);
+        return exchange_fail(x, &err);
+    }
+    g->adapter = name;
+    g->job.prefix = adapter_version_prefix(g->version, g->req.has_task, g->req.task_id, &err);
+    if (!g->job.prefix)
+        return exchange_fail(x, &err);
+    http_add_header(x->req, "X-Adapter-Id", name);
+    http_add_header(x->req, "X-Adapter-Version", adapter_version_digest(g->version));
+    g->usage.virtual_tokens = g->job.prefix->n_tokens * g->req.n_prompts;
+    return STEP_MORE;
+}
+
+/* ---- post ---------------------------------------------------------------------------------------- */
+
+static void fill_job(struct generation *g)
+{
+    const struct completion *c = &g->req;
+    struct job *j = &g->job;
+    j->prompts = g->prompts;
+    j->n_prompts = c->n_prompts;
+    j->n = c->n;
+    j->sampling = c->sampling;
+    if (!c->has_seed)
+        randombytes_buf(&j->sampling.seed, sizeof j->sampling.seed);
+    j->max_tokens = c->max_tokens;
+    j->min_tokens = c->min_tokens;
+    j->ignore_eos = c->ignore_eos;
+    memcpy(j->stops, c->stops, sizeof j->stops);
+    j->n_stops = c->n_stops;
+    j->n_logprobs = c->n_logprobs;
+    j->is_echo = c->is_echo;
+}
+
+/* What an answer starts with: with echo the prompt's text; without, the places of its tokens are
+ * counted from the prompt's end. */
+static void start_choice(struct exchange *x, struct generation *g, int index)
+{
+    const struct tokenizer *t = base_model_tokenizer(x->server->parts.base);
+    const struct job_prompt *p = &g->prompts[index / g->req.n];
+    struct choice_out *o = &g->choices[index];
+    if (g->req.is_echo)
+        tokenizer_decode(t, p->ids, (size_t)p->n_ids, TOKENIZER_SKIP_SPECIAL, &o->text);
+    else if (g->req.n_logprobs >= 0)
+        o->detok = detok_new(t, p->ids, (size_t)p->n_ids);
+}
+
+enum exchange_step_result generation_post(struct exchange *x)
+{
+    struct generation *g = x->gen;
+    struct err err = {0};
+    if (server_is_draining(x->server)) {
+        err_set(&err, ERR_CLOSING, "The server is shutting down");
+        return exchange_fail(x, &err);
+    }
+    fill_job(g);
+    if (bridge_post(x, &err) < 0)
+        return exchange_fail(x, &err);
+    size_t n = (size_t)g->req.n_prompts * (size_t)g->req.n;
+    g->n_choices = (int)n;
+    g->choices = xcalloc(n, sizeof *g->choices);
+    g->is_dirty = arena_array(&x->arena, n, sizeof *g->is_dirty);
+    g->token_us = arena_array(&x->arena, n, sizeof *g->token_us);
+    for (int i = 0; i < g->n_choices; i++)
+        start_choice(x, g, i);
+    g->written_us = loop_now_us();
+    return STEP_MORE;
+}
+
+void generation_fini(struct generation *g)
+{
+    if (!g)
+        return;
+    for (int i = 0; g->lists && i < g->req.n_prompts; i++)
+        token_list_free(&g->lists[i]);
+    for (int i = 0; i < g->n_choices; i++)
+        choice_out_fini(&g->choices[i]);
+    free(g->choices);
+    if (g->version)
+        adapters_release(g->version);
+}

@@ -1,0 +1,57 @@
+/* A completion under way: from the body to a job, and from the job's events to the answer.
+ *
+ * Thread: loop; texts longer than a few KiB are tokenised on the pool. The steps are called by
+ * exchange_run in the order of their declaration; generation_event collects, generation_answer writes
+ * what was collected since the last call. The adapter's version is pinned from generation_adapt until
+ * the exchange is freed, so it outlives the job.
+ */
+#ifndef PREFIXD_GENERATION_H
+#define PREFIXD_GENERATION_H
+
+#include "adapters/adapters.h"
+#include "core/engine.h"
+#include "server/completion.h"
+#include "server/exchange.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct generation {
+    struct completion req;
+    /* tokenize */
+    struct token_list *lists; /* [n_prompts], of the texts */
+    struct err tokenize_err;
+    bool is_tokenized;
+    /* adapt */
+    const char *adapter; /* NULL: none */
+    struct adapter_version *version;
+    /* post */
+    struct job job;
+    struct job_prompt *prompts;
+    int n_choices;
+    /* stream */
+    struct completion_head head;
+    char id[48];
+    struct choice_out *choices; /* [n_choices] */
+    bool *is_dirty;             /* [n_choices] something to stream */
+    int64_t *token_us;          /* [n_choices] when its last token came */
+    struct completion_usage usage;
+    enum finish finish;
+    int n_ended;
+    bool is_started, is_final;
+    int64_t written_us; /* when the client last got something, or the post */
+    int64_t ttft_us;    /* 0: no token yet */
+};
+
+enum exchange_step_result generation_parse(struct exchange *x);
+enum exchange_step_result generation_tokenize(struct exchange *x);
+enum exchange_step_result generation_adapt(struct exchange *x);
+enum exchange_step_result generation_post(struct exchange *x);
+
+void generation_event(struct exchange *x, const struct event *ev);
+enum exchange_step_result generation_answer(struct exchange *x);
+void generation_tick(struct exchange *x, int64_t now_us);
+
+void generation_fini(struct generation *g); /* accepts NULL */
+
+#endif

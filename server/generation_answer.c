@@ -1,0 +1,186 @@
+/* A completion's way back: events of the engine into one answer, or into the chunks of a stream.
+ *
+ * Thread: loop. */
+#include "core/base/check.h"
+#include "server/bridge.h"
+#include "server/generation.h"
+#include "server/http.h"
+#include "server/loop.h"
+#include "server/metrics.h"
+#include "server/server.h"
+#include "server/sse.h"
+
+#include <string.h>
+
+/* ---- collecting ---------------------------------------------------------------------------------- */
+
+static void add_scores(struct exchange *x, const struct event *ev)
+{
+    struct generation *g = x->gen;
+    if (g->req.n_logprobs >= 0)
+        choice_out_add_scores(&g->choices[ev->choice],
+                              base_model_tokenizer(x->server->parts.base), ev->tokens, ev->n_tokens,
+                              g->req.wants_token_ids);
+}
+
+static void note_times(struct exchange *x, int choice)
+{
+    struct generation *g = x->gen;
+    int64_t now = loop_now_us();
+    if (!g->ttft_us) {
+        g->ttft_us = now - x->start_us;
+        metrics_add_ttft(x->server->metrics, g->ttft_us);
+    }
+    if (g->token_us[choice])
+        metrics_add_gap(x->server->metrics, now - g->token_us[choice]);
+    g->token_us[choice] = now;
+}
+
+static void end_choice(struct generation *g, const struct event *ev)
+{
+    struct choice_out *o = &g->choices[ev->choice];
+    if (ev->finish == FINISH_CANCELLED)
+        return;
+    o->finish_reason = ev->finish == FINISH_STOP ? "stop" : "length";
+    o->stop_reason = ev->stop_index >= 0 && ev->stop_index < g->req.n_stops
+                         ? g->req.stops[ev->stop_index].text
+                         : NULL;
+    g->finish = ev->finish;
+    g->n_ended++;
+}
+
+void generation_event(struct exchange *x, const struct event *ev)
+{
+    struct generation *g = x->gen;
+    g->is_started = true;
+    if (ev->kind == EVENT_DONE || ev->kind == EVENT_FAILED) {
+        g->is_final = true;
+        if (ev->kind == EVENT_FAILED && !exchange_is_over(x))
+            exchange_fail(x, &ev->err);
+        return;
+    }
+    CHECK(ev->choice >= 0 && ev->choice < g->n_choices);
+    if (ev->kind == EVENT_END) {
+        g->usage.completion_tokens += ev->n_generated;
+        end_choice(g, ev);
+    }
+    if (exchange_is_over(x))
+        return;
+    g->is_dirty[ev->choice] = true;
+    if (ev->kind == EVENT_TOKEN)
+        note_times(x, ev->choice);
+    if (ev->kind == EVENT_TOKEN || ev->kind == EVENT_PROMPT)
+        add_scores(x, ev);
+    if (ev->kind == EVENT_TOKEN || ev->kind == EVENT_END)
+        buf_add(&g->choices[ev->choice].text, ev->text, ev->text_len);
+}
+
+/* ---- answering ----------------------------------------------------------------------------------- */
+
+static enum exchange_step_result fail_unfinished(struct exchange *x)
+{
+    struct err err = {0};
+    if (x->server->state >= SERVER_DRAINING)
+        err_set(&err, ERR_CLOSING, "The server is shutting down");
+    else
+        err_set(&err, ERR_INTERNAL, "The engine ended the request before it was complete");
+    return exchange_fail(x, &err);
+}
+
+static enum exchange_step_result answer_whole(struct exchange *x)
+{
+    struct generation *g = x->gen;
+    struct buf json = {0};
+    if (!g->is_final)
+        return STEP_WAIT;
+    if (g->n_ended < g->n_choices)
+        return fail_unfinished(x);
+    completion_render(&json, &g->head, g->choices, g->n_choices, g->req.n_logprobs >= 0, &g->usage);
+    return exchange_reply_json(x, 200, &json);
+}
+
+static void add_chunk(struct generation *g, int i, struct buf *json, struct buf *out)
+{
+    struct choice_out *o = &g->choices[i];
+    g->is_dirty[i] = false;
+    if (o->text.len == 0 && o->tokens.len == 0 && !o->finish_reason)
+        return;
+    buf_clear(json);
+    completion_render_chunk(json, &g->head, i, o, g->req.n_logprobs >= 0, g->req.has_usage_chunk);
+    sse_add_data(out, json->data, json->len);
+    choice_out_clear(o);
+}
+
+static enum exchange_step_result end_stream(struct exchange *x, struct buf *json)
+{
+    struct generation *g = x->gen;
+    struct buf out = {0};
+    if (g->n_ended < g->n_choices)
+        return fail_unfinished(x);
+    if (g->req.has_usage_chunk) {
+        buf_clear(json);
+        completion_render_usage_chunk(json, &g->head, &g->usage);
+        sse_add_data(&out, json->data, json->len);
+        exchange_add_stream(x, &out);
+        buf_free(&out);
+    }
+    return exchange_end_stream(x);
+}
+
+/* What a reader does not take has to wait in memory; there is an end to that. */
+static bool is_too_slow(struct exchange *x)
+{
+    struct err err = {0};
+    if (!x->is_streaming || http_stream_unsent(x->req) <= x->server->max_backlog)
+        return false;
+    err_set(&err, ERR_CANCELLED, "The stream was read too slowly: more than %zu bytes wait",
+            x->server->max_backlog);
+    bridge_cancel(x);
+    exchange_fail(x, &err);
+    return true;
+}
+
+static enum exchange_step_result answer_stream(struct exchange *x)
+{
+    struct generation *g = x->gen;
+    struct buf json = {0}, out = {0};
+    if (is_too_slow(x))
+        return STEP_DONE;
+    bool is_cut = g->is_final && g->n_ended == 0 && g->n_choices > 0;
+    if (!x->is_streaming && is_cut)
+        return fail_unfinished(x);
+    if (!x->is_streaming)
+        exchange_begin_stream(x);
+    for (int i = 0; i < g->n_choices; i++)
+        if (g->is_dirty[i])
+            add_chunk(g, i, &json, &out);
+    if (out.len)
+        g->written_us = loop_now_us();
+    exchange_add_stream(x, &out);
+    enum exchange_step_result got = g->is_final ? end_stream(x, &json) : STEP_WAIT;
+    buf_free(&json);
+    buf_free(&out);
+    return got;
+}
+
+enum exchange_step_result generation_answer(struct exchange *x)
+{
+    if (!x->gen->is_started)
+        return STEP_WAIT; /* until the first event a refusal still has a status of its own */
+    return x->gen->req.is_stream ? answer_stream(x) : answer_whole(x);
+}
+
+/* Proxies give up on a connection that stays silent. */
+void generation_tick(struct exchange *x, int64_t now_us)
+{
+    struct generation *g = x->gen;
+    struct buf out = {0};
+    if (!g->req.is_stream || now_us - g->written_us < x->server->keepalive_ms * 1000LL)
+        return;
+    if (!x->is_streaming)
+        exchange_begin_stream(x);
+    sse_add_comment(&out, g->is_started ? "working" : "waiting");
+    exchange_add_stream(x, &out);
+    buf_free(&out);
+    g->written_us = now_us;
+}

@@ -1,0 +1,613 @@
+/* Requests and replies over libmicrohttpd, driven from the loop.
+ *
+ * Thread: loop. A connection that has nothing to read or write is suspended: a content reader that gave 0
+ * without suspending would be called again and again. Whoever adds bytes or a reply resumes it. */
+#define _GNU_SOURCE /* POLLRDHUP */
+#include "server/http.h"
+
+#include "core/base/check.h"
+#include "core/base/log.h"
+#include "core/base/mem.h"
+#include "server/exchange.h"
+
+#include <microhttpd.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+enum {
+    HTTP_MAGIC = 0x68747470,
+    CONNECTION_MEMORY = 64 * 1024,
+    STREAM_BLOCK = 16 * 1024,
+    FORM_BUFFER = 64 * 1024,
+    MAX_HEADERS = 16,
+};
+
+/* A body that is refused is still read up to this many bytes, so that the client sees the answer and not
+ * a reset connection. */
+static const uint64_t drop_limit = 64u << 20;
+
+struct http {
+    struct MHD_Daemon *daemon;
+    struct server *server;
+    struct http_req *reqs;
+    size_t body_bytes;
+};
+
+struct header {
+    char *name, *value;
+};
+
+struct http_body {
+    struct http *http;
+    size_t len; /* bytes counted in http->body_bytes */
+    struct buf bytes;
+    struct http_part parts[HTTP_MAX_PARTS];
+    int n_parts;
+};
+
+struct http_req {
+    unsigned magic;
+    struct http *http;
+    struct MHD_Connection *conn;
+    struct exchange *exchange;
+    struct http_req *prev, *next;
+    const char *method, *version;
+    char *path;
+    /* the body */
+    bool takes_body, is_form, is_too_large, is_malformed, has_too_many_parts, is_received;
+    size_t max_body;
+    uint64_t dropped;
+    struct http_body *body; /* NULL until accepted, and after it was kept */
+    struct MHD_PostProcessor *form;
+    /* the answer */
+    struct header headers[MAX_HEADERS];
+    int n_headers;
+    struct MHD_Response *response;
+    int status;
+    struct buf out;
+    size_t out_pos;
+    bool is_queued, is_suspended, is_streaming, is_ended, is_gone;
+};
+
+/* ---- suspending ---------------------------------------------------------------------------------- */
+
+static void suspend(struct http_req *r)
+{
+    CHECK(!r->is_suspended);
+    r->is_suspended = true;
+    MHD_suspend_connection(r->conn);
+}
+
+static void resume(struct http_req *r)
+{
+    if (!r->is_suspended)
+        return;
+    r->is_suspended = false;
+    MHD_resume_connection(r->conn);
+}
+
+/* ---- life of a request --------------------------------------------------------------------------- */
+
+static struct http_req *req_new(struct http *h, struct MHD_Connection *conn, const char *path,
+                                const char *method, const char *version)
+{
+    struct http_req *r = xcalloc(1, sizeof *r);
+    r->magic = HTTP_MAGIC;
+    r->http = h;
+    r->conn = conn;
+    r->path = xstrdup(path);
+    r->method = method;
+    r->version = version;
+    r->next = h->reqs;
+    if (r->next)
+        r->next->prev = r;
+    h->reqs = r;
+    return r;
+}
+
+static void req_free(struct http_req *r)
+{
+    struct http *h = r->http;
+    if (r->next)
+        r->next->prev = r->prev;
+    if (r->prev)
+        r->prev->next = r->next;
+    else
+        h->reqs = r->next;
+    if (r->form)
+        MHD_destroy_post_processor(r->form);
+    if (r->response)
+        MHD_destroy_response(r->response);
+    http_body_free(r->body);
+    for (int i = 0; i < r->n_headers; i++) {
+        free(r->headers[i].name);
+        free(r->headers[i].value);
+    }
+    buf_free(&r->out);
+    free(r->path);
+    free(r);
+}
+
+static struct http_req *req_of(void *cls)
+{
+    struct http_req *r = cls;
+    CHECK(r && r->magic == HTTP_MAGIC);
+    return r;
+}
+
+const char *http_method(const struct http_req *r)
+{
+    return r->method;
+}
+
+const char *http_path(const struct http_req *r)
+{
+    return r->path;
+}
+
+bool http_is_1_0(const struct http_req *r)
+{
+    return strcmp(r->version, MHD_HTTP_VERSION_1_0) == 0;
+}
+
+const char *http_header(const struct http_req *r, const char *name)
+{
+    return MHD_lookup_connection_value(r->conn, MHD_HEADER_KIND, name);
+}
+
+/* ---- the body ------------------------------------------------------------------------------------ */
+
+static struct http_part *part_of(struct http_req *r, const char *field, const char *file, uint64_t off)
+{
+    struct http_body *b = r->body;
+    if (off > 0)
+        return b->n_parts ? &b->parts[b->n_parts - 1] : NULL;
+    if (b->n_parts == HTTP_MAX_PARTS)
+        return NULL;
+    struct http_part *p = &b->parts[b->n_parts++];
+    snprintf(p->field, sizeof p->field, "%s", field ? field : "");
+    snprintf(p->file, sizeof p->file, "%s", file ? file : "");
+    return p;
+}
+
+static enum MHD_Result on_part(void *cls, enum MHD_ValueKind kind, const char *field,
+                               const char *file, const char *type, const char *encoding,
+                               const char *data, uint64_t off, size_t size)
+{
+    struct http_req *r = req_of(cls);
+    struct http_part *p = part_of(r, field, file, off);
+    (void)kind, (void)type, (void)encoding;
+    if (!p) {
+        r->has_too_many_parts = true;
+        return MHD_NO;
+    }
+    buf_add(&p->body, data, size);
+    return MHD_YES;
+}
+
+void http_accept_body(struct http_req *r, size_t max, bool is_form)
+{
+    r->takes_body = true;
+    r->is_form = is_form;
+    r->max_body = max;
+    r->body = xcalloc(1, sizeof *r->body);
+    r->body->http = r->http;
+    if (!is_form)
+        return;
+    r->form = MHD_create_post_processor(r->conn, FORM_BUFFER, on_part, r);
+    r->is_malformed = !r->form; /* no boundary */
+}
+
+static void empty_body(struct http_body *b)
+{
+    b->http->body_bytes -= b->len;
+    b->len = 0;
+    buf_free(&b->bytes);
+    for (int i = 0; i < b->n_parts; i++)
+        buf_free(&b->parts[i].body);
+}
+
+void http_body_free(struct http_body *b)
+{
+    if (!b)
+        return;
+    empty_body(b);
+    free(b);
+}
+
+struct http_body *http_keep_body(struct http_req *r)
+{
+    struct http_body *b = r->body;
+    CHECK(b && r->is_received);
+    r->body = NULL;
+    return b;
+}
+
+static bool is_refused(const struct http_req *r)
+{
+    return !r->takes_body || r->is_too_large || r->is_malformed || r->response;
+}
+
+static void take_bytes(struct http_req *r, const char *bytes, size_t len)
+{
+    struct http_body *b = r->body;
+    if (len > r->max_body - b->len) {
+        r->is_too_large = true;
+        empty_body(b);
+        return;
+    }
+    b->len += len;
+    b->http->body_bytes += len;
+    if (!r->is_form)
+        buf_add(&b->bytes, bytes, len);
+    else if (MHD_post_process(r->form, bytes, len) != MHD_YES)
+        r->is_malformed = true;
+}
+
+/* False when the client sends so much of a refused body that the connection has to be cut. */
+static bool receive(struct http_req *r, const char *bytes, size_t len)
+{
+    if (!is_refused(r))
+        take_bytes(r, bytes, len);
+    else
+        r->dropped += len;
+    return r->dropped <= drop_limit;
+}
+
+static void end_body(struct http_req *r)
+{
+    r->is_received = true;
+    if (r->form && MHD_destroy_post_processor(r->form) != MHD_YES)
+        r->is_malformed = true;
+    r->form = NULL;
+}
+
+static int check_body(const struct http_req *r, struct err *err)
+{
+    if (r->is_too_large)
+        return err_set(err, ERR_TOO_LARGE, "The body is larger than the limit of %zu bytes",
+                       r->max_body);
+    if (r->has_too_many_parts)
+        return err_set(err, ERR_INVALID, "The form has more than %d parts", HTTP_MAX_PARTS);
+    if (r->is_malformed)
+        return err_set(err, ERR_INVALID, "The body is no well-formed multipart/form-data");
+    return 0;
+}
+
+int http_body(const struct http_req *r, const char **bytes, size_t *len, struct err *err)
+{
+    CHECK(r->body);
+    *bytes = r->body->bytes.data ? r->body->bytes.data : "";
+    *len = r->body->bytes.len;
+    return check_body(r, err);
+}
+
+int http_parts(const struct http_req *r, const struct http_part **parts, int *n, struct err *err)
+{
+    CHECK(r->body);
+    *parts = r->body->parts;
+    *n = r->body->n_parts;
+    return check_body(r, err);
+}
+
+size_t http_body_bytes(const struct http *h)
+{
+    return h->body_bytes;
+}
+
+/* ---- the answer ---------------------------------------------------------------------------------- */
+
+void http_add_header(struct http_req *r, const char *name, const char *value)
+{
+    CHECK(r->n_headers < MAX_HEADERS && !r->response);
+    r->headers[r->n_headers++] = (struct header){xstrdup(name), xstrdup(value)};
+}
+
+static void set_response(struct http_req *r, int status, const char *type, struct MHD_Response *resp)
+{
+    CHECK(resp && !r->response && !r->is_queued);
+    r->response = resp;
+    r->status = status;
+    if (type)
+        MHD_add_response_header(resp, MHD_HTTP_HEADER_CONTENT_TYPE, type);
+    for (int i = 0; i < r->n_headers; i++)
+        MHD_add_response_header(resp, r->headers[i].name, r->headers[i].value);
+    resume(r);
+}
+
+void http_reply(struct http_req *r, int status, const char *type, struct buf *body)
+{
+    size_t len = 0;
+    char *bytes = buf_take(body, &len);
+    set_response(r, status, type,
+                 MHD_create_response_from_buffer(len, bytes, MHD_RESPMEM_MUST_FREE));
+}
+
+void http_reply_fd(struct http_req *r, int status, const char *type, int fd, uint64_t size)
+{
+    set_response(r, status, type, MHD_create_response_from_fd64(size, fd));
+}
+
+static void compact(struct http_req *r)
+{
+    if (r->out_pos < r->out.len && r->out_pos < STREAM_BLOCK * 4)
+        return;
+    memmove(r->out.data, r->out.data + r->out_pos, r->out.len - r->out_pos);
+    r->out.len -= r->out_pos;
+    r->out_pos = 0;
+}
+
+static ssize_t read_stream(void *cls, uint64_t pos, char *dst, size_t max)
+{
+    struct http_req *r = req_of(cls);
+    (void)pos;
+    if (r->is_gone)
+        return MHD_CONTENT_READER_END_WITH_ERROR;
+    size_t n = r->out.len - r->out_pos;
+    if (n == 0 && r->is_ended)
+        return MHD_CONTENT_READER_END_OF_STREAM;
+    if (n == 0) {
+        suspend(r);
+        return 0;
+    }
+    n = n < max ? n : max;
+    memcpy(dst, r->out.data + r->out_pos, n);
+    r->out_pos += n;
+    compact(r);
+    return (ssize_t)n;
+}
+
+void http_stream_begin(struct http_req *r, int status, const char *type)
+{
+    r->is_streaming = true;
+    set_response(r, status, type,
+                 MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, read_stream, r,
+                                                   NULL));
+}
+
+void http_stream_add(struct http_req *r, const void *bytes, size_t len)
+{
+    CHECK(r->is_streaming && !r->is_ended);
+    buf_add(&r->out, bytes, len);
+    if (len)
+        resume(r);
+}
+
+void http_stream_end(struct http_req *r)
+{
+    CHECK(r->is_streaming && !r->is_ended);
+    r->is_ended = true;
+    resume(r);
+}
+
+size_t http_stream_unsent(const struct http_req *r)
+{
+    return r->out.len - r->out_pos;
+}
+
+static enum MHD_Result queue(struct http_req *r)
+{
+    struct MHD_Response *resp = r->response;
+    enum MHD_Result ret = MHD_queue_response(r->conn, (unsigned)r->status, resp);
+    r->is_queued = true;
+    r->response = NULL;
+    MHD_destroy_response(resp);
+    return ret;
+}
+
+/* ---- callbacks of the library -------------------------------------------------------------------- */
+
+/* A refusal known from the headers is sent at once, and the connection closed, only if the client waits
+ * for a word before it sends the body or means to send more than we would drop. */
+static bool may_answer_early(const struct http_req *r)
+{
+    if (!r->response)
+        return false;
+    const char *expect = http_header(r, MHD_HTTP_HEADER_EXPECT);
+    const char *length = http_header(r, MHD_HTTP_HEADER_CONTENT_LENGTH);
+    return (expect && strcasecmp(expect, "100-continue") == 0) ||
+           (length && strtoull(length, NULL, 10) > drop_limit);
+}
+
+static enum MHD_Result on_headers(struct http_req *r)
+{
+    r->exchange = exchange_new(r->http->server, r);
+    exchange_run(r->exchange);
+    return may_answer_early(r) ? queue(r) : MHD_YES;
+}
+
+static enum MHD_Result on_complete_request(struct http_req *r)
+{
+    if (!r->is_received) {
+        end_body(r);
+        exchange_received(r->exchange);
+    }
+    if (r->is_gone)
+        return MHD_NO;
+    if (r->response)
+        return queue(r);
+    suspend(r);
+    return MHD_YES;
+}
+
+static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const char *url,
+                                  const char *method, const char *version, const char *upload,
+                                  size_t *upload_len, void **req_cls)
+{
+    if (!*req_cls) {
+        struct http_req *r = req_new(cls, conn, url, method, version);
+        *req_cls = r;
+        return on_headers(r);
+    }
+    struct http_req *r = req_of(*req_cls);
+    if (*upload_len == 0)
+        return on_complete_request(r);
+    bool is_fine = receive(r, upload, *upload_len) && !exchange_is_late(r->exchange);
+    *upload_len = 0;
+    return is_fine ? MHD_YES : MHD_NO;
+}
+
+static void on_completed(void *cls, struct MHD_Connection *conn, void **req_cls,
+                         enum MHD_RequestTerminationCode code)
+{
+    (void)cls, (void)conn;
+    if (!*req_cls)
+        return;
+    struct http_req *r = req_of(*req_cls);
+    *req_cls = NULL;
+    bool is_whole = code == MHD_REQUEST_TERMINATED_COMPLETED_OK && !r->is_gone;
+    exchange_http_done(r->exchange, is_whole);
+    req_free(r);
+}
+
+static int hex_digit(char c)
+{
+    return c >= '0' && c <= '9' ? c - '0'
+         : c >= 'a' && c <= 'f' ? c - 'a' + 10
+         : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                : -1;
+}
+
+/* Decodes in place. %00 and %2F stay as they are: a NUL would cut the path, a slash would move the
+ * name's end. No name holds a percent sign, so that they are refused later. */
+static size_t unescape(void *cls, struct MHD_Connection *conn, char *s)
+{
+    (void)cls, (void)conn;
+    char *to = s;
+    for (const char *from = s; *from;) {
+        int hi = from[0] == '%' ? hex_digit(from[1]) : -1;
+        int lo = hi >= 0 ? hex_digit(from[2]) : -1;
+        int c = lo >= 0 ? hi * 16 + lo : 0;
+        if (c == 0 || c == '/') {
+            *to++ = *from++;
+        } else {
+            *to++ = (char)c;
+            from += 3;
+        }
+    }
+    *to = '\0';
+    return (size_t)(to - s);
+}
+
+static void on_log(void *cls, const char *fmt, va_list ap) __attribute__((format(printf, 2, 0)));
+static void on_log(void *cls, const char *fmt, va_list ap)
+{
+    char text[256];
+    (void)cls;
+    vsnprintf(text, sizeof text, fmt, ap);
+    text[strcspn(text, "\r\n")] = '\0';
+    log_debug("receive", "%s", text);
+}
+
+/* ---- the daemon ---------------------------------------------------------------------------------- */
+
+struct http *http_open(const struct http_opts *opts, struct err *err)
+{
+    struct http *h = xcalloc(1, sizeof *h);
+    h->server = opts->server;
+    h->daemon = MHD_start_daemon(
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, h,
+        MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,                   /* first, so that it hears all */
+        MHD_OPTION_LISTEN_SOCKET, opts->listen_fd,
+        MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL,
+        MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL,
+        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)opts->idle_timeout_s,
+        MHD_OPTION_CONNECTION_LIMIT, (unsigned)opts->max_connections,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
+        MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
+        MHD_OPTION_END);
+    if (h->daemon)
+        return h;
+    free(h);
+    err_set(err, ERR_IO, "the HTTP library does not start (max_connections: %d)",
+            opts->max_connections);
+    return NULL;
+}
+
+int http_poll_fd(const struct http *h)
+{
+    return MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
+}
+
+int http_timeout_ms(struct http *h)
+{
+    MHD_UNSIGNED_LONG_LONG ms = 0;
+    if (MHD_get_timeout(h->daemon, &ms) != MHD_YES)
+        return -1;
+    return ms > 60000 ? 60000 : (int)ms;
+}
+
+void http_run(struct http *h)
+{
+    MHD_run(h->daemon);
+}
+
+void http_stop_listening(struct http *h)
+{
+    MHD_socket fd = MHD_quiesce_daemon(h->daemon);
+    if (fd != MHD_INVALID_SOCKET)
+        close(fd);
+}
+
+/* A whole reply on its way is the library's business. */
+static bool is_watched(const struct http_req *r)
+{
+    return r->is_received && !r->is_gone && (r->is_suspended || r->is_streaming);
+}
+
+static void end_gone(struct http_req *r)
+{
+    r->is_gone = true;
+    exchange_gone(r->exchange);
+    resume(r);
+}
+
+void http_find_gone(struct http *h)
+{
+    size_t n = 0, cap = 0;
+    for (struct http_req *r = h->reqs; r; r = r->next)
+        cap += is_watched(r);
+    if (!cap)
+        return;
+    struct pollfd *fds = xcalloc(cap, sizeof *fds);
+    struct http_req **reqs = xcalloc(cap, sizeof *reqs);
+    for (struct http_req *r = h->reqs; r; r = r->next) {
+        if (!is_watched(r))
+            continue;
+        fds[n].fd = MHD_get_connection_info(r->conn, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+        fds[n].events = POLLRDHUP; /* seen even behind bytes of a next request */
+        reqs[n++] = r;
+    }
+    if (poll(fds, n, 0) > 0)
+        for (size_t i = 0; i < n; i++)
+            if (fds[i].revents)
+                end_gone(reqs[i]);
+    free(fds);
+    free(reqs);
+}
+
+/* The library wants no suspended connection when it stops. */
+void http_close(struct http *h)
+{
+    for (struct http_req *r = h->reqs; r; r = r->next) {
+        r->is_gone = true;
+        resume(r);
+    }
+    for (int i = 0; h->reqs && i < 8; i++)
+        MHD_run(h->daemon);
+    MHD_stop_daemon(h->daemon);
+    h->daemon = NULL;
+}
+
+void http_free(struct http *h)
+{
+    if (!h)
+        return;
+    CHECK(!h->daemon && !h->reqs);
+    free(h);
+}

@@ -1,0 +1,90 @@
+/* HTTP as an exchange sees it: a bounded body in, one reply or one stream out. Only http.c knows the
+ * library behind it.
+ *
+ * Thread: loop, all of it. A request is born with its exchange (exchange_new) when its headers are read;
+ * exchange_http_done tells the exchange that the request is over and its pointer void.
+ *
+ * Body: the exchange says what it takes with http_accept_body when it sees the headers; without that the
+ * body is read and dropped. exchange_run is called once the body is complete.
+ *
+ * Answer: either one http_reply*, or http_stream_begin, any number of http_stream_add, http_stream_end.
+ * Both may come at once or later; until then the connection is asleep and costs nothing.
+ */
+#ifndef PREFIXD_HTTP_H
+#define PREFIXD_HTTP_H
+
+#include "core/base/buf.h"
+#include "core/base/err.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct http;
+struct http_req;
+struct http_body;
+struct server;
+struct exchange;
+
+struct http_opts {
+    int listen_fd; /* listening; owned by http from here on */
+    int idle_timeout_s, max_connections;
+    struct server *server;
+};
+
+struct http *http_open(const struct http_opts *opts, struct err *err);
+void http_stop_listening(struct http *h);
+void http_close(struct http *h); /* ends every open request; exchange_http_done is called for each */
+void http_free(struct http *h);  /* after http_close, when no body is kept any more */
+
+/* For the loop: a descriptor that is readable when http_run has work, and the time after which it must
+ * run anyway (-1: never). */
+int http_poll_fd(const struct http *h);
+int http_timeout_ms(struct http *h);
+void http_run(struct http *h);
+
+/* Looks for clients that went away while nothing was being read or written; exchange_gone for each. */
+void http_find_gone(struct http *h);
+
+/* ---- what was asked ------------------------------------------------------------------------------ */
+
+const char *http_method(const struct http_req *r);
+const char *http_path(const struct http_req *r); /* percent-decoded, but for %00 and %2F */
+bool http_is_1_0(const struct http_req *r);
+const char *http_header(const struct http_req *r, const char *name); /* NULL if absent */
+
+/* ---- the body ------------------------------------------------------------------------------------ */
+
+enum { HTTP_MAX_PARTS = 8 };
+
+struct http_part { /* of multipart/form-data */
+    char field[64], file[64]; /* "" if absent; longer names are cut */
+    struct buf body;
+};
+
+/* At most max bytes; is_form: multipart/form-data, into parts. */
+void http_accept_body(struct http_req *r, size_t max, bool is_form);
+
+/* What was read: 0, or -1 if the body was too large or no well-formed form. */
+int http_body(const struct http_req *r, const char **bytes, size_t *len, struct err *err);
+int http_parts(const struct http_req *r, const struct http_part **parts, int *n, struct err *err);
+
+/* The caller's from here on, beyond the request's end; what the two above gave stays valid. */
+struct http_body *http_keep_body(struct http_req *r);
+void http_body_free(struct http_body *b); /* accepts NULL */
+
+/* Bytes of bodies in memory now, all requests together. */
+size_t http_body_bytes(const struct http *h);
+
+/* ---- the answer ---------------------------------------------------------------------------------- */
+
+void http_add_header(struct http_req *r, const char *name, const char *value); /* before the reply */
+void http_reply(struct http_req *r, int status, const char *type, struct buf *body); /* takes the body */
+void http_reply_fd(struct http_req *r, int status, const char *type, int fd, uint64_t size); /* takes fd */
+
+void http_stream_begin(struct http_req *r, int status, const char *type);
+void http_stream_add(struct http_req *r, const void *bytes, size_t len);
+void http_stream_end(struct http_req *r);
+size_t http_stream_unsent(const struct http_req *r);
+
+#endif

@@ -1,0 +1,205 @@
+/* One uv loop that drives HTTP, the engine's wake-ups, signals, a tick and work on the pool.
+ *
+ * Thread: loop; loop_wake from any. The HTTP library's own epoll descriptor sits under a uv_poll. */
+#include "server/loop.h"
+
+#include "core/base/check.h"
+#include "core/base/mem.h"
+#include "server/http.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <time.h>
+#include <uv.h>
+
+enum { N_SIGNALS = 2, MAX_RUNS = 8 };
+
+struct loop {
+    uv_loop_t uv;
+    uv_async_t wake;
+    uv_timer_t http_timer, tick;
+    uv_poll_t http_poll;
+    uv_signal_t signals[N_SIGNALS];
+    struct http *http;
+    struct loop_handlers on;
+    bool is_ticking, has_poll;
+};
+
+struct loop_work {
+    uv_work_t req;
+    struct loop *loop;
+    void (*work)(void *ud);
+    void (*done)(void *ud);
+    void *ud;
+};
+
+int64_t loop_now_us(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+static void on_http_timer(uv_timer_t *t);
+
+/* A timer of 0 re-armed from its own callback would starve polling, so it is never less than 1 ms;
+ * work that is ready now is done now, a few times at most. */
+static void pump(struct loop *l)
+{
+    if (!l->http)
+        return;
+    int ms = 0;
+    for (int i = 0; i < MAX_RUNS && ms == 0; i++) {
+        http_run(l->http);
+        ms = http_timeout_ms(l->http);
+    }
+    if (ms < 0)
+        uv_timer_stop(&l->http_timer);
+    else
+        uv_timer_start(&l->http_timer, on_http_timer, ms > 0 ? (uint64_t)ms : 1, 0);
+}
+
+static void on_http_timer(uv_timer_t *t)
+{
+    pump(t->data);
+}
+
+static void on_http_ready(uv_poll_t *p, int status, int events)
+{
+    (void)status, (void)events;
+    pump(p->data);
+}
+
+static void on_wake(uv_async_t *a)
+{
+    struct loop *l = a->data;
+    l->on.on_wake(l->on.ud);
+    pump(l);
+}
+
+static void on_tick(uv_timer_t *t)
+{
+    struct loop *l = t->data;
+    l->on.on_tick(l->on.ud);
+    pump(l);
+}
+
+static void on_signal(uv_signal_t *s, int signum)
+{
+    struct loop *l = s->data;
+    l->on.on_signal(l->on.ud, signum);
+    pump(l);
+}
+
+struct loop *loop_new(const struct loop_handlers *h, struct err *err)
+{
+    struct loop *l = xcalloc(1, sizeof *l);
+    l->on = *h;
+    int rc = uv_loop_init(&l->uv);
+    if (rc < 0) {
+        err_set(err, ERR_IO, "the event loop does not start: %s", uv_strerror(rc));
+        free(l);
+        return NULL;
+    }
+    CHECK(uv_async_init(&l->uv, &l->wake, on_wake) == 0);
+    CHECK(uv_timer_init(&l->uv, &l->http_timer) == 0);
+    CHECK(uv_timer_init(&l->uv, &l->tick) == 0);
+    for (int i = 0; i < N_SIGNALS; i++) {
+        CHECK(uv_signal_init(&l->uv, &l->signals[i]) == 0);
+        l->signals[i].data = l;
+    }
+    l->wake.data = l->http_timer.data = l->tick.data = l;
+    return l;
+}
+
+int loop_start(struct loop *l, struct http *http, struct err *err)
+{
+    static const int numbers[N_SIGNALS] = {SIGTERM, SIGINT};
+    int rc = uv_poll_init(&l->uv, &l->http_poll, http_poll_fd(http));
+    l->has_poll = rc == 0;
+    l->http_poll.data = l;
+    if (rc == 0)
+        rc = uv_poll_start(&l->http_poll, UV_READABLE, on_http_ready);
+    for (int i = 0; i < N_SIGNALS && rc == 0; i++)
+        rc = uv_signal_start(&l->signals[i], on_signal, numbers[i]);
+    if (rc < 0)
+        return err_set(err, ERR_IO, "the event loop does not start: %s", uv_strerror(rc));
+    l->http = http;
+    pump(l);
+    return 0;
+}
+
+void loop_run(struct loop *l)
+{
+    uv_run(&l->uv, UV_RUN_DEFAULT);
+}
+
+void loop_stop(struct loop *l)
+{
+    uv_stop(&l->uv);
+}
+
+void loop_detach_http(struct loop *l)
+{
+    l->http = NULL;
+    uv_timer_stop(&l->http_timer);
+    if (l->has_poll)
+        uv_poll_stop(&l->http_poll);
+}
+
+static void close_one(uv_handle_t *h, void *arg)
+{
+    (void)arg;
+    if (!uv_is_closing(h))
+        uv_close(h, NULL);
+}
+
+void loop_free(struct loop *l)
+{
+    if (!l)
+        return;
+    uv_walk(&l->uv, close_one, NULL);
+    uv_run(&l->uv, UV_RUN_DEFAULT);
+    CHECK(uv_loop_close(&l->uv) == 0);
+    free(l);
+}
+
+void loop_wake(struct loop *l)
+{
+    uv_async_send(&l->wake);
+}
+
+void loop_set_ticking(struct loop *l, bool on)
+{
+    if (on == l->is_ticking)
+        return;
+    l->is_ticking = on;
+    if (on)
+        uv_timer_start(&l->tick, on_tick, LOOP_TICK_MS, LOOP_TICK_MS);
+    else
+        uv_timer_stop(&l->tick);
+}
+
+static void run_work(uv_work_t *req)
+{
+    struct loop_work *w = req->data;
+    w->work(w->ud);
+}
+
+static void end_work(uv_work_t *req, int status)
+{
+    struct loop_work *w = req->data;
+    struct loop *l = w->loop;
+    CHECK(status == 0);
+    w->done(w->ud);
+    free(w);
+    pump(l);
+}
+
+void loop_work(struct loop *l, void (*work)(void *ud), void (*done)(void *ud), void *ud)
+{
+    struct loop_work *w = xcalloc(1, sizeof *w);
+    *w = (struct loop_work){.loop = l, .work = work, .done = done, .ud = ud};
+    w->req.data = w;
+    CHECK(uv_queue_work(&l->uv, &w->req, run_work, end_work) == 0);
+}

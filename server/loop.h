@@ -1,0 +1,41 @@
+/* The loop thread's clockwork: HTTP, wake-ups from the engine, signals, a tick, work on the pool.
+ *
+ * Thread: loop, except loop_wake (any) and the work functions (pool). Every callback runs on the loop
+ * thread, and HTTP is pumped once after each, so that what one wake-up brought is written in one go.
+ */
+#ifndef PREFIXD_LOOP_H
+#define PREFIXD_LOOP_H
+
+#include "core/base/err.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct loop;
+struct http;
+
+struct loop_handlers {
+    void (*on_wake)(void *ud);
+    void (*on_tick)(void *ud);
+    void (*on_signal)(void *ud, int signum); /* SIGTERM, SIGINT */
+    void *ud;
+};
+
+enum { LOOP_TICK_MS = 100 };
+
+struct loop *loop_new(const struct loop_handlers *h, struct err *err);
+int loop_start(struct loop *l, struct http *http, struct err *err); /* watches http and signals */
+void loop_run(struct loop *l);                                      /* until loop_stop */
+void loop_stop(struct loop *l);
+void loop_detach_http(struct loop *l);
+void loop_free(struct loop *l); /* waits for work under way */
+
+void loop_wake(struct loop *l); /* any thread */
+void loop_set_ticking(struct loop *l, bool on);
+
+/* work(ud) on the pool, then done(ud) on the loop. */
+void loop_work(struct loop *l, void (*work)(void *ud), void (*done)(void *ud), void *ud);
+
+int64_t loop_now_us(void); /* any thread; monotonic */
+
+#endif

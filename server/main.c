@@ -1,0 +1,136 @@
+/* The daemon: reads the configuration, opens the parts, serves, and frees them in reverse. */
+#include "adapters/adapters.h"
+#include "config/config.h"
+#include "core/base/log.h"
+#include "core/base_model.h"
+#include "core/engine.h"
+#include "server/server.h"
+
+#include <signal.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <string.h>
+
+static enum dtype_choice dtype_of(const char *name)
+{
+    return strcmp(name, "f32") == 0    ? DTYPE_CHOICE_F32
+           : strcmp(name, "bf16") == 0 ? DTYPE_CHOICE_BF16
+                                       : DTYPE_CHOICE_AUTO;
+}
+
+static struct engine *open_engine(const struct config *cfg, const struct base_model *base,
+                                  struct server *s, struct err *err)
+{
+    const struct engine_opts opts = {
+        .n_threads = (int)cfg->threads,
+        .max_ctx = (int)cfg->ctx,
+        .kv_bytes = (size_t)cfg->kv_bytes,
+        .max_batch = (int)cfg->max_batch,
+        .max_queue = (int)cfg->max_queue,
+        .prefill_chunk = (int)cfg->prefill_chunk,
+        .wake = server_wake,
+        .wake_ud = s,
+    };
+    return engine_open(base, &opts, err);
+}
+
+static struct adapters *open_adapters(const struct config *cfg, const struct server_parts *p,
+                                      const struct server *s, struct err *err)
+{
+    const struct adapters_opts opts = {
+        .engine = p->engine,
+        .base = p->base,
+        .base_name = s->base_name,
+        .state_dir = cfg->state[0] ? cfg->state : NULL,
+        .max_virtual_tokens = (int)cfg->max_virtual,
+        .max_bytes = (size_t)cfg->max_upload,
+    };
+    struct adapters *a = adapters_open(&opts, err);
+    if (a && adapters_load_all(a, cfg->adapters[0] ? cfg->adapters : NULL, err) < 0) {
+        adapters_free(a);
+        return NULL;
+    }
+    return a;
+}
+
+static int serve(struct server *s, const struct server_parts *parts, struct err *err)
+{
+    if (server_start(s, parts, err) < 0)
+        return -1;
+    printf("listening on %s\n", server_url(s));
+    fflush(stdout);
+    server_run(s);
+    return 0;
+}
+
+/* The server is freed before what it uses, the base last of all. */
+static int run(const struct config *cfg, struct err *err)
+{
+    struct server *s = server_new(cfg, err);
+    if (!s)
+        return -1;
+    struct server_parts p = {0};
+    struct base_model *base = base_model_open(cfg->model, dtype_of(cfg->dtype), err);
+    p.base = base;
+    if (base)
+        p.engine = open_engine(cfg, base, s, err);
+    if (p.engine)
+        p.adapters = open_adapters(cfg, &p, s, err);
+    int rc = p.adapters ? serve(s, &p, err) : -1;
+    if (p.engine && rc < 0)
+        engine_close(p.engine);
+    server_free(s);
+    if (p.adapters)
+        adapters_free(p.adapters);
+    if (p.engine)
+        engine_free(p.engine);
+    base_model_free(base);
+    return rc;
+}
+
+static int print_help(void)
+{
+    struct buf text = {0};
+    config_help(&text);
+    fwrite(text.data, 1, text.len, stdout);
+    buf_free(&text);
+    return 0;
+}
+
+static int fail(const struct err *err)
+{
+    fprintf(stderr, "prefixd: %s\n", err->msg);
+    return 1;
+}
+
+static int start(const struct config *cfg)
+{
+    struct err err = {0};
+    signal(SIGPIPE, SIG_IGN);
+    log_init(strcmp(cfg->log_format, "json") == 0 ? LOG_JSON : LOG_TEXT, LOG_INFO);
+    if (sodium_init() < 0)
+        err_set(&err, ERR_INTERNAL, "libsodium does not start");
+    else if (run(cfg, &err) == 0)
+        return 0;
+    return fail(&err);
+}
+
+int main(int argc, char **argv)
+{
+    struct config cfg;
+    struct err err = {0};
+    switch (config_from_args(&cfg, argc, argv, &err)) {
+    case CONFIG_HELP:
+        return print_help();
+    case CONFIG_VERSION:
+        printf("prefixd %s\n", PREFIXD_VERSION);
+        return 0;
+    case CONFIG_BAD:
+        return fail(&err);
+    case CONFIG_RUN:
+        break;
+    }
+    int rc = start(&cfg);
+    config_fini(&cfg);
+    return rc;
+}

@@ -1,0 +1,218 @@
+/* What the daemon counts, and how Prometheus reads it. */
+#include "server/metrics.h"
+
+#include "core/base/mem.h"
+#include "server/exchange.h"
+#include "server/generation.h"
+#include "server/loop.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    N_BUCKETS = 12,
+    MIN_STATUS = 100,
+    N_STATUS = 500,
+    MAX_ADAPTERS = 100, /* names with a row of their own; the others share one */
+};
+
+/* Seconds; a last bucket of everything comes on top. */
+static const double request_bounds[N_BUCKETS] = {0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
+                                                 0.5,   1,    2.5,   5,    10,  60};
+static const double gap_bounds[N_BUCKETS] = {0.001, 0.0025, 0.005, 0.01, 0.02, 0.04,
+                                             0.08,  0.15,   0.3,   0.75, 2,    10};
+
+struct histogram {
+    const double *bounds;
+    uint64_t counts[N_BUCKETS + 1];
+    double sum;
+};
+
+struct adapter_row {
+    char name[ADAPTER_NAME_MAX + 1];
+    uint64_t requests;
+};
+
+enum finished { FINISHED_STOP, FINISHED_LENGTH, FINISHED_CANCELLED, FINISHED_ERROR, N_FINISHED };
+static const char *const finished_names[] = {"stop", "length", "cancelled", "error"};
+
+struct metrics {
+    uint64_t by_status[N_STATUS];
+    uint64_t by_finish[N_FINISHED];
+    uint64_t prompt_tokens, virtual_tokens;
+    struct histogram ttft, gap, e2e;
+    struct adapter_row adapters[MAX_ADAPTERS];
+    int n_adapters;
+    uint64_t base_requests, other_requests;
+};
+
+struct metrics *metrics_new(void)
+{
+    struct metrics *m = xcalloc(1, sizeof *m);
+    m->ttft.bounds = m->e2e.bounds = request_bounds;
+    m->gap.bounds = gap_bounds;
+    return m;
+}
+
+void metrics_free(struct metrics *m)
+{
+    free(m);
+}
+
+/* ---- counting ------------------------------------------------------------------------------------ */
+
+static void observe(struct histogram *h, int64_t us)
+{
+    double s = (double)us / 1e6;
+    int i = 0;
+    while (i < N_BUCKETS && s > h->bounds[i])
+        i++;
+    h->counts[i]++;
+    h->sum += s;
+}
+
+void metrics_add_ttft(struct metrics *m, int64_t us)
+{
+    observe(&m->ttft, us);
+}
+
+void metrics_add_gap(struct metrics *m, int64_t us)
+{
+    observe(&m->gap, us);
+}
+
+static uint64_t *requests_of(struct metrics *m, const char *adapter)
+{
+    if (!adapter)
+        return &m->base_requests;
+    for (int i = 0; i < m->n_adapters; i++)
+        if (strcmp(m->adapters[i].name, adapter) == 0)
+            return &m->adapters[i].requests;
+    if (m->n_adapters == MAX_ADAPTERS)
+        return &m->other_requests;
+    struct adapter_row *row = &m->adapters[m->n_adapters++];
+    snprintf(row->name, sizeof row->name, "%s", adapter);
+    return &row->requests;
+}
+
+static enum finished how_finished(const struct exchange *x)
+{
+    if (!x->is_whole || x->err.code == ERR_CANCELLED)
+        return FINISHED_CANCELLED;
+    if (x->err.code)
+        return FINISHED_ERROR;
+    return x->gen->finish == FINISH_STOP ? FINISHED_STOP : FINISHED_LENGTH;
+}
+
+static void add_generation(struct metrics *m, const struct exchange *x)
+{
+    const struct generation *g = x->gen;
+    bool was_posted = g->n_choices > 0;
+    m->by_finish[how_finished(x)]++;
+    if (!was_posted)
+        return;
+    m->prompt_tokens += (uint64_t)g->usage.prompt_tokens;
+    m->virtual_tokens += (uint64_t)g->usage.virtual_tokens;
+    (*requests_of(m, g->adapter))++;
+    if (x->is_whole && !x->err.code)
+        observe(&m->e2e, loop_now_us() - x->start_us);
+}
+
+void metrics_add_exchange(struct metrics *m, const struct exchange *x)
+{
+    int status = x->is_whole ? x->status : err_http_status(ERR_CANCELLED);
+    if (status >= MIN_STATUS && status < MIN_STATUS + N_STATUS)
+        m->by_status[status - MIN_STATUS]++;
+    if (x->gen)
+        add_generation(m, x);
+}
+
+/* ---- rendering ----------------------------------------------------------------------------------- */
+
+static void add_head(struct buf *out, const char *name, const char *type, const char *help)
+{
+    buf_printf(out, "# HELP prefixd_%s %s\n# TYPE prefixd_%s %s\n", name, help, name, type);
+}
+
+static void add_counter(struct buf *out, const char *name, const char *help, uint64_t value)
+{
+    add_head(out, name, "counter", help);
+    buf_printf(out, "prefixd_%s %" PRIu64 "\n", name, value);
+}
+
+static void add_gauge(struct buf *out, const char *name, const char *help, double value)
+{
+    add_head(out, name, "gauge", help);
+    buf_printf(out, "prefixd_%s %.9g\n", name, value);
+}
+
+static void add_histogram(struct buf *out, const char *name, const char *help,
+                          const struct histogram *h)
+{
+    uint64_t sum = 0;
+    add_head(out, name, "histogram", help);
+    for (int i = 0; i < N_BUCKETS; i++) {
+        sum += h->counts[i];
+        buf_printf(out, "prefixd_%s_bucket{le=\"%g\"} %" PRIu64 "\n", name, h->bounds[i], sum);
+    }
+    sum += h->counts[N_BUCKETS];
+    buf_printf(out, "prefixd_%s_bucket{le=\"+Inf\"} %" PRIu64 "\n", name, sum);
+    buf_printf(out, "prefixd_%s_sum %.9g\nprefixd_%s_count %" PRIu64 "\n", name, h->sum, name, sum);
+}
+
+static void add_requests(const struct metrics *m, struct buf *out)
+{
+    add_head(out, "http_requests_total", "counter", "Requests answered, by status");
+    for (int i = 0; i < N_STATUS; i++)
+        if (m->by_status[i])
+            buf_printf(out, "prefixd_http_requests_total{status=\"%d\"} %" PRIu64 "\n",
+                       i + MIN_STATUS, m->by_status[i]);
+    add_head(out, "request_success_total", "counter", "Completions, by how they ended");
+    for (int i = 0; i < N_FINISHED; i++)
+        buf_printf(out, "prefixd_request_success_total{finished_reason=\"%s\"} %" PRIu64 "\n",
+                   finished_names[i], m->by_finish[i]);
+    add_head(out, "adapter_requests_total", "counter",
+             "Completions by adapter; \"\" is the base, \"_other\" all names beyond the first 100");
+    buf_printf(out, "prefixd_adapter_requests_total{adapter=\"\"} %" PRIu64 "\n", m->base_requests);
+    for (int i = 0; i < m->n_adapters; i++)
+        buf_printf(out, "prefixd_adapter_requests_total{adapter=\"%s\"} %" PRIu64 "\n",
+                   m->adapters[i].name, m->adapters[i].requests);
+    if (m->other_requests)
+        buf_printf(out, "prefixd_adapter_requests_total{adapter=\"_other\"} %" PRIu64 "\n",
+                   m->other_requests);
+}
+
+static void add_engine(const struct engine_stats *e, struct buf *out)
+{
+    double used = e->kv_blocks_total ? (double)e->kv_blocks_used / e->kv_blocks_total : 0;
+    add_gauge(out, "num_requests_running", "Sequences running", e->running);
+    add_gauge(out, "num_requests_waiting", "Sequences waiting", e->waiting);
+    add_gauge(out, "kv_cache_usage_perc", "Share of the KV pool in use, 0 to 1", used);
+    add_gauge(out, "kv_blocks_used", "Blocks of the KV pool in use", e->kv_blocks_used);
+    add_gauge(out, "kv_blocks_total", "Blocks of the KV pool", e->kv_blocks_total);
+    add_gauge(out, "kv_block_bytes", "Bytes of one block", (double)e->kv_block_bytes);
+    add_counter(out, "generation_tokens_total", "Tokens generated", e->generated_tokens);
+    add_counter(out, "prefill_rows_total", "Prompt rows computed for requests", e->prefill_rows);
+    add_counter(out, "decode_rows_total", "Rows computed for new tokens", e->decode_rows);
+    add_counter(out, "compile_rows_total", "Rows computed to compile adapters", e->compile_rows);
+    add_counter(out, "prefix_reads_total", "Prefixes read, once per step each", e->prefix_reads);
+    add_counter(out, "prefix_rows_total", "Rows that read a prefix", e->prefix_rows);
+    add_counter(out, "steps_total", "Forward passes", e->steps);
+    add_head(out, "step_seconds_total", "counter", "Time spent in forward passes");
+    buf_printf(out, "prefixd_step_seconds_total %.6f\n", (double)e->step_us / 1e6);
+}
+
+void metrics_render(const struct metrics *m, const struct engine_stats *engine, struct buf *out)
+{
+    add_head(out, "build_info", "gauge", "The version that runs");
+    buf_printf(out, "prefixd_build_info{version=\"%s\"} 1\n", PREFIXD_VERSION);
+    add_requests(m, out);
+    add_engine(engine, out);
+    add_counter(out, "prompt_tokens_total", "Prompt tokens of completions", m->prompt_tokens);
+    add_counter(out, "virtual_tokens_total", "Virtual tokens in front of them", m->virtual_tokens);
+    add_histogram(out, "time_to_first_token_seconds", "From the request to its first token", &m->ttft);
+    add_histogram(out, "inter_token_latency_seconds", "Between two tokens of a choice", &m->gap);
+    add_histogram(out, "e2e_request_latency_seconds", "From the request to its answer's end", &m->e2e);
+}

@@ -1,0 +1,254 @@
+/* Starting, running and stopping the server.
+ *
+ * Thread: loop. Stopping: no new connections; running requests finish, or are cancelled when the drain's
+ * time is over; the engine is closed and its last events handed out; HTTP is closed, which ends what is
+ * still open; the loop runs dry, which waits for the pool. A second signal exits at once. */
+#include "server/server.h"
+
+#include "core/base/log.h"
+#include "core/base/mem.h"
+#include "server/auth.h"
+#include "server/bridge.h"
+#include "server/exchange.h"
+#include "server/http.h"
+#include "server/loop.h"
+#include "server/metrics.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    SERVER_MAGIC = 0x73727672,
+    KEEPALIVE_MS = 10000,
+    MAX_BACKLOG = 1 << 20,
+    CANCEL_GRACE_MS = 5000, /* for cancelled requests to tell their clients */
+    OWN_FILES = 128,        /* descriptors that are no connections */
+};
+
+static struct server *server_of(void *p)
+{
+    struct server *s = p;
+    CHECK(s && s->magic == SERVER_MAGIC);
+    return s;
+}
+
+void server_wake(void *server)
+{
+    loop_wake(server_of(server)->loop);
+}
+
+bool server_is_draining(const struct server *s)
+{
+    return s->state >= SERVER_DRAINING;
+}
+
+/* ---- stopping ------------------------------------------------------------------------------------ */
+
+static void cancel_all(struct server *s)
+{
+    for (struct exchange *x = s->exchanges; x; x = x->next)
+        bridge_cancel(x);
+}
+
+static void drain(struct server *s)
+{
+    int64_t now = loop_now_us();
+    if (!s->exchanges || (now > s->stop_us && s->has_cancelled)) {
+        loop_stop(s->loop);
+    } else if (now > s->stop_us) {
+        log_warn("stop", "requests still run after %lld ms and are cancelled",
+                 (long long)s->cfg->drain_ms);
+        s->has_cancelled = true;
+        s->stop_us = now + CANCEL_GRACE_MS * 1000LL;
+        cancel_all(s);
+    }
+}
+
+static void on_signal(void *ud, int signum)
+{
+    struct server *s = server_of(ud);
+    if (s->state == SERVER_DRAINING) {
+        log_warn("stop", "signal %d again: exit", signum);
+        _exit(128 + signum);
+    }
+    log_info("stop", "signal %d: draining", signum);
+    s->state = SERVER_DRAINING;
+    s->stop_us = loop_now_us() + s->cfg->drain_ms * 1000;
+    http_stop_listening(s->http);
+    loop_set_ticking(s->loop, true);
+    drain(s);
+}
+
+/* ---- running ------------------------------------------------------------------------------------- */
+
+static void on_wake(void *ud)
+{
+    bridge_drain(server_of(ud));
+}
+
+static void on_tick(void *ud)
+{
+    struct server *s = server_of(ud);
+    int64_t now = loop_now_us();
+    http_find_gone(s->http);
+    for (struct exchange *x = s->exchanges; x; x = x->next)
+        exchange_tick(x, now);
+    if (s->state == SERVER_DRAINING)
+        drain(s);
+}
+
+void server_add(struct server *s, struct exchange *x)
+{
+    CHECK_ON_THREAD(s->owner);
+    x->next = s->exchanges;
+    if (x->next)
+        x->next->prev = x;
+    s->exchanges = x;
+    loop_set_ticking(s->loop, true);
+}
+
+void server_remove(struct server *s, struct exchange *x)
+{
+    CHECK_ON_THREAD(s->owner);
+    if (x->next)
+        x->next->prev = x->prev;
+    if (x->prev)
+        x->prev->next = x->next;
+    else
+        s->exchanges = x->next;
+    if (!s->exchanges && s->state == SERVER_READY)
+        loop_set_ticking(s->loop, false);
+}
+
+void server_run(struct server *s)
+{
+    CHECK_ON_THREAD(s->owner);
+    loop_run(s->loop);
+    s->state = SERVER_STOPPED;
+    loop_detach_http(s->loop);
+    engine_close(s->parts.engine);
+    bridge_drain(s);
+    http_close(s->http);
+    log_info("stop", "stopped");
+}
+
+/* ---- starting ------------------------------------------------------------------------------------ */
+
+/* The last component of the model's path, without ".gguf". */
+static char *name_of(const char *path)
+{
+    size_t end = strlen(path);
+    while (end > 1 && path[end - 1] == '/')
+        end--;
+    size_t start = end;
+    while (start > 0 && path[start - 1] != '/')
+        start--;
+    if (end - start > 5 && strncmp(path + end - 5, ".gguf", 5) == 0)
+        end -= 5;
+    return xstrndup(path + start, end - start);
+}
+
+static int check_open(const struct server *s, struct err *err)
+{
+    if (s->auth || s->addr.is_loopback || s->cfg->allow_open)
+        return 0;
+    return err_set(err, ERR_INVALID,
+                   "--listen %.80s: without --api-key-file only loopback is accepted (127.0.0.0/8, "
+                   "[::1], localhost), unless allow_unauthenticated_remote is true",
+                   s->cfg->listen);
+}
+
+static int set_up(struct server *s, struct err *err)
+{
+    const struct loop_handlers on = {
+        .on_wake = on_wake, .on_tick = on_tick, .on_signal = on_signal, .ud = s};
+    if (listen_parse(&s->addr, s->cfg->listen, err) < 0)
+        return -1;
+    if (s->cfg->api_key_file[0] && !(s->auth = auth_open(s->cfg->api_key_file, err)))
+        return -1;
+    if (check_open(s, err) < 0 || !(s->loop = loop_new(&on, err)))
+        return -1;
+    return 0;
+}
+
+struct server *server_new(const struct config *cfg, struct err *err)
+{
+    struct server *s = xcalloc(1, sizeof *s);
+    s->magic = SERVER_MAGIC;
+    s->cfg = cfg;
+    s->base_name = cfg->name[0] ? xstrdup(cfg->name) : name_of(cfg->model);
+    s->created = (int64_t)time(NULL);
+    s->keepalive_ms = KEEPALIVE_MS;
+    s->max_backlog = MAX_BACKLOG;
+    s->metrics = metrics_new();
+    if (set_up(s, err) == 0)
+        return s;
+    server_free(s);
+    return NULL;
+}
+
+/* Connections beyond the limit of open files would only fail at accept. */
+static int max_connections(const struct server *s)
+{
+    struct rlimit lim;
+    int64_t wanted = s->cfg->max_connections;
+    if (getrlimit(RLIMIT_NOFILE, &lim) < 0)
+        return (int)wanted;
+    if (lim.rlim_cur < lim.rlim_max) {
+        lim.rlim_cur = lim.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &lim);
+        getrlimit(RLIMIT_NOFILE, &lim);
+    }
+    int64_t room = lim.rlim_cur == RLIM_INFINITY ? wanted : (int64_t)lim.rlim_cur - OWN_FILES;
+    room = room > 1 ? room : 1;
+    if (wanted <= room)
+        return (int)wanted;
+    log_warn("boot", "max_connections %lld is more than the limit of open files allows: %lld",
+             (long long)wanted, (long long)room);
+    return (int)room;
+}
+
+int server_start(struct server *s, const struct server_parts *parts, struct err *err)
+{
+    thread_owner_set(&s->owner);
+    s->parts = *parts;
+    struct http_opts opts = {.idle_timeout_s = (int)s->cfg->idle_timeout_s,
+                             .max_connections = max_connections(s),
+                             .server = s};
+    opts.listen_fd = listen_open(&s->addr, err);
+    if (opts.listen_fd < 0)
+        return -1;
+    s->http = http_open(&opts, err);
+    if (!s->http) {
+        close(opts.listen_fd);
+        return -1;
+    }
+    s->state = SERVER_READY;
+    if (loop_start(s->loop, s->http, err) == 0)
+        return 0;
+    http_close(s->http);
+    return -1;
+}
+
+const char *server_url(const struct server *s)
+{
+    return s->addr.url;
+}
+
+void server_free(struct server *s)
+{
+    if (!s)
+        return;
+    loop_free(s->loop);
+    CHECK(!s->exchanges);
+    http_free(s->http);
+    auth_free(s->auth);
+    metrics_free(s->metrics);
+    free(s->base_name);
+    s->magic = 0;
+    free(s);
+}

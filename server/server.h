@@ -1,0 +1,74 @@
+/* The server: what every exchange shares, the order of starting and of stopping.
+ *
+ * Thread: the one that calls server_run is the loop thread; server_wake from any thread.
+ *
+ *     struct server *s = server_new(&cfg, &err);            checks address and keys, opens nothing
+ *     ... engine_open with .wake = server_wake, .wake_ud = s; adapters_open ...
+ *     server_start(s, &parts, &err);                        listens
+ *     server_run(s);                                        until SIGTERM and the drain after it
+ *     server_free(s);                                       after it the parts may be freed
+ */
+#ifndef PREFIXD_SERVER_H
+#define PREFIXD_SERVER_H
+
+#include "adapters/adapters.h"
+#include "config/config.h"
+#include "core/base/check.h"
+#include "core/base/err.h"
+#include "core/engine.h"
+#include "server/listen.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct auth;
+struct exchange;
+struct http;
+struct loop;
+struct metrics;
+struct change;
+
+enum server_state { SERVER_STARTING, SERVER_READY, SERVER_DRAINING, SERVER_STOPPED };
+
+struct server_parts { /* owned by the caller, who frees them after server_free */
+    const struct base_model *base;
+    struct engine *engine;
+    struct adapters *adapters;
+};
+
+struct server {
+    unsigned magic;
+    const struct config *cfg;
+    char *base_name;
+    int64_t created; /* Unix seconds */
+    enum server_state state;
+    int64_t stop_us; /* draining: when to cancel what still runs; then when to go */
+    bool has_cancelled;
+    struct server_parts parts;
+    struct loop *loop;
+    struct http *http;
+    struct auth *auth; /* NULL: no keys */
+    struct metrics *metrics;
+    struct listen_addr addr;
+    int keepalive_ms;     /* a waiting stream gets a comment this often */
+    size_t max_backlog;   /* bytes that a stream's reader may be behind */
+    struct exchange *exchanges; /* every live one */
+    struct change *changes;     /* of adapters, oldest first; the first one runs */
+    struct thread_owner owner;
+};
+
+struct server *server_new(const struct config *cfg, struct err *err);
+int server_start(struct server *s, const struct server_parts *parts, struct err *err);
+const char *server_url(const struct server *s); /* after server_start */
+void server_run(struct server *s);
+void server_free(struct server *s);
+
+void server_wake(void *server);
+
+/* ---- for exchanges ------------------------------------------------------------------------------- */
+
+void server_add(struct server *s, struct exchange *x);
+void server_remove(struct server *s, struct exchange *x);
+bool server_is_draining(const struct server *s);
+
+#endif

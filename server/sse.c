@@ -1,0 +1,21 @@
+/* Framing of server-sent events. */
+#include "server/sse.h"
+
+void sse_add_data(struct buf *out, const char *json, size_t len)
+{
+    buf_add_str(out, "data: ");
+    buf_add(out, json, len);
+    buf_add_str(out, "\n\n");
+}
+
+void sse_add_comment(struct buf *out, const char *text)
+{
+    buf_add_str(out, ": ");
+    buf_add_str(out, text);
+    buf_add_str(out, "\n\n");
+}
+
+void sse_add_done(struct buf *out)
+{
+    buf_add_str(out, "data: [DONE]\n\n");
+}

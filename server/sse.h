@@ -1,0 +1,15 @@
+/* Server-sent events: the framing alone (WHATWG HTML, 9.2).
+ *
+ * Thread: any. */
+#ifndef PREFIXD_SSE_H
+#define PREFIXD_SSE_H
+
+#include "core/base/buf.h"
+
+#include <stddef.h>
+
+void sse_add_data(struct buf *out, const char *json, size_t len); /* json: one line */
+void sse_add_comment(struct buf *out, const char *text);
+void sse_add_done(struct buf *out); /* what ends a stream of the OpenAI API */
+
+#endif
