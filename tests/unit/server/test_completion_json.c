@@ -187,6 +187,35 @@ TEST(completion_json_text_offset)
     tokenizer_free(t);
 }
 
+/* A SentencePiece decoder drops a text's first blank; a token's name and place keep it
+ * where the answer follows a prompt. */
+TEST(completion_json_sentencepiece_blanks)
+{
+    if (!test_shared())
+        SKIP("no ../shared");
+    struct err err = {0};
+    char dir[4400];
+    snprintf(dir, sizeof dir, "%s/assets/tokenizers/llama2", test_shared());
+    struct tokenizer *t = tokenizer_open_dir(dir, &err);
+    ASSERT(t != NULL);
+    struct token_score prompt = score(t,
+                                      "\xe2\x96\x81"
+                                      "Once",
+                                      0);
+    struct choice_out o = {.detok = detok_new(t, &prompt.id, 1)}, echo = {0};
+    add(&o, t, "\xe2\x96\x81the", -1);
+    add(&o, t, "re", -1);
+    EXPECT_STR(o.tokens.data, "\" the\",\"re\"");
+    EXPECT_STR(o.text_offset.data, "0,4");
+    add(&echo, t, "\xe2\x96\x81the", -1);
+    add(&echo, t, "re", -1);
+    EXPECT_STR(echo.tokens.data, "\" the\",\"re\"");
+    EXPECT_STR(echo.text_offset.data, "0,3");
+    choice_out_fini(&o);
+    choice_out_fini(&echo);
+    tokenizer_free(t);
+}
+
 /* What clients parse is JSON, and scores are the very f32 that the engine gave. */
 TEST(completion_json_reads_back)
 {
