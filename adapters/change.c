@@ -16,7 +16,7 @@ struct adapter_change {
     struct adapter_file files[ADAPTER_MAX_FILES];
     int n_files;
     struct adapter_spec spec;
-    struct source source;
+    struct kept kept;
     struct change_origin origin;
     char expected[DIGEST_HEX + 1];      /* of STORED content */
     struct adapter_version *current;    /* of the name at the beginning, pinned; may be NULL */
@@ -60,9 +60,9 @@ struct adapter_change *change_put_begin(struct adapters *a, const char *name,
         adapter_change_free(c);
         return NULL;
     }
-    if (origin->source) {
-        c->source = *origin->source;
-        memset(origin->source, 0, sizeof *origin->source);
+    if (origin->kept) {
+        c->kept = *origin->kept;
+        memset(origin->kept, 0, sizeof *origin->kept);
     }
     return c;
 }
@@ -101,8 +101,8 @@ static struct adapter_version *new_version(struct adapter_change *c,
     v->created = c->origin.from == CHANGE_STORED ? c->origin.created : (int64_t)time(NULL);
     v->base_hint = c->spec.base_hint;
     c->spec.base_hint = NULL;
-    v->source = c->source;
-    memset(&c->source, 0, sizeof c->source);
+    v->kept = c->kept;
+    memset(&c->kept, 0, sizeof c->kept);
     return v;
 }
 
@@ -114,7 +114,7 @@ static int make_version(struct adapter_change *c, const char digest[DIGEST_HEX +
     if (compile_spec(&c->spec, &c->a->with, &compiled, err) < 0)
         return -1;
     for (int i = 0; keeps_bytes && i < c->n_files; i++)
-        if (source_keep(&c->source, &c->files[i], err) < 0) {
+        if (kept_copy(&c->kept, &c->files[i], err) < 0) {
             compile_fini(&compiled);
             return -1;
         }
@@ -197,7 +197,7 @@ void adapter_change_free(struct adapter_change *c)
     version_unref(c->made);
     version_unref(c->current);
     spec_fini(&c->spec);
-    source_fini(&c->source);
+    kept_fini(&c->kept);
     free(c->name);
     free(c);
 }

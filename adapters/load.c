@@ -21,14 +21,14 @@ struct loaded { /* files read into private memory */
     struct adapter_file files[ADAPTER_MAX_FILES];
     void *bytes[ADAPTER_MAX_FILES];
     int n_files;
-    struct source source; /* FOLDER */
+    struct kept kept; /* FOLDER */
 };
 
 static void loaded_fini(struct loaded *l)
 {
     for (int i = 0; i < l->n_files; i++)
         free(l->bytes[i]);
-    source_fini(&l->source);
+    kept_fini(&l->kept);
 }
 
 static void loaded_add(struct loaded *l, const char *name, void *bytes, size_t len)
@@ -126,7 +126,7 @@ static int read_named(struct loaded *l, const char *dir, const char *in, const c
     void *bytes = file_read(AT_FDCWD, path.data, most, &len, &stamp, &why);
     if (bytes) {
         loaded_add(l, file, bytes, len);
-        source_name(&l->source, file, path.data, &stamp);
+        kept_note(&l->kept, file, path.data, &stamp);
     } else if (why.code == ERR_NOT_FOUND) {
         err_set(err, ERR_NOT_FOUND, "%s is missing", in);
     } else {
@@ -164,7 +164,7 @@ static int load_from_folder(struct adapters *a, const char *dir, const char *ent
                             const char *name, struct err *err)
 {
     struct loaded l = {0};
-    const struct change_origin origin = {.from = CHANGE_FOLDER, .source = &l.source};
+    const struct change_origin origin = {.from = CHANGE_FOLDER, .kept = &l.kept};
     struct buf path = {0};
     buf_printf(&path, "%s/%s", dir, entry);
     bool is_text = strcmp(entry, name) != 0;

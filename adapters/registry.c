@@ -208,5 +208,5 @@ int adapters_open_file(struct adapters *a, const char *name, const char *file, s
         return err_set(err, ERR_NOT_FOUND, "the adapter has no such file");
     if (n->is_durable)
         return store_open_file(a->store, n->version->digest, file, err);
-    return source_open(&n->version->source, file, err);
+    return kept_open(&n->version->kept, file, err);
 }

@@ -7,7 +7,7 @@
 
 #include "adapters/adapters.h"
 #include "adapters/compile.h"
-#include "adapters/source.h"
+#include "adapters/kept.h"
 #include "adapters/spec.h"
 #include "adapters/store.h"
 #include "core/base/check.h"
@@ -21,7 +21,7 @@ struct adapter_version {
     struct compiled compiled;
     int64_t created;
     char *base_hint;
-    struct source source; /* empty if only the store has the files */
+    struct kept kept; /* empty if only the store has the files */
 };
 
 struct version_name { /* a name and what it means now */
@@ -60,7 +60,7 @@ struct change_origin {
     enum { CHANGE_SENT, CHANGE_STORED, CHANGE_FOLDER } from;
     const char *version;   /* STORED: the digest that it must have */
     int64_t created;       /* STORED */
-    struct source *source; /* FOLDER: taken over when the call succeeds */
+    struct kept *kept; /* FOLDER: taken over when the call succeeds */
 };
 
 struct adapter_change *change_put_begin(struct adapters *a, const char *name,

@@ -18,7 +18,7 @@ void version_unref(struct adapter_version *v)
     if (--v->n_refs > 0)
         return;
     compile_fini(&v->compiled);
-    source_fini(&v->source);
+    kept_fini(&v->kept);
     free(v->base_hint);
     free(v);
 }

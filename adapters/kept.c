@@ -1,6 +1,6 @@
 /* Memory files and remembered paths. */
 #define _GNU_SOURCE
-#include "adapters/source.h"
+#include "adapters/kept.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -27,7 +27,7 @@ static int write_all(int fd, const char *bytes, size_t len)
     return 0;
 }
 
-int source_keep(struct source *s, const struct adapter_file *f, struct err *err)
+int kept_copy(struct kept *s, const struct adapter_file *f, struct err *err)
 {
     CHECK(s->n_files < ADAPTER_MAX_FILES);
     int fd = memfd_create("adapter", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -39,15 +39,15 @@ int source_keep(struct source *s, const struct adapter_file *f, struct err *err)
         close(fd);
         return -1;
     }
-    s->files[s->n_files++] = (struct source_file){.name = xstrdup(f->name), .memory = fd};
+    s->files[s->n_files++] = (struct kept_file){.name = xstrdup(f->name), .memory = fd};
     return 0;
 }
 
-void source_name(struct source *s, const char *name, const char *path,
+void kept_note(struct kept *s, const char *name, const char *path,
                  const struct file_stamp *stamp)
 {
     CHECK(s->n_files < ADAPTER_MAX_FILES);
-    s->files[s->n_files++] = (struct source_file){
+    s->files[s->n_files++] = (struct kept_file){
         .name = xstrdup(name), .memory = -1, .path = xstrdup(path), .stamp = *stamp};
 }
 
@@ -60,7 +60,7 @@ static int open_memory(int memory, struct err *err)
     return fd < 0 ? err_set(err, ERR_IO, "cannot open the file: %s", strerror(errno)) : fd;
 }
 
-static int open_path(const struct source_file *f, struct err *err)
+static int open_path(const struct kept_file *f, struct err *err)
 {
     struct file_stamp now;
     struct err why = {0};
@@ -73,17 +73,17 @@ static int open_path(const struct source_file *f, struct err *err)
                    "%s was changed in the adapters folder after it was loaded", f->name);
 }
 
-int source_open(const struct source *s, const char *name, struct err *err)
+int kept_open(const struct kept *s, const char *name, struct err *err)
 {
     for (int i = 0; i < s->n_files; i++) {
-        const struct source_file *f = &s->files[i];
+        const struct kept_file *f = &s->files[i];
         if (strcmp(f->name, name) == 0)
             return f->path ? open_path(f, err) : open_memory(f->memory, err);
     }
     return err_set(err, ERR_NOT_FOUND, "the adapter has no such file");
 }
 
-void source_fini(struct source *s)
+void kept_fini(struct kept *s)
 {
     for (int i = 0; i < s->n_files; i++) {
         if (s->files[i].memory >= 0)
