@@ -1,7 +1,9 @@
 /* The compute pool: fork and join over numbered tasks.
  *
- * An operation is published by a new `epoch`; every worker answers every epoch once. A worker that has
- * spun in vain sleeps on `wake`; the caller broadcasts only if somebody may sleep. */
+ * An operation is one 64-bit ticket: its number, how many tasks it has, and the next one to take. Taking
+ * a task is one compare-and-swap on it, so a thread that comes late can never take a task of an operation
+ * that is over, and the caller waits for tasks, not for threads: a worker that the kernel has put aside
+ * before it took anything delays nobody. A worker that has spun in vain sleeps on `wake`. */
 #include "core/par.h"
 
 #include "core/base/check.h"
@@ -11,18 +13,18 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdlib.h>
 
-enum { SPINS = 4000, YIELDS = 40 };
+enum { SPINS = 4000, YIELDS = 40, MAX_TASKS = 0xffff };
 
 struct par {
     int n_threads;
     pthread_t *threads;
-    par_fn fn;
+    par_fn fn; /* fn and arg stand still while a task of the ticket is not done */
     void *arg;
-    int n_tasks;
-    atomic_uint epoch;
-    atomic_int next_task, n_busy, n_asleep;
+    atomic_uint_least64_t ticket; /* operation << 32 | n_tasks << 16 | next task */
+    atomic_int n_done, n_asleep;
     atomic_bool is_closing;
     pthread_mutex_t lock;
     pthread_cond_t wake;
@@ -40,39 +42,44 @@ static inline void relax(void)
 #endif
 }
 
+static bool has_task(uint64_t ticket)
+{
+    return (ticket & MAX_TASKS) < (ticket >> 16 & MAX_TASKS);
+}
+
 static void run_tasks(struct par *p, int thread)
 {
-    for (;;) {
-        int task = atomic_fetch_add(&p->next_task, 1);
-        if (task >= p->n_tasks)
-            return;
-        p->fn(p->arg, task, thread);
+    uint64_t t = atomic_load(&p->ticket);
+    while (has_task(t)) {
+        if (!atomic_compare_exchange_weak(&p->ticket, &t, t + 1))
+            continue;
+        p->fn(p->arg, (int)(t & MAX_TASKS), thread);
+        atomic_fetch_add(&p->n_done, 1);
+        t = atomic_load(&p->ticket);
     }
 }
 
-static void sleep_until_new(struct par *p, unsigned seen)
+static void sleep_until_task(struct par *p)
 {
     pthread_mutex_lock(&p->lock);
     atomic_fetch_add(&p->n_asleep, 1);
-    while (atomic_load(&p->epoch) == seen)
+    while (!has_task(atomic_load(&p->ticket)) && !atomic_load(&p->is_closing))
         pthread_cond_wait(&p->wake, &p->lock);
     atomic_fetch_sub(&p->n_asleep, 1);
     pthread_mutex_unlock(&p->lock);
 }
 
-static void wait_for_new(struct par *p, unsigned seen)
+static void wait_for_task(struct par *p)
 {
-    for (int i = 0; i < SPINS; i++) {
-        if (atomic_load_explicit(&p->epoch, memory_order_acquire) != seen)
+    for (int i = 0; i < SPINS + YIELDS; i++) {
+        if (has_task(atomic_load(&p->ticket)) || atomic_load(&p->is_closing))
             return;
-        relax();
+        if (i < SPINS)
+            relax();
+        else
+            sched_yield();
     }
-    for (int i = 0; i < YIELDS; i++) {
-        if (atomic_load(&p->epoch) != seen)
-            return;
-        sched_yield();
-    }
-    sleep_until_new(p, seen);
+    sleep_until_task(p);
 }
 
 static void *worker_main(void *ud)
@@ -81,23 +88,20 @@ static void *worker_main(void *ud)
     struct par *p = w->p;
     int index = w->index;
     free(w);
-    for (unsigned seen = 0;; seen++) {
-        wait_for_new(p, seen);
-        if (atomic_load(&p->is_closing))
-            return NULL;
+    while (!atomic_load(&p->is_closing)) {
+        wait_for_task(p);
         run_tasks(p, index);
-        atomic_fetch_sub(&p->n_busy, 1);
     }
+    return NULL;
 }
 
-static void publish(struct par *p)
+static void wake_sleepers(struct par *p)
 {
-    atomic_fetch_add(&p->epoch, 1);
-    if (atomic_load(&p->n_asleep) > 0) {
-        pthread_mutex_lock(&p->lock);
-        pthread_cond_broadcast(&p->wake);
-        pthread_mutex_unlock(&p->lock);
-    }
+    if (atomic_load(&p->n_asleep) == 0)
+        return;
+    pthread_mutex_lock(&p->lock);
+    pthread_cond_broadcast(&p->wake);
+    pthread_mutex_unlock(&p->lock);
 }
 
 struct par *par_new(int n_threads)
@@ -121,7 +125,7 @@ void par_free(struct par *p)
     if (!p)
         return;
     atomic_store(&p->is_closing, true);
-    publish(p);
+    wake_sleepers(p);
     for (int i = 1; i < p->n_threads; i++)
         pthread_join(p->threads[i], NULL);
     pthread_mutex_destroy(&p->lock);
@@ -137,19 +141,20 @@ int par_n_threads(const struct par *p)
 
 void par_for(struct par *p, int n_tasks, par_fn fn, void *arg)
 {
-    if (n_tasks == 1 || p->n_threads == 1) {
+    if (n_tasks <= 1 || p->n_threads == 1) {
         for (int i = 0; i < n_tasks; i++)
             fn(arg, i, 0);
         return;
     }
+    CHECK(n_tasks <= MAX_TASKS);
+    uint64_t operation = (atomic_load(&p->ticket) >> 32) + 1;
     p->fn = fn;
     p->arg = arg;
-    p->n_tasks = n_tasks;
-    atomic_store(&p->next_task, 0);
-    atomic_store(&p->n_busy, p->n_threads - 1);
-    publish(p);
+    atomic_store(&p->n_done, 0);
+    atomic_store(&p->ticket, operation << 32 | (uint64_t)n_tasks << 16);
+    wake_sleepers(p);
     run_tasks(p, 0);
-    for (int i = 0; atomic_load(&p->n_busy) > 0; i++) {
+    for (int i = 0; atomic_load(&p->n_done) < n_tasks; i++) {
         relax();
         if (i > SPINS)
             sched_yield();

@@ -197,8 +197,8 @@ int32_t sampler_pick(float *logits, int vocab, const struct sampling *s, uint32_
         if (ban.ids[i] >= 0 && ban.ids[i] < vocab)
             logits[ban.ids[i]] = -INFINITY;
     int32_t best = argmax(logits, vocab);
-    if (s->temperature <= 0 || best < 0)
-        return best;
+    if (s->temperature < 1e-5f || best < 0)
+        return best; /* below this, one over it is no longer a useful number */
     double u = sampler_noise(s->seed, choice, pos);
     float max = logits[best], least = -INFINITY;
     if (s->min_p > 0)

@@ -51,7 +51,7 @@ void buf_printf(struct buf *b, const char *fmt, ...)
     va_end(ap);
     CHECK(n >= 0);
     buf_reserve(b, (size_t)n);
-    vsnprintf(b->data + b->len, (size_t)n + 1, fmt, again);
+    CHECK(vsnprintf(b->data + b->len, (size_t)n + 1, fmt, again) == n);
     va_end(again);
     b->len += (size_t)n;
 }
