@@ -1,4 +1,5 @@
-/* Reading of safetensors headers: every number is checked before it becomes a size or a pointer. */
+/* Reading of safetensors headers: every number is checked before it becomes a size or a
+ * pointer. */
 #include "core/base/safetensors.h"
 
 #include <cjson/cJSON.h>
@@ -17,7 +18,8 @@ struct st_dtype {
     enum dtype dtype;
 };
 
-/* What the format had before the sub-byte and 8-bit float types: those have no meaning here. */
+/* What the format had before the sub-byte and 8-bit float types: those have no meaning
+ * here. */
 static const struct st_dtype dtypes[] = {
     {"F32", 4, true, DTYPE_F32}, {"BF16", 2, true, DTYPE_BF16}, {"F16", 2, true, DTYPE_F16},
     {"F64", 8, false, 0},        {"I64", 8, false, 0},          {"I32", 4, false, 0},
@@ -93,10 +95,13 @@ static int read_tensor(struct st_tensor *t, const cJSON *item, const unsigned ch
     const cJSON *dtype = cJSON_GetObjectItemCaseSensitive(item, "dtype");
     const cJSON *range = cJSON_GetObjectItemCaseSensitive(item, "data_offsets");
     if (cJSON_GetArraySize(item) != 3)
-        return bad(err, t->name, "an entry has \"dtype\", \"shape\" and \"data_offsets\" only");
-    const struct st_dtype *kind = cJSON_IsString(dtype) ? find_dtype(dtype->valuestring) : NULL;
+        return bad(err, t->name,
+                   "an entry has \"dtype\", \"shape\" and \"data_offsets\" only");
+    const struct st_dtype *kind =
+        cJSON_IsString(dtype) ? find_dtype(dtype->valuestring) : NULL;
     if (!kind)
-        return bad(err, t->name, "unknown dtype; known are F64, F32, F16, BF16, integers, BOOL");
+        return bad(err, t->name,
+                   "unknown dtype; known are F64, F32, F16, BF16, integers, BOOL");
     memcpy(t->dtype_text, kind->name, sizeof t->dtype_text);
     t->is_float = kind->is_float;
     t->dtype = kind->dtype;
@@ -117,13 +122,14 @@ static int by_data(const void *a, const void *b)
 }
 
 /* One rule against holes, overlaps, trailing bytes and many tensors over the same bytes. */
-static int check_gapless(const struct safetensors *st, const unsigned char *data, size_t data_len,
-                         struct err *err)
+static int check_gapless(const struct safetensors *st, const unsigned char *data,
+                         size_t data_len, struct err *err)
 {
     const unsigned char *expected = data;
     for (size_t i = 0; i < st->n_tensors; i++) {
         if (st->tensors[i].data != expected)
-            return bad(err, st->tensors[i].name, "its data leaves a gap or overlaps another's");
+            return bad(err, st->tensors[i].name,
+                       "its data leaves a gap or overlaps another's");
         expected += st->tensors[i].len;
     }
     if (expected != data + data_len)
@@ -140,7 +146,8 @@ static int check_metadata(const cJSON *meta, struct err *err)
         cJSON_ArrayForEach(v, meta)
             is_map = is_map && cJSON_IsString(v);
     if (!is_map)
-        return err_set(err, ERR_INVALID, "safetensors: __metadata__ must map strings to strings");
+        return err_set(err, ERR_INVALID,
+                       "safetensors: __metadata__ must map strings to strings");
     return 0;
 }
 
@@ -178,8 +185,8 @@ static void own_names(struct safetensors *st)
 }
 
 static int parse_header(struct safetensors *st, const char *text, size_t len,
-                        const unsigned char *data, size_t data_len, const struct st_limits *lim,
-                        struct err *err)
+                        const unsigned char *data, size_t data_len,
+                        const struct st_limits *lim, struct err *err)
 {
     struct json_limits json = {
         .max_len = lim->max_header,
@@ -218,13 +225,16 @@ int safetensors_parse(struct safetensors *st, const void *bytes, size_t len,
     const unsigned char *b = bytes;
     memset(st, 0, sizeof *st);
     if (len < LEN_BYTES)
-        return err_set(err, ERR_INVALID, "safetensors: %zu bytes hold no header length", len);
+        return err_set(err, ERR_INVALID, "safetensors: %zu bytes hold no header length",
+                       len);
     uint64_t header = read_le64(b);
     if (header > lim->max_header)
-        return err_set(err, ERR_INVALID, "safetensors: header of %llu bytes, at most %zu allowed",
+        return err_set(err, ERR_INVALID,
+                       "safetensors: header of %llu bytes, at most %zu allowed",
                        (unsigned long long)header, lim->max_header);
     if (header > len - LEN_BYTES)
-        return err_set(err, ERR_INVALID, "safetensors: header of %llu bytes in a file of %zu",
+        return err_set(err, ERR_INVALID,
+                       "safetensors: header of %llu bytes in a file of %zu",
                        (unsigned long long)header, len);
     if (header == 0 || b[LEN_BYTES] != '{')
         return err_set(err, ERR_INVALID, "safetensors: the header must start with '{'");

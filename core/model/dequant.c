@@ -45,7 +45,8 @@ static float read_f16(const unsigned char *p)
     return f16_to_f32(h);
 }
 
-static void block_q8_0(const unsigned char *b, float *dst) /* f16 d, 32 x i8 */
+/* f16 d, 32 x i8 */
+static void block_q8_0(const unsigned char *b, float *dst)
 {
     float d = read_f16(b);
     const signed char *q = (const signed char *)(b + 2);
@@ -53,7 +54,8 @@ static void block_q8_0(const unsigned char *b, float *dst) /* f16 d, 32 x i8 */
         dst[i] = (float)q[i] * d;
 }
 
-static void block_q4_0(const unsigned char *b, float *dst) /* f16 d, 32 nibbles: low half first */
+/* f16 d, 32 nibbles: the low halves are the first 16 values */
+static void block_q4_0(const unsigned char *b, float *dst)
 {
     float d = read_f16(b);
     const unsigned char *q = b + 2;
@@ -63,8 +65,9 @@ static void block_q4_0(const unsigned char *b, float *dst) /* f16 d, 32 nibbles:
     }
 }
 
-/* d * q is exact (11 + 4 bits), so a fused multiply-add rounds no differently. */
-static void block_q4_1(const unsigned char *b, float *dst) /* f16 d, f16 m, 32 nibbles */
+/* f16 d, f16 m, 32 nibbles; d * q is exact (11 + 4 bits), so a fused multiply-add rounds no
+ * differently */
+static void block_q4_1(const unsigned char *b, float *dst)
 {
     float d = read_f16(b), m = read_f16(b + 2);
     const unsigned char *q = b + 4;

@@ -1,8 +1,9 @@
 /* The storage formats of weights in files, and their exact expansion to f32.
  *
- * Thread: any. The block formats are those of GGUF: 32 values of a row share an f16 scale (and an f16
- * minimum in Q4_1). Every value is computed with one rounding per operation in the order of the format's
- * reference in Python, so the results are equal bit for bit. */
+ * Thread: any. The block formats are those of GGUF: 32 values of a row share an f16
+ * scale (and an f16 minimum in Q4_1). Every value is computed with one rounding per
+ * operation in the order of the format's reference in Python, so the results are equal
+ * bit for bit. */
 #ifndef PREFIXD_DEQUANT_H
 #define PREFIXD_DEQUANT_H
 
@@ -21,7 +22,8 @@ enum tensor_format {
 const char *dequant_name(enum tensor_format f);
 bool dequant_is_quantised(enum tensor_format f);
 
-/* Bytes of n consecutive values; false if n is no multiple of the block or the size does not fit. */
+/* Bytes of n consecutive values; false if n is no multiple of the block or the size does
+ * not fit. */
 bool dequant_bytes(enum tensor_format f, size_t n, size_t *bytes);
 
 /* n values from src (any alignment); n as dequant_bytes accepts it. */

@@ -1,4 +1,5 @@
-/* What a description may say, and what follows from it: digest text and rotary frequencies. */
+/* What a description may say, and what follows from it: digest text and rotary
+ * frequencies. */
 #include "core/model/desc.h"
 
 #include <math.h>
@@ -20,17 +21,19 @@ static int check_dims(const struct model_desc *d, struct err *err)
     };
     for (size_t i = 0; i < sizeof dims / sizeof dims[0]; i++)
         if (dims[i].value < 1 || dims[i].value > dims[i].max)
-            return err_set(err, ERR_INVALID, "the %s is %d; accepted: 1 to %d", dims[i].name,
-                           dims[i].value, dims[i].max);
+            return err_set(err, ERR_INVALID, "the %s is %d; accepted: 1 to %d",
+                           dims[i].name, dims[i].value, dims[i].max);
     return 0;
 }
 
 static int check_rope(const struct rope_desc *r, struct err *err)
 {
     if (!(r->theta > 0 && isfinite((float)r->theta)))
-        return err_set(err, ERR_INVALID, "the rope base is %g; accepted: above 0", r->theta);
+        return err_set(err, ERR_INVALID, "the rope base is %g; accepted: above 0",
+                       r->theta);
     if (r->kind != ROPE_DEFAULT && !(r->factor > 0 && isfinite((float)r->factor)))
-        return err_set(err, ERR_INVALID, "the rope factor is %g; accepted: above 0", r->factor);
+        return err_set(err, ERR_INVALID, "the rope factor is %g; accepted: above 0",
+                       r->factor);
     if (r->kind != ROPE_LLAMA3)
         return 0;
     if (!(r->low_freq_factor > 0 && r->high_freq_factor > r->low_freq_factor &&
@@ -54,10 +57,11 @@ int desc_check(const struct model_desc *d, struct err *err)
                        d->head_dim);
     if (d->n_heads % d->n_kv_heads)
         return err_set(err, ERR_INVALID,
-                       "%d attention heads are no multiple of %d key/value heads", d->n_heads,
-                       d->n_kv_heads);
+                       "%d attention heads are no multiple of %d key/value heads",
+                       d->n_heads, d->n_kv_heads);
     if (!(d->norm_eps > 0 && d->norm_eps < 1))
-        return err_set(err, ERR_INVALID, "the norm epsilon is %g; accepted: between 0 and 1",
+        return err_set(err, ERR_INVALID,
+                       "the norm epsilon is %g; accepted: between 0 and 1",
                        (double)d->norm_eps);
     if (d->n_eos < 0 || d->n_eos > MODEL_MAX_EOS)
         return err_set(err, ERR_INVALID, "too many end-of-sequence ids");
@@ -77,10 +81,12 @@ int desc_add_eos(struct model_desc *d, int32_t id, struct err *err)
 
 void desc_render(const struct model_desc *d, struct buf *out)
 {
-    buf_printf(out, "llama layers=%d dim=%d heads=%d kv_heads=%d head_dim=%d ffn=%d vocab=%d\n",
-               d->n_layers, d->dim, d->n_heads, d->n_kv_heads, d->head_dim, d->ffn, d->vocab);
-    buf_printf(out, "max_pos=%d norm_eps=%.9g tied=%d attn_bias=%d mlp_bias=%d\n", d->max_pos,
-               (double)d->norm_eps, d->is_tied, d->has_attn_bias, d->has_mlp_bias);
+    buf_printf(
+        out, "llama layers=%d dim=%d heads=%d kv_heads=%d head_dim=%d ffn=%d vocab=%d\n",
+        d->n_layers, d->dim, d->n_heads, d->n_kv_heads, d->head_dim, d->ffn, d->vocab);
+    buf_printf(out, "max_pos=%d norm_eps=%.9g tied=%d attn_bias=%d mlp_bias=%d\n",
+               d->max_pos, (double)d->norm_eps, d->is_tied, d->has_attn_bias,
+               d->has_mlp_bias);
     buf_printf(out, "rope=%d theta=%.17g factor=%.17g low=%.17g high=%.17g original=%d\n",
                (int)d->rope.kind, d->rope.theta, d->rope.factor, d->rope.low_freq_factor,
                d->rope.high_freq_factor, d->rope.original_max_pos);
@@ -89,7 +95,8 @@ void desc_render(const struct model_desc *d, struct buf *out)
         buf_printf(out, "%d,", d->eos[i]);
 }
 
-/* Every product, quotient and comparison in f32, scalars rounded to f32 first: so does the reference. */
+/* Every product, quotient and comparison in f32, scalars rounded to f32 first: so does
+ * the reference. */
 static float scale_llama3(const struct rope_desc *r, float inv)
 {
     float factor = (float)r->factor, old = (float)r->original_max_pos;

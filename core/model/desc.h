@@ -8,7 +8,8 @@
 #include "core/base/err.h"
 #include "core/model/model.h"
 
-/* Bounds that make every later product of dimensions fit, and the rules between dimensions. */
+/* Bounds that make every later product of dimensions fit, and the rules between
+ * dimensions. */
 int desc_check(const struct model_desc *d, struct err *err);
 
 /* Adds an end-of-sequence id unless it is there already. */

@@ -36,7 +36,8 @@ static const unsigned char *take(struct cursor *c, uint64_t n)
 
 static uint32_t load_u32(const unsigned char *p)
 {
-    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 |
+           (uint32_t)p[3] << 24;
 }
 
 static uint64_t load_u64(const unsigned char *p)
@@ -64,8 +65,9 @@ static struct gguf_string take_string(struct cursor *c)
 }
 
 static const size_t type_sizes[GGUF_N_TYPES] = {
-    [GGUF_U8] = 1,  [GGUF_I8] = 1,   [GGUF_U16] = 2, [GGUF_I16] = 2, [GGUF_U32] = 4, [GGUF_I32] = 4,
-    [GGUF_F32] = 4, [GGUF_BOOL] = 1, [GGUF_U64] = 8, [GGUF_I64] = 8, [GGUF_F64] = 8,
+    [GGUF_U8] = 1,  [GGUF_I8] = 1,  [GGUF_U16] = 2, [GGUF_I16] = 2,
+    [GGUF_U32] = 4, [GGUF_I32] = 4, [GGUF_F32] = 4, [GGUF_BOOL] = 1,
+    [GGUF_U64] = 8, [GGUF_I64] = 8, [GGUF_F64] = 8,
 };
 
 static int cut(struct err *err)
@@ -86,14 +88,17 @@ static int read_value(struct cursor *c, struct gguf_value *v, struct err *err)
     if (c->is_bad)
         return cut(err);
     if (v->key.len == 0 || v->key.len > MAX_KEY || memchr(v->key.s, '\0', v->key.len))
-        return err_set(err, ERR_INVALID, "GGUF: a metadata key is empty, too long or holds NUL");
+        return err_set(err, ERR_INVALID,
+                       "GGUF: a metadata key is empty, too long or holds NUL");
     if (type >= GGUF_N_TYPES || type == GGUF_ARRAY)
-        return err_set(err, ERR_INVALID, "GGUF: metadata \"%.*s\" has type %u, which is not known",
+        return err_set(err, ERR_INVALID,
+                       "GGUF: metadata \"%.*s\" has type %u, which is not known",
                        (int)v->key.len, v->key.s, type);
     v->type = (enum gguf_type)type;
     size_t start = c->at, bytes;
     if (v->type == GGUF_STRING) {
-        for (uint64_t i = 0; i < v->n && !c->is_bad; i++) /* each takes 8 bytes: ends with the file */
+        /* Each takes at least 8 bytes, so a lying count ends with the file. */
+        for (uint64_t i = 0; i < v->n && !c->is_bad; i++)
             take_string(c);
     } else if (mem_mul(v->n, type_sizes[type], &bytes)) {
         take(c, bytes);
@@ -164,13 +169,15 @@ static int read_format(struct gguf_tensor *t, uint32_t type, struct err *err)
         return 0;
     bool is_known = type < sizeof ggml_types / sizeof ggml_types[0] && ggml_types[type];
     char what[120];
-    snprintf(what, sizeof what, "has type %u (%s); accepted: F32, F16, BF16, Q8_0, Q4_0, Q4_1", type,
+    snprintf(what, sizeof what,
+             "has type %u (%s); accepted: F32, F16, BF16, Q8_0, Q4_0, Q4_1", type,
              is_known ? ggml_types[type] : "not known");
     return bad_tensor(err, t->name, what);
 }
 
 /* Dimensions of at least 1, whole blocks in a row, and a product that fits. */
-static int read_dims(struct cursor *c, struct gguf_tensor *t, uint64_t *n_rows, struct err *err)
+static int read_dims(struct cursor *c, struct gguf_tensor *t, uint64_t *n_rows,
+                     struct err *err)
 {
     uint32_t n_dims = take_u32(c);
     if (c->is_bad)
@@ -189,16 +196,18 @@ static int read_dims(struct cursor *c, struct gguf_tensor *t, uint64_t *n_rows, 
     return 0;
 }
 
-/* *end: offset of the end of the tensors so far in the data part; gapless except for padding. */
-static int read_tensor(struct cursor *c, struct gguf_tensor *t, uint64_t alignment, uint64_t *end,
-                       struct err *err)
+/* *end: offset of the end of the tensors so far in the data part; gapless except for
+ * padding. */
+static int read_tensor(struct cursor *c, struct gguf_tensor *t, uint64_t alignment,
+                       uint64_t *end, struct err *err)
 {
     uint64_t n_rows = 1;
     t->name = take_string(c);
     if (c->is_bad)
         return cut(err);
     if (t->name.len == 0 || t->name.len > MAX_KEY || memchr(t->name.s, '\0', t->name.len))
-        return err_set(err, ERR_INVALID, "GGUF: a tensor name is empty, too long or holds NUL");
+        return err_set(err, ERR_INVALID,
+                       "GGUF: a tensor name is empty, too long or holds NUL");
     if (read_dims(c, t, &n_rows, err) < 0 || read_format(t, take_u32(c), err) < 0)
         return -1;
     uint64_t offset = take_u64(c);
@@ -208,7 +217,8 @@ static int read_tensor(struct cursor *c, struct gguf_tensor *t, uint64_t alignme
     if (!dequant_bytes(t->format, t->dims[0], &row) || !mem_mul(row, n_rows, &t->len))
         return bad_tensor(err, t->name, "has rows that are no whole blocks of its type");
     if (offset != *end)
-        return bad_tensor(err, t->name, "leaves a gap to the one before it, or overlaps it");
+        return bad_tensor(err, t->name,
+                          "leaves a gap to the one before it, or overlaps it");
     if (t->len > UINT64_MAX - alignment - *end)
         return bad_tensor(err, t->name, "has an impossible shape");
     *end = (*end + t->len + alignment - 1) / alignment * alignment;
@@ -230,7 +240,8 @@ static int read_tensors(struct cursor *c, struct gguf *g, uint64_t n, uint64_t a
 }
 
 /* The data part starts at the next aligned place after the tensor list. */
-static int place_tensors(struct cursor *c, struct gguf *g, uint64_t alignment, struct err *err)
+static int place_tensors(struct cursor *c, struct gguf *g, uint64_t alignment,
+                         struct err *err)
 {
     take(c, (alignment - c->at % alignment) % alignment);
     for (size_t i = 0; i < g->n_tensors; i++) {
@@ -264,8 +275,8 @@ static int parse(struct cursor *c, struct gguf *g, struct err *err)
         return err_set(err, ERR_INVALID, "not a GGUF file (nor a Hugging Face directory)");
     uint32_t version = take_u32(c);
     if (version != 2 && version != 3)
-        return err_set(err, ERR_INVALID, "GGUF version %u; accepted: 2 and 3, little-endian",
-                       version);
+        return err_set(err, ERR_INVALID,
+                       "GGUF version %u; accepted: 2 and 3, little-endian", version);
     uint64_t n_tensors = take_u64(c), n_values = take_u64(c), alignment;
     if (c->is_bad)
         return cut(err);

@@ -1,8 +1,10 @@
-/* The container of a GGUF file (versions 2 and 3, little-endian): metadata and tensors, every bound checked.
+/* The container of a GGUF file (versions 2 and 3, little-endian): metadata and tensors,
+ * every bound checked.
  *
- * Thread: any. The view borrows the bytes, which must stay unchanged and mapped; numbers in it are
- * unaligned and read by memcpy. Limits: 4096 keys, 65536 tensors, strings within the file, no arrays
- * of arrays, tensors gapless and aligned. Source: the GGUF specification of ggml.
+ * Thread: any. The view borrows the bytes, which must stay unchanged and mapped; numbers
+ * in it are unaligned and read by memcpy. Limits: 4096 keys, 65536 tensors, strings
+ * within the file, no arrays of arrays, tensors gapless and aligned. Source: the GGUF
+ * specification of ggml.
  *
  *     struct gguf g;
  *     uint64_t n_layers;
@@ -72,10 +74,11 @@ struct gguf {
 int gguf_parse(struct gguf *g, const void *bytes, size_t len, struct err *err);
 void gguf_fini(struct gguf *g);
 
-/* NULL if the key is not there. The typed readers are false also for another type or range. */
+/* NULL if the key is not there. The typed readers are false also for another type or range:
+ * u64 takes every integer type from 0 up, f64 F32 and F64. */
 const struct gguf_value *gguf_find(const struct gguf *g, const char *key);
-bool gguf_u64(const struct gguf *g, const char *key, uint64_t *out); /* any integer type, >= 0 */
-bool gguf_f64(const struct gguf *g, const char *key, double *out);   /* F32 or F64 */
+bool gguf_u64(const struct gguf *g, const char *key, uint64_t *out);
+bool gguf_f64(const struct gguf *g, const char *key, double *out);
 bool gguf_bool(const struct gguf *g, const char *key, bool *out);
 bool gguf_string(const struct gguf *g, const char *key, struct gguf_string *out);
 

@@ -1,4 +1,5 @@
-/* A GGUF file of architecture llama as a source: metadata to description, tensors to slots. */
+/* A GGUF file of architecture llama as a source: metadata to description, tensors to
+ * slots. */
 #include "core/model/gguf_model.h"
 
 #include <stdio.h>
@@ -25,14 +26,15 @@ static int get_int(const struct gguf *g, const char *key, int *out, struct err *
     return 0;
 }
 
-static int get_int_or(const struct gguf *g, const char *key, int fallback, int *out, struct err *err)
+static int get_int_or(const struct gguf *g, const char *key, int fallback, int *out,
+                      struct err *err)
 {
     *out = fallback;
     return gguf_find(g, key) ? get_int(g, key, out, err) : 0;
 }
 
-static int get_number_or(const struct gguf *g, const char *key, double fallback, double *out,
-                         struct err *err)
+static int get_number_or(const struct gguf *g, const char *key, double fallback,
+                         double *out, struct err *err)
 {
     *out = fallback;
     if (gguf_find(g, key) && !gguf_f64(g, key, out))
@@ -40,11 +42,13 @@ static int get_number_or(const struct gguf *g, const char *key, double fallback,
     return 0;
 }
 
-static int want_string(const struct gguf *g, const char *key, const char *accepted, struct err *err)
+static int want_string(const struct gguf *g, const char *key, const char *accepted,
+                       struct err *err)
 {
     struct gguf_string s;
     if (!gguf_string(g, key, &s))
-        return err_set(err, ERR_INVALID, "GGUF metadata %s is missing; accepted: %s", key, accepted);
+        return err_set(err, ERR_INVALID, "GGUF metadata %s is missing; accepted: %s", key,
+                       accepted);
     if (gguf_string_is(s, accepted))
         return 0;
     return err_set(err, ERR_INVALID, "GGUF metadata %s is \"%.*s\"; accepted: %s", key,
@@ -62,7 +66,8 @@ static int check_unsupported(const struct gguf *g, struct err *err)
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
         uint64_t u;
         double f;
-        bool is_zero = (gguf_u64(g, keys[i], &u) && u == 0) || (gguf_f64(g, keys[i], &f) && f == 0);
+        bool is_zero =
+            (gguf_u64(g, keys[i], &u) && u == 0) || (gguf_f64(g, keys[i], &f) && f == 0);
         if (gguf_find(g, keys[i]) && !is_zero)
             return bad_key(err, keys[i], "not supported");
     }
@@ -81,7 +86,8 @@ static int read_dims(const struct gguf *g, struct model_desc *d, struct err *err
         return -1;
     bool has_length = gguf_find(g, "llama.attention.key_length") != NULL;
     if (!has_length && (d->n_heads == 0 || d->dim % d->n_heads))
-        return bad_key(err, "llama.attention.head_count", "does not divide the embedding length");
+        return bad_key(err, "llama.attention.head_count",
+                       "does not divide the embedding length");
     if (get_int_or(g, "llama.attention.key_length", has_length ? 0 : d->dim / d->n_heads,
                    &d->head_dim, err) < 0 ||
         get_int_or(g, "llama.attention.value_length", d->head_dim, &value_length, err) < 0)
@@ -95,22 +101,24 @@ static int read_scaling(const struct gguf *g, struct model_desc *d, struct err *
 {
     static const char type_key[] = "llama.rope.scaling.type";
     static const char factor_key[] = "llama.rope.scaling.factor";
-    static const char old_key[] = "llama.rope.scale_linear"; /* of files before the type existed */
+    /* The last is what files said before the type existed. */
+    static const char old_key[] = "llama.rope.scale_linear";
     struct gguf_string type = {"none", 4};
     if (gguf_find(g, type_key) && !gguf_string(g, type_key, &type))
         return bad_key(err, type_key, "must be a string");
     bool is_linear = gguf_string_is(type, "linear") ||
                      (!gguf_find(g, type_key) && gguf_find(g, old_key));
     if (!is_linear && !gguf_string_is(type, "none"))
-        return err_set(err, ERR_INVALID,
-                       "GGUF metadata %s is \"%.*s\"; accepted: none, linear, and llama3 as factors "
-                       "in a tensor",
-                       type_key, (int)(type.len < 40 ? type.len : 40), type.s);
+        return err_set(
+            err, ERR_INVALID,
+            "GGUF metadata %s is \"%.*s\"; accepted: none, linear, and llama3 as factors "
+            "in a tensor",
+            type_key, (int)(type.len < 40 ? type.len : 40), type.s);
     if (!is_linear)
         return 0;
     d->rope.kind = ROPE_LINEAR;
-    return get_number_or(g, gguf_find(g, factor_key) ? factor_key : old_key, 1, &d->rope.factor,
-                         err);
+    return get_number_or(g, gguf_find(g, factor_key) ? factor_key : old_key, 1,
+                         &d->rope.factor, err);
 }
 
 static int read_rope(const struct gguf *g, struct model_desc *d, struct err *err)
@@ -154,7 +162,8 @@ static int read_from_tensors(const struct gguf *g, struct model_desc *d, struct 
 {
     const struct gguf_tensor *embed = find_tensor(g, "token_embd.weight");
     if (!embed || embed->n_dims != 2)
-        return err_set(err, ERR_INVALID, "GGUF: tensor \"token_embd.weight\" is missing or no matrix");
+        return err_set(err, ERR_INVALID,
+                       "GGUF: tensor \"token_embd.weight\" is missing or no matrix");
     if (embed->dims[1] > INT32_MAX)
         return err_set(err, ERR_INVALID, "GGUF: the vocabulary is too large");
     d->vocab = (int)embed->dims[1];
@@ -165,7 +174,8 @@ static int read_from_tensors(const struct gguf *g, struct model_desc *d, struct 
     if (get_int_or(g, "llama.vocab_size", d->vocab, &vocab, err) < 0)
         return -1;
     if (vocab != d->vocab)
-        return bad_key(err, "llama.vocab_size", "differs from the rows of token_embd.weight");
+        return bad_key(err, "llama.vocab_size",
+                       "differs from the rows of token_embd.weight");
     return 0;
 }
 
@@ -180,7 +190,8 @@ static int read_desc(const struct gguf *g, struct model_desc *d, struct err *err
     if (!gguf_f64(g, eps_key, &eps))
         return bad_key(err, eps_key, "must be a floating-point number");
     d->norm_eps = (float)eps;
-    if (read_rope(g, d, err) < 0 || read_ids(g, d, err) < 0 || read_from_tensors(g, d, err) < 0)
+    if (read_rope(g, d, err) < 0 || read_ids(g, d, err) < 0 ||
+        read_from_tensors(g, d, err) < 0)
         return -1;
     struct err why = {0};
     if (desc_check(d, &why) < 0)
@@ -188,7 +199,8 @@ static int read_desc(const struct gguf *g, struct model_desc *d, struct err *err
     return 0;
 }
 
-/* llama.cpp rotates neighbours, so its converter moved the rows of q and k; all others lie as they were. */
+/* llama.cpp rotates neighbours, so its converter moved the rows of q and k; all others
+ * lie as they were. */
 static int interleaved_rows(const struct source *src, const char *name)
 {
     size_t slot;
@@ -196,15 +208,19 @@ static int interleaved_rows(const struct source *src, const char *name)
     if (!roles_find(ROLE_NAMES_GGUF, name, src->desc.n_layers, &slot))
         return 0;
     enum role role = roles_of_slot(slot, &layer);
-    bool is_rotated = role == ROLE_Q || role == ROLE_K || role == ROLE_Q_BIAS || role == ROLE_K_BIAS;
+    bool is_rotated =
+        role == ROLE_Q || role == ROLE_K || role == ROLE_Q_BIAS || role == ROLE_K_BIAS;
     return is_rotated ? src->desc.head_dim : 0;
 }
 
 /* One divisor per rotated pair: how converters store llama3 scaling. */
-static int take_rope_factors(struct source *src, const struct gguf_tensor *t, struct err *err)
+static int take_rope_factors(struct source *src, const struct gguf_tensor *t,
+                             struct err *err)
 {
-    if (t->format != FORMAT_F32 || t->n_dims != 1 || t->dims[0] != (uint64_t)src->desc.head_dim / 2)
-        return err_set(err, ERR_INVALID, "GGUF: tensor \"rope_freqs.weight\" must be F32 [%d]",
+    if (t->format != FORMAT_F32 || t->n_dims != 1 ||
+        t->dims[0] != (uint64_t)src->desc.head_dim / 2)
+        return err_set(err, ERR_INVALID,
+                       "GGUF: tensor \"rope_freqs.weight\" must be F32 [%d]",
                        src->desc.head_dim / 2);
     for (uint64_t i = 0; i < t->dims[0]; i++) {
         float factor;
@@ -245,7 +261,8 @@ static int fill(struct source *src, const struct gguf *g, struct err *err)
 }
 
 /* On success the source owns the mapping. */
-static struct source *to_source(const struct gguf *g, struct mapped_file *f, struct err *err)
+static struct source *to_source(const struct gguf *g, struct mapped_file *f,
+                                struct err *err)
 {
     struct model_desc desc;
     if (read_desc(g, &desc, err) < 0)

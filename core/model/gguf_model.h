@@ -1,6 +1,7 @@
 /* A GGUF file of architecture llama as a source.
  *
- * Thread: boot. Metadata that would change the computation and is not implemented is refused by name. */
+ * Thread: boot. Metadata that would change the computation and is not implemented is
+ * refused by name. */
 #ifndef PREFIXD_GGUF_MODEL_H
 #define PREFIXD_GGUF_MODEL_H
 

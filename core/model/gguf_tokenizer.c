@@ -19,8 +19,8 @@ static char *copy_string(struct arena *a, struct gguf_string s)
     return memchr(s.s, '\0', s.len) ? NULL : arena_strndup(a, s.s, s.len);
 }
 
-static const char *const *read_strings(const struct gguf *g, const char *key, struct arena *a,
-                                       size_t *n, struct err *err)
+static const char *const *read_strings(const struct gguf *g, const char *key,
+                                       struct arena *a, size_t *n, struct err *err)
 {
     const struct gguf_value *v = gguf_find(g, key);
     if (!v || !v->is_array || v->type != GGUF_STRING || v->n > 1 << 24) {
@@ -82,8 +82,8 @@ static int read_all(const struct gguf *g, struct arena *a, struct tokenizer_gguf
     struct gguf_string kind = {"", 0}, pre = {"default", 7};
     gguf_string(g, model_key, &kind);
     if (!gguf_string_is(kind, "gpt2"))
-        return err_set(err, ERR_INVALID, "GGUF metadata %s is \"%.*s\"; accepted: gpt2", model_key,
-                       (int)(kind.len < 40 ? kind.len : 40), kind.s);
+        return err_set(err, ERR_INVALID, "GGUF metadata %s is \"%.*s\"; accepted: gpt2",
+                       model_key, (int)(kind.len < 40 ? kind.len : 40), kind.s);
     gguf_string(g, "tokenizer.ggml.pre", &pre);
     t->pre = copy_string(a, pre);
     if (!t->pre)
@@ -101,7 +101,8 @@ static struct tokenizer *open_parsed(const struct gguf *g, struct err *err)
 {
     struct arena a = {0};
     struct tokenizer_gguf t = {0};
-    struct tokenizer *out = read_all(g, &a, &t, err) == 0 ? tokenizer_open_gguf(&t, err) : NULL;
+    struct tokenizer *out =
+        read_all(g, &a, &t, err) == 0 ? tokenizer_open_gguf(&t, err) : NULL;
     arena_free(&a);
     return out;
 }

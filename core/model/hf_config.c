@@ -34,19 +34,21 @@ static const cJSON *get(const cJSON *obj, const char *key)
     return cJSON_IsNull(v) ? NULL : v;
 }
 
-static int as_int(const char *file, const char *key, const cJSON *v, int *out, struct err *err)
+static int as_int(const char *file, const char *key, const cJSON *v, int *out,
+                  struct err *err)
 {
-    if (!cJSON_IsNumber(v) || v->valuedouble != floor(v->valuedouble) || v->valuedouble < 0 ||
-        v->valuedouble > INT32_MAX)
-        return err_set(err, ERR_INVALID, "%s: %s must be a whole number from 0 to %d", file, key,
-                       INT32_MAX);
+    if (!cJSON_IsNumber(v) || v->valuedouble != floor(v->valuedouble) ||
+        v->valuedouble < 0 || v->valuedouble > INT32_MAX)
+        return err_set(err, ERR_INVALID, "%s: %s must be a whole number from 0 to %d", file,
+                       key, INT32_MAX);
     *out = (int)v->valuedouble;
     return 0;
 }
 
 enum { REQUIRED = -1 };
 
-static int get_int(const cJSON *obj, const char *key, int fallback, int *out, struct err *err)
+static int get_int(const cJSON *obj, const char *key, int fallback, int *out,
+                   struct err *err)
 {
     const cJSON *v = get(obj, key);
     if (v)
@@ -78,7 +80,8 @@ static int get_bool(const cJSON *obj, const char *key, bool *out, struct err *er
     return 0;
 }
 
-static int want_string(const char *key, const cJSON *v, const char *accepted, struct err *err)
+static int want_string(const char *key, const cJSON *v, const char *accepted,
+                       struct err *err)
 {
     if (cJSON_IsString(v) && strcmp(v->valuestring, accepted) == 0)
         return 0;
@@ -90,9 +93,10 @@ static int check_supported(const cJSON *root, struct err *err)
 {
     const cJSON *archs = get(root, "architectures"), *v;
     if (!cJSON_IsArray(archs) || cJSON_GetArraySize(archs) != 1)
-        return err_set(err, ERR_INVALID,
-                       "%s: architectures must name one architecture; accepted: LlamaForCausalLM",
-                       config_name);
+        return err_set(
+            err, ERR_INVALID,
+            "%s: architectures must name one architecture; accepted: LlamaForCausalLM",
+            config_name);
     if (want_string("architectures", archs->child, "LlamaForCausalLM", err) < 0)
         return -1;
     if ((v = get(root, "model_type")) && want_string("model_type", v, "llama", err) < 0)
@@ -100,10 +104,11 @@ static int check_supported(const cJSON *root, struct err *err)
     if ((v = get(root, "hidden_act")) && want_string("hidden_act", v, "silu", err) < 0)
         return -1;
     if (get(root, "quantization_config"))
-        return err_set(err, ERR_INVALID,
-                       "%s: quantization_config is not supported; accepted: F32, F16 and BF16 "
-                       "checkpoints",
-                       config_name);
+        return err_set(
+            err, ERR_INVALID,
+            "%s: quantization_config is not supported; accepted: F32, F16 and BF16 "
+            "checkpoints",
+            config_name);
     return 0;
 }
 
@@ -120,9 +125,10 @@ static int read_dims(const cJSON *root, struct model_desc *d, struct err *err)
     bool has_head_dim = get(root, "head_dim") != NULL;
     if (!has_head_dim && (d->n_heads == 0 || d->dim % d->n_heads))
         return err_set(err, ERR_INVALID,
-                       "%s: hidden_size %d is no multiple of num_attention_heads %d", config_name,
-                       d->dim, d->n_heads);
-    return get_int(root, "head_dim", has_head_dim ? 0 : d->dim / d->n_heads, &d->head_dim, err);
+                       "%s: hidden_size %d is no multiple of num_attention_heads %d",
+                       config_name, d->dim, d->n_heads);
+    return get_int(root, "head_dim", has_head_dim ? 0 : d->dim / d->n_heads, &d->head_dim,
+                   err);
 }
 
 static int rope_kind(const cJSON *rope, enum rope_kind *kind, struct err *err)
@@ -130,7 +136,9 @@ static int rope_kind(const cJSON *rope, enum rope_kind *kind, struct err *err)
     const cJSON *v = get(rope, "rope_type");
     if (!v)
         v = get(rope, "type");
-    const char *name = !v ? "default" : cJSON_IsString(v) ? v->valuestring : "(not a string)";
+    const char *name = !v                  ? "default"
+                       : cJSON_IsString(v) ? v->valuestring
+                                           : "(not a string)";
     static const char *const kinds[] = {
         [ROPE_DEFAULT] = "default", [ROPE_LINEAR] = "linear", [ROPE_LLAMA3] = "llama3"};
     for (int i = ROPE_DEFAULT; i <= ROPE_LLAMA3; i++)
@@ -138,9 +146,10 @@ static int rope_kind(const cJSON *rope, enum rope_kind *kind, struct err *err)
             *kind = (enum rope_kind)i;
             return 0;
         }
-    return err_set(err, ERR_INVALID,
-                   "%s: rope type \"%.40s\" is not supported; accepted: default, linear, llama3",
-                   config_name, name);
+    return err_set(
+        err, ERR_INVALID,
+        "%s: rope type \"%.40s\" is not supported; accepted: default, linear, llama3",
+        config_name, name);
 }
 
 static int check_partial(const cJSON *obj, struct err *err)
@@ -166,10 +175,12 @@ static int read_scaling(const cJSON *root, const cJSON *rope, struct model_desc 
     if (get_number(rope, "low_freq_factor", NAN, &r->low_freq_factor, err) < 0 ||
         get_number(rope, "high_freq_factor", NAN, &r->high_freq_factor, err) < 0)
         return -1;
-    return get_int(get(root, key) ? root : rope, key, d->max_pos, &r->original_max_pos, err);
+    return get_int(get(root, key) ? root : rope, key, d->max_pos, &r->original_max_pos,
+                   err);
 }
 
-/* "rope_parameters" is transformers 5, "rope_scaling" beside "rope_theta" what was before. */
+/* "rope_parameters" is transformers 5, "rope_scaling" beside "rope_theta" what was
+ * before. */
 static int read_rope(const cJSON *root, struct model_desc *d, struct err *err)
 {
     const cJSON *rope = get(root, "rope_parameters"), *v;
@@ -180,7 +191,8 @@ static int read_rope(const cJSON *root, struct model_desc *d, struct err *err)
         return err_set(err, ERR_INVALID, "%s: %s must be an object", config_name, key);
     cJSON_ArrayForEach(v, rope)
         if (cJSON_IsObject(v))
-            return err_set(err, ERR_INVALID, "%s: %s per layer type (\"%.40s\") is not supported",
+            return err_set(err, ERR_INVALID,
+                           "%s: %s per layer type (\"%.40s\") is not supported",
                            config_name, key, v->string);
     if (get_number(root, "rope_theta", 10000, &d->rope.theta, err) < 0 ||
         get_number(rope, "rope_theta", d->rope.theta, &d->rope.theta, err) < 0 ||
@@ -191,12 +203,14 @@ static int read_rope(const cJSON *root, struct model_desc *d, struct err *err)
 }
 
 /* A number, a list of numbers, or nothing. */
-static int add_eos(const char *file, const cJSON *root, struct model_desc *d, struct err *err)
+static int add_eos(const char *file, const cJSON *root, struct model_desc *d,
+                   struct err *err)
 {
     const cJSON *v = get(root, "eos_token_id"), *item = cJSON_IsArray(v) ? v->child : v;
     for (; item; item = cJSON_IsArray(v) ? item->next : NULL) {
         int id;
-        if (as_int(file, "eos_token_id", item, &id, err) < 0 || desc_add_eos(d, id, err) < 0)
+        if (as_int(file, "eos_token_id", item, &id, err) < 0 ||
+            desc_add_eos(d, id, err) < 0)
             return -1;
     }
     return 0;
@@ -215,8 +229,9 @@ static int read_config(const cJSON *root, struct model_desc *d, struct err *err)
         get_number(root, "rms_norm_eps", 1e-6, &eps, err) < 0 ||
         get_bool(root, "tie_word_embeddings", &d->is_tied, err) < 0 ||
         get_bool(root, "attention_bias", &d->has_attn_bias, err) < 0 ||
-        get_bool(root, "mlp_bias", &d->has_mlp_bias, err) < 0 || read_rope(root, d, err) < 0 ||
-        read_bos(root, d, err) < 0 || add_eos(config_name, root, d, err) < 0)
+        get_bool(root, "mlp_bias", &d->has_mlp_bias, err) < 0 ||
+        read_rope(root, d, err) < 0 || read_bos(root, d, err) < 0 ||
+        add_eos(config_name, root, d, err) < 0)
         return -1;
     d->norm_eps = (float)eps;
     struct err why = {0};

@@ -1,7 +1,9 @@
-/* config.json and generation_config.json of a Hugging Face directory as a model description.
+/* config.json and generation_config.json of a Hugging Face directory as a model
+ * description.
  *
- * Thread: boot (it parses JSON). The bytes are checked before they are believed; settings that would
- * change the computation and are not implemented are refused by name. */
+ * Thread: boot (it parses JSON). The bytes are checked before they are believed;
+ * settings that would change the computation and are not implemented are refused by
+ * name. */
 #ifndef PREFIXD_HF_CONFIG_H
 #define PREFIXD_HF_CONFIG_H
 

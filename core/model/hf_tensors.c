@@ -1,4 +1,5 @@
-/* Opening of a Hugging Face checkpoint: one safetensors file, or shards listed in an index. */
+/* Opening of a Hugging Face checkpoint: one safetensors file, or shards listed in an
+ * index. */
 #include "core/model/hf_tensors.h"
 
 #include <cjson/cJSON.h>
@@ -88,8 +89,8 @@ static int claim(struct source *src, const struct st_tensor *st, struct err *err
     return source_claim(src, st->name, &t, err);
 }
 
-static int parse_shard(const struct mapped_file *f, const char *name, struct safetensors *st,
-                       struct err *err)
+static int parse_shard(const struct mapped_file *f, const char *name,
+                       struct safetensors *st, struct err *err)
 {
     struct st_limits lim = {.max_header = 64 << 20, .max_tensors = MAX_TENSORS};
     struct err why = {0};
@@ -130,8 +131,9 @@ static int add_shard(struct shard_list *l, const cJSON *entry, struct err *err)
 {
     const char *file = cJSON_IsString(entry) ? entry->valuestring : "";
     if (!*file || strchr(file, '/') || file[0] == '.')
-        return err_set(err, ERR_INVALID, "%s: the file of \"%.80s\" must be a plain file name",
-                       index_name, entry->string);
+        return err_set(err, ERR_INVALID,
+                       "%s: the file of \"%.80s\" must be a plain file name", index_name,
+                       entry->string);
     for (int i = 0; i < l->n; i++)
         if (strcmp(l->names[i], file) == 0)
             return 0;
@@ -157,13 +159,13 @@ static int check_shard(const cJSON *map, const struct safetensors *st, const cha
         n_mapped++;
     }
     if (n_mapped != st->n_tensors)
-        return err_set(err, ERR_INVALID, "%.80s holds %zu tensors, but the index lists %zu", name,
-                       st->n_tensors, n_mapped);
+        return err_set(err, ERR_INVALID, "%.80s holds %zu tensors, but the index lists %zu",
+                       name, st->n_tensors, n_mapped);
     return 0;
 }
 
-static int load_shard(struct source *src, const char *dir, const cJSON *map, const char *name,
-                      struct err *err)
+static int load_shard(struct source *src, const char *dir, const cJSON *map,
+                      const char *name, struct err *err)
 {
     struct mapped_file *f = &src->files[src->n_files];
     struct safetensors st;
@@ -179,7 +181,8 @@ static int load_shard(struct source *src, const char *dir, const cJSON *map, con
     return rc;
 }
 
-static int load_mapped(struct source *src, const char *dir, const cJSON *map, struct err *err)
+static int load_mapped(struct source *src, const char *dir, const cJSON *map,
+                       struct err *err)
 {
     if (!cJSON_IsObject(map))
         return err_set(err, ERR_INVALID, "%s: weight_map must be an object", index_name);
@@ -197,7 +200,8 @@ static int load_mapped(struct source *src, const char *dir, const cJSON *map, st
 
 static int load_index(struct source *src, const char *dir, struct err *err)
 {
-    struct json_limits lim = {.max_len = 64 << 20, .max_depth = 8, .max_items = 2 * MAX_TENSORS};
+    struct json_limits lim = {
+        .max_len = 64 << 20, .max_depth = 8, .max_items = 2 * MAX_TENSORS};
     struct mapped_file f = {0};
     struct err why = {0};
     if (map_in(&f, dir, index_name, err) < 0)
@@ -210,7 +214,8 @@ static int load_index(struct source *src, const char *dir, struct err *err)
         root = cJSON_ParseWithLength((const char *)f.data, f.len);
     mapped_file_close(&f);
     if (rc == 0)
-        rc = load_mapped(src, dir, cJSON_GetObjectItemCaseSensitive(root, "weight_map"), err);
+        rc = load_mapped(src, dir, cJSON_GetObjectItemCaseSensitive(root, "weight_map"),
+                         err);
     cJSON_Delete(root);
     return rc;
 }
@@ -221,10 +226,11 @@ static int load(struct source *src, const char *dir, struct err *err)
         return load_single(src, dir, err);
     if (is_there(dir, index_name))
         return load_index(src, dir, err);
-    return err_set(err, ERR_NOT_FOUND,
-                   "the directory has no %s and no %s (pickles such as pytorch_model.bin are not "
-                   "read)",
-                   single_name, index_name);
+    return err_set(
+        err, ERR_NOT_FOUND,
+        "the directory has no %s and no %s (pickles such as pytorch_model.bin are not "
+        "read)",
+        single_name, index_name);
 }
 
 struct source *hf_tensors_open(const char *dir, struct err *err)

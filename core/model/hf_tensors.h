@@ -1,4 +1,5 @@
-/* A Hugging Face directory as a source: configuration, then model.safetensors or the shards of its index.
+/* A Hugging Face directory as a source: configuration, then model.safetensors or the
+ * shards of its index.
  *
  * Thread: boot (it parses JSON). */
 #ifndef PREFIXD_HF_TENSORS_H

@@ -19,7 +19,8 @@ static uint64_t align_up(uint64_t n)
 }
 
 /* What a slot must look like, apart from its place; desc_check bounds all products. */
-static struct image_tensor slot_shape(const struct model_desc *d, enum dtype dtype, size_t slot)
+static struct image_tensor slot_shape(const struct model_desc *d, enum dtype dtype,
+                                      size_t slot)
 {
     int layer;
     enum role role = roles_of_slot(slot, &layer);
@@ -54,9 +55,11 @@ static uint64_t lay_out(const struct model_desc *d, enum dtype dtype, uint64_t s
 
 static struct model_image *image_new(size_t bytes, struct err *err)
 {
-    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *base =
+        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (base == MAP_FAILED) {
-        err_set(err, ERR_NO_MEMORY, "no memory for the model: %zu bytes of packed weights", bytes);
+        err_set(err, ERR_NO_MEMORY, "no memory for the model: %zu bytes of packed weights",
+                bytes);
         return NULL;
     }
     madvise(base, bytes, MADV_HUGEPAGE);
@@ -113,7 +116,8 @@ const struct image_header *image_header(const struct model_image *image)
     return (const struct image_header *)(const void *)image->base;
 }
 
-const struct image_tensor *image_tensor(const struct model_image *image, enum role role, int layer)
+const struct image_tensor *image_tensor(const struct model_image *image, enum role role,
+                                        int layer)
 {
     const struct image_header *h = image_header(image);
     const void *table = image->base + h->table_offset;
@@ -134,8 +138,9 @@ static int check_header(const struct model_image *image, struct err *err)
         return err_set(err, ERR_INVALID, "model image of version %u; this program reads %d",
                        h->version, IMAGE_VERSION);
     if (memcmp(h->layout, layout_name, sizeof layout_name) != 0)
-        return err_set(err, ERR_INVALID, "model image of layout \"%.16s\"; this program reads %s",
-                       h->layout, layout_name);
+        return err_set(err, ERR_INVALID,
+                       "model image of layout \"%.16s\"; this program reads %s", h->layout,
+                       layout_name);
     if (h->dtype != DTYPE_F32 && h->dtype != DTYPE_BF16)
         return err_set(err, ERR_INVALID, "model image of an unknown dtype");
     if (h->total_bytes != image->bytes || h->digest[DIGEST_HEX] != '\0')

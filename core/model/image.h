@@ -1,9 +1,10 @@
 /* The packed model as one block of memory that any process can read at any address.
  *
- * Thread: image_pack at boot (it starts threads of its own and joins them); the rest any. The block
- * holds a header, a table of slots (core/model/roles.h) and 64-byte aligned tensors; places in it are
- * offsets from its start, never pointers, so that it can be sealed and attached elsewhere. Whoever
- * attaches one believes nothing but its length: image_check comes first.
+ * Thread: image_pack at boot (it starts threads of its own and joins them); the rest
+ * any. The block holds a header, a table of slots (core/model/roles.h) and 64-byte
+ * aligned tensors; places in it are offsets from its start, never pointers, so that it
+ * can be sealed and attached elsewhere. Whoever attaches one believes nothing but its
+ * length: image_check comes first.
  */
 #ifndef PREFIXD_IMAGE_H
 #define PREFIXD_IMAGE_H
@@ -52,7 +53,8 @@ void image_free(struct model_image *image);
 int image_check(const struct model_image *image, struct err *err);
 
 const struct image_header *image_header(const struct model_image *image);
-const struct image_tensor *image_tensor(const struct model_image *image, enum role role, int layer);
+const struct image_tensor *image_tensor(const struct model_image *image, enum role role,
+                                        int layer);
 const void *image_data(const struct model_image *image, const struct image_tensor *t);
 
 #endif

@@ -1,4 +1,5 @@
-/* Threads that take tensor after tensor: read rows as f32, lay them out in panels, digest the result. */
+/* Threads that take tensor after tensor: read rows as f32, lay them out in panels,
+ * digest the result. */
 #include "core/model/image_pack.h"
 
 #include <pthread.h>
@@ -43,7 +44,8 @@ static void interleave_bf16(const float *rows, size_t n_in, uint16_t *panel)
             panel[i * PANEL + o] = f32_to_bf16(rows[o * n_in + i]);
 }
 
-static void pack_matrix(const struct source_tensor *from, enum dtype dtype, float *rows, void *out)
+static void pack_matrix(const struct source_tensor *from, enum dtype dtype, float *rows,
+                        void *out)
 {
     size_t n_in = from->n_in, panel_elems = n_in * PANEL;
     for (size_t first = 0; first < from->n_out; first += PANEL) {
@@ -70,7 +72,8 @@ static void pack_slot(struct packing *p, size_t slot, float *rows)
         pack_matrix(from, (enum dtype)t->dtype, rows, out);
     else
         source_read_vector(from, out);
-    /* BLAKE2b: four times as fast as SHA-256 where the CPU's instruction for it is not used. */
+    /* BLAKE2b: four times as fast as SHA-256 where the CPU's instruction for it is not
+     * used. */
     crypto_generichash(p->sums[slot], SUM_BYTES, out, t->bytes, NULL, 0);
 }
 
@@ -116,7 +119,8 @@ static void write_digest(const struct packing *p, struct image_header *h)
     digest_init(&d);
     digest_part(&d, text.data, text.len);
     digest_part(&d, h->layout, strlen(h->layout));
-    digest_part(&d, dtype_name((enum dtype)h->dtype), strlen(dtype_name((enum dtype)h->dtype)));
+    digest_part(&d, dtype_name((enum dtype)h->dtype),
+                strlen(dtype_name((enum dtype)h->dtype)));
     digest_part(&d, p->sums, p->src->n_slots * SUM_BYTES);
     digest_hex(&d, h->digest);
     buf_free(&text);

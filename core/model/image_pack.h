@@ -10,7 +10,8 @@
 struct source;
 struct source_tensor;
 
-/* base: a writable image whose header and table are filled. Writes tensors and the digest. */
+/* base: a writable image whose header and table are filled. Writes tensors and the
+ * digest. */
 int image_pack_tensors(const struct source *src, unsigned char *base, struct err *err);
 
 #endif

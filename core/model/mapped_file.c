@@ -37,8 +37,8 @@ int mapped_file_open(struct mapped_file *f, const char *path, struct err *err)
     memset(f, 0, sizeof *f);
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
-        return err_set(err, errno == ENOENT ? ERR_NOT_FOUND : ERR_IO, "%s: %s", base_name(path),
-                       strerror(errno));
+        return err_set(err, errno == ENOENT ? ERR_NOT_FOUND : ERR_IO, "%s: %s",
+                       base_name(path), strerror(errno));
     int rc = map_fd(f, fd, base_name(path), err);
     close(fd);
     return rc;

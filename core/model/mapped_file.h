@@ -1,7 +1,7 @@
 /* A regular file mapped read-only.
  *
- * Thread: any. The operator's model files, trusted not to shrink while they are read at boot; their
- * contents are not trusted. A zeroed struct is a valid closed one. */
+ * Thread: any. The operator's model files, trusted not to shrink while they are read at
+ * boot; their contents are not trusted. A zeroed struct is a valid closed one. */
 #ifndef PREFIXD_MAPPED_FILE_H
 #define PREFIXD_MAPPED_FILE_H
 

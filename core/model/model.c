@@ -48,13 +48,15 @@ static struct matrix bind_matrix(const struct model_image *image, enum role role
     };
 }
 
-static struct linear bind_linear(const struct model_image *image, enum role weight, enum role bias,
-                                 int layer)
+static struct linear bind_linear(const struct model_image *image, enum role weight,
+                                 enum role bias, int layer)
 {
-    return (struct linear){bind_matrix(image, weight, layer), bind_vector(image, bias, layer)};
+    return (struct linear){bind_matrix(image, weight, layer),
+                           bind_vector(image, bias, layer)};
 }
 
-static void bind_layer(const struct model_image *image, int layer, struct layer_weights *out)
+static void bind_layer(const struct model_image *image, int layer,
+                       struct layer_weights *out)
 {
     out->attn_norm = bind_vector(image, ROLE_ATTN_NORM, layer);
     out->ffn_norm = bind_vector(image, ROLE_FFN_NORM, layer);
@@ -97,7 +99,8 @@ static void log_opened(const struct model *m, const struct timespec *start)
     double ms = (double)(now.tv_sec - start->tv_sec) * 1e3 +
                 (double)(now.tv_nsec - start->tv_nsec) / 1e6;
     log_info("boot",
-             "model llama: %d layers, dim %d, heads %d/%d of %d, ffn %d, vocab %d, context %d, %s, "
+             "model llama: %d layers, dim %d, heads %d/%d of %d, ffn %d, vocab %d, "
+             "context %d, %s, "
              "%zu bytes, digest %.12s, %.0f ms",
              d->n_layers, d->dim, d->n_heads, d->n_kv_heads, d->head_dim, d->ffn, d->vocab,
              d->max_pos, dtype_name(m->dtype), m->image_bytes, m->digest, ms);

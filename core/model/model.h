@@ -81,8 +81,8 @@ struct model {
 struct model *model_open(const char *path, enum dtype_choice choice, struct err *err);
 void model_free(struct model *m);
 
-/* A model over a packed image (core/model/image.h), which it owns from then on; on failure the caller
- * keeps the image. model_open is packing, then this. */
+/* A model over a packed image (core/model/image.h), which it owns from then on; on failure
+ * the caller keeps the image. model_open is packing, then this. */
 struct model_image;
 struct model *model_bind(struct model_image *image, struct err *err);
 

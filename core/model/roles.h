@@ -1,7 +1,8 @@
-/* What tensors a model of the Llama family consists of: their roles, names in files, and shapes.
+/* What tensors a model of the Llama family consists of: their roles, names in files, and
+ * shapes.
  *
- * Thread: any; pure functions. A slot numbers one tensor of one model: the global roles first, then
- * every layer's. Sources and images are tables over slots. */
+ * Thread: any; pure functions. A slot numbers one tensor of one model: the global roles
+ * first, then every layer's. Sources and images are tables over slots. */
 #ifndef PREFIXD_ROLES_H
 #define PREFIXD_ROLES_H
 
@@ -11,28 +12,30 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* role, name in Hugging Face files, name in GGUF files; %d is the layer. INV_FREQ is computed. */
-#define ROLES_GLOBAL(XX)                                                                         \
-    XX(EMBED, "model.embed_tokens.weight", "token_embd.weight")                                  \
-    XX(HEAD, "lm_head.weight", "output.weight")                                                  \
-    XX(FINAL_NORM, "model.norm.weight", "output_norm.weight")                                    \
+/* role, name in Hugging Face files, name in GGUF files; %d is the layer. INV_FREQ is
+ * computed. */
+#define ROLES_GLOBAL(XX)                                                                   \
+    XX(EMBED, "model.embed_tokens.weight", "token_embd.weight")                            \
+    XX(HEAD, "lm_head.weight", "output.weight")                                            \
+    XX(FINAL_NORM, "model.norm.weight", "output_norm.weight")                              \
     XX(INV_FREQ, "", "")
-#define ROLES_LAYER(XX)                                                                          \
-    XX(ATTN_NORM, "model.layers.%d.input_layernorm.weight", "blk.%d.attn_norm.weight")           \
-    XX(FFN_NORM, "model.layers.%d.post_attention_layernorm.weight", "blk.%d.ffn_norm.weight")    \
-    XX(Q, "model.layers.%d.self_attn.q_proj.weight", "blk.%d.attn_q.weight")                     \
-    XX(K, "model.layers.%d.self_attn.k_proj.weight", "blk.%d.attn_k.weight")                     \
-    XX(V, "model.layers.%d.self_attn.v_proj.weight", "blk.%d.attn_v.weight")                     \
-    XX(O, "model.layers.%d.self_attn.o_proj.weight", "blk.%d.attn_output.weight")                \
-    XX(GATE, "model.layers.%d.mlp.gate_proj.weight", "blk.%d.ffn_gate.weight")                   \
-    XX(UP, "model.layers.%d.mlp.up_proj.weight", "blk.%d.ffn_up.weight")                         \
-    XX(DOWN, "model.layers.%d.mlp.down_proj.weight", "blk.%d.ffn_down.weight")                   \
-    XX(Q_BIAS, "model.layers.%d.self_attn.q_proj.bias", "blk.%d.attn_q.bias")                    \
-    XX(K_BIAS, "model.layers.%d.self_attn.k_proj.bias", "blk.%d.attn_k.bias")                    \
-    XX(V_BIAS, "model.layers.%d.self_attn.v_proj.bias", "blk.%d.attn_v.bias")                    \
-    XX(O_BIAS, "model.layers.%d.self_attn.o_proj.bias", "blk.%d.attn_output.bias")               \
-    XX(GATE_BIAS, "model.layers.%d.mlp.gate_proj.bias", "blk.%d.ffn_gate.bias")                  \
-    XX(UP_BIAS, "model.layers.%d.mlp.up_proj.bias", "blk.%d.ffn_up.bias")                        \
+#define ROLES_LAYER(XX)                                                                    \
+    XX(ATTN_NORM, "model.layers.%d.input_layernorm.weight", "blk.%d.attn_norm.weight")     \
+    XX(FFN_NORM, "model.layers.%d.post_attention_layernorm.weight",                        \
+       "blk.%d.ffn_norm.weight")                                                           \
+    XX(Q, "model.layers.%d.self_attn.q_proj.weight", "blk.%d.attn_q.weight")               \
+    XX(K, "model.layers.%d.self_attn.k_proj.weight", "blk.%d.attn_k.weight")               \
+    XX(V, "model.layers.%d.self_attn.v_proj.weight", "blk.%d.attn_v.weight")               \
+    XX(O, "model.layers.%d.self_attn.o_proj.weight", "blk.%d.attn_output.weight")          \
+    XX(GATE, "model.layers.%d.mlp.gate_proj.weight", "blk.%d.ffn_gate.weight")             \
+    XX(UP, "model.layers.%d.mlp.up_proj.weight", "blk.%d.ffn_up.weight")                   \
+    XX(DOWN, "model.layers.%d.mlp.down_proj.weight", "blk.%d.ffn_down.weight")             \
+    XX(Q_BIAS, "model.layers.%d.self_attn.q_proj.bias", "blk.%d.attn_q.bias")              \
+    XX(K_BIAS, "model.layers.%d.self_attn.k_proj.bias", "blk.%d.attn_k.bias")              \
+    XX(V_BIAS, "model.layers.%d.self_attn.v_proj.bias", "blk.%d.attn_v.bias")              \
+    XX(O_BIAS, "model.layers.%d.self_attn.o_proj.bias", "blk.%d.attn_output.bias")         \
+    XX(GATE_BIAS, "model.layers.%d.mlp.gate_proj.bias", "blk.%d.ffn_gate.bias")            \
+    XX(UP_BIAS, "model.layers.%d.mlp.up_proj.bias", "blk.%d.ffn_up.bias")                  \
     XX(DOWN_BIAS, "model.layers.%d.mlp.down_proj.bias", "blk.%d.ffn_down.bias")
 
 enum role {

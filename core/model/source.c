@@ -48,30 +48,34 @@ int source_claim(struct source *src, const char *name, const struct source_tenso
 {
     size_t slot;
     if (!roles_find(src->names, name, src->desc.n_layers, &slot))
-        return err_set(err, ERR_INVALID, "tensor \"%.100s\" is not one of a Llama model of %d layers",
-                       name, src->desc.n_layers);
+        return err_set(err, ERR_INVALID,
+                       "tensor \"%.100s\" is not one of a Llama model of %d layers", name,
+                       src->desc.n_layers);
     if (src->tensors[slot].data)
         return err_set(err, ERR_INVALID, "tensor \"%.100s\" is there twice", name);
     src->tensors[slot] = *t;
     return 0;
 }
 
-/* A head beside tied embeddings is what torch saves of two names for one tensor; if it differs, the
- * config is wrong about it and the head counts, as transformers decides since version 5. */
+/* A head beside tied embeddings is what torch saves of two names for one tensor; if it
+ * differs, the config is wrong about it and the head counts, as transformers decides
+ * since version 5. */
 static void settle_tied_head(struct source *src)
 {
     const struct source_tensor *e = &src->tensors[ROLE_EMBED];
     struct source_tensor *h = &src->tensors[ROLE_HEAD];
     size_t row, bytes;
-    if (!src->desc.is_tied || !h->data || !e->data || h->n_out != e->n_out || h->n_in != e->n_in)
+    if (!src->desc.is_tied || !h->data || !e->data || h->n_out != e->n_out ||
+        h->n_in != e->n_in)
         return;
     if (h->format == e->format && dequant_bytes(h->format, h->n_in, &row) &&
         mem_mul(row, h->n_out, &bytes) && memcmp(h->data, e->data, bytes) == 0) {
         memset(h, 0, sizeof *h);
         return;
     }
-    log_warn("boot", "the output head differs from the embeddings although they are called tied; "
-                     "the head is used");
+    log_warn("boot",
+             "the output head differs from the embeddings although they are called tied; "
+             "the head is used");
     src->desc.is_tied = false;
 }
 
@@ -85,7 +89,8 @@ static int check_slot(const struct source *src, size_t slot, struct err *err)
     if (!roles_is_expected(&src->desc, role)) {
         if (t->data)
             return err_set(err, ERR_INVALID,
-                           "tensor \"%s\" does not fit the configuration, which has none", name);
+                           "tensor \"%s\" does not fit the configuration, which has none",
+                           name);
         return 0;
     }
     if (!t->data)
@@ -94,8 +99,9 @@ static int check_slot(const struct source *src, size_t slot, struct err *err)
     if (t->n_out == (size_t)want.n_out && t->n_in == (size_t)want.n_in)
         return 0;
     if (want.n_in)
-        return err_set(err, ERR_INVALID, "tensor \"%s\" has shape [%zu, %zu], expected [%d, %d]",
-                       name, t->n_out, t->n_in, want.n_out, want.n_in);
+        return err_set(err, ERR_INVALID,
+                       "tensor \"%s\" has shape [%zu, %zu], expected [%d, %d]", name,
+                       t->n_out, t->n_in, want.n_out, want.n_in);
     return err_set(err, ERR_INVALID, "tensor \"%s\" has shape [%zu%s], expected [%d]", name,
                    t->n_out, t->n_in ? ", ..." : "", want.n_out);
 }
@@ -109,8 +115,8 @@ int source_complete(struct source *src, struct err *err)
     return 0;
 }
 
-/* Where the file keeps row r of a checkpoint: within a head, pair i's halves are rows i and i + Dh/2
- * here, but 2i and 2i + 1 there. */
+/* Where the file keeps row r of a checkpoint: within a head, pair i's halves are rows i
+ * and i + Dh/2 here, but 2i and 2i + 1 there. */
 static size_t stored_row(const struct source_tensor *t, size_t r)
 {
     if (!t->interleaved)
@@ -124,8 +130,8 @@ void source_read_rows(const struct source_tensor *t, size_t first, size_t n, flo
     size_t row_bytes = 0;
     dequant_bytes(t->format, t->n_in, &row_bytes);
     for (size_t i = 0; i < n; i++)
-        dequant(t->format, t->data + stored_row(t, first + i) * row_bytes, dst + i * t->n_in,
-                t->n_in);
+        dequant(t->format, t->data + stored_row(t, first + i) * row_bytes,
+                dst + i * t->n_in, t->n_in);
 }
 
 void source_read_vector(const struct source_tensor *t, float *dst)

@@ -1,7 +1,9 @@
-/* A model's files as one table of checked byte ranges: what the packer reads, whatever the format was.
+/* A model's files as one table of checked byte ranges: what the packer reads, whatever
+ * the format was.
  *
- * Thread: boot. Opened from a Hugging Face directory or a GGUF file, both mapped read-only until
- * source_free; complete (every expected tensor there, of its shape, none besides) or refused by name.
+ * Thread: boot. Opened from a Hugging Face directory or a GGUF file, both mapped
+ * read-only until source_free; complete (every expected tensor there, of its shape, none
+ * besides) or refused by name.
  *
  *     struct source *src = source_open(path, &err);
  *     const struct source_tensor *q = &src->tensors[roles_slot(ROLE_Q, 3)];
@@ -25,7 +27,7 @@ struct source_tensor {
     const unsigned char *data; /* NULL: not in the file */
     enum tensor_format format;
     size_t n_out, n_in; /* [n_out, n_in]; a vector has n_in = 0 */
-    int interleaved;    /* head_dim if pairs to be rotated lie side by side in the file; else 0 */
+    int interleaved; /* head_dim if rotated pairs lie side by side in the file; else 0 */
 };
 
 struct source {
@@ -33,7 +35,7 @@ struct source {
     enum role_names names;
     struct source_tensor *tensors; /* [n_slots] */
     size_t n_slots;
-    const unsigned char *rope_factors; /* unaligned f32 [head_dim / 2] that divide inv_freq, or NULL */
+    const unsigned char *rope_factors; /* divide inv_freq: f32 [head_dim / 2], or NULL */
     struct mapped_file *files;
     size_t n_files;
 };
@@ -46,11 +48,12 @@ struct source *source_new(const struct model_desc *d, enum role_names names);
 /* puts a named tensor into its slot (refuses unknown names and second ones); */
 int source_claim(struct source *src, const char *name, const struct source_tensor *t,
                  struct err *err);
-/* and when all are in: settles tied heads, then refuses what is missing, misshapen or not expected. */
+/* and when all are in: settles tied heads, then refuses what is missing, misshapen or
+ * not expected. */
 int source_complete(struct source *src, struct err *err);
 
-/* Rows [first, first + n) of a matrix, in the order of Hugging Face checkpoints (rotation pairs half a
- * head apart). dst: [n, n_in]. */
+/* Rows [first, first + n) of a matrix, in the order of Hugging Face checkpoints
+ * (rotation pairs half a head apart). dst: [n, n_in]. */
 void source_read_rows(const struct source_tensor *t, size_t first, size_t n, float *dst);
 void source_read_vector(const struct source_tensor *t, float *dst); /* [n_out] */
 

@@ -1,4 +1,5 @@
-/* Fuzzing of the safetensors reader: whatever is accepted lies inside the bytes, gapless. */
+/* Fuzzing of the safetensors reader: whatever is accepted lies inside the bytes,
+ * gapless. */
 #include <stdint.h>
 #include <string.h>
 

@@ -38,7 +38,8 @@ const struct file_tensor model_files_biases[MODEL_FILES_BIASES] = {
 };
 
 const char model_files_config[] =
-    "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"hidden_act\":\"silu\","
+    "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\","
+    "\"hidden_act\":\"silu\","
     "\"hidden_size\":8,\"intermediate_size\":6,\"num_hidden_layers\":1,"
     "\"num_attention_heads\":2,\"num_key_value_heads\":1,\"vocab_size\":5,"
     "\"max_position_embeddings\":64,\"rms_norm_eps\":1e-05,\"rope_theta\":10000.0,"
@@ -100,7 +101,9 @@ static uint16_t exact_f16(float f)
 
 static void add_value(struct buf *b, const char *dtype, float f)
 {
-    uint16_t h = dtype[0] == 'B' ? f32_to_bf16(f) : strcmp(dtype, "F16") == 0 ? exact_f16(f) : 0;
+    uint16_t h = dtype[0] == 'B'             ? f32_to_bf16(f)
+                 : strcmp(dtype, "F16") == 0 ? exact_f16(f)
+                                             : 0;
     if (strcmp(dtype, "F32") == 0)
         buf_add(b, &f, sizeof f);
     else if (h || f == 0)
@@ -125,8 +128,8 @@ static void add_tensor(struct buf *header, struct buf *data, const struct file_t
     buf_printf(header, "],\"data_offsets\":[%zu,%zu]}", begin, data->len);
 }
 
-void model_files_write_tensors(const char *dir, const char *name, const struct file_tensor *t,
-                               size_t n)
+void model_files_write_tensors(const char *dir, const char *name,
+                               const struct file_tensor *t, size_t n)
 {
     struct buf header = {0}, data = {0}, file = {0};
     buf_add_char(&header, '{');

@@ -32,8 +32,8 @@ void model_files_remove(char *dir);
 
 void model_files_write(const char *dir, const char *name, const void *bytes, size_t len);
 void model_files_write_text(const char *dir, const char *name, const char *text);
-void model_files_write_tensors(const char *dir, const char *name, const struct file_tensor *t,
-                               size_t n);
+void model_files_write_tensors(const char *dir, const char *name,
+                               const struct file_tensor *t, size_t n);
 
 /* text with the one place where `from` stands replaced; caller frees. */
 char *model_files_replace(const char *text, const char *from, const char *to);

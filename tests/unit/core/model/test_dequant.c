@@ -1,4 +1,5 @@
-/* Dequantised values against the reference implementation: hashes of whole tensors, and single blocks. */
+/* Dequantised values against the reference implementation: hashes of whole tensors, and
+ * single blocks. */
 #include "core/model/dequant.h"
 
 #include <cjson/cJSON.h>

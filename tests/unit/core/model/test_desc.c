@@ -6,8 +6,8 @@
 
 #include "tests/test.h"
 
-/* From transformers' LlamaRotaryEmbedding; powf may differ by one unit in the last place between C
- * libraries, so that much is allowed and no more. */
+/* From transformers' LlamaRotaryEmbedding; powf may differ by one unit in the last place
+ * between C libraries, so that much is allowed and no more. */
 static void expect_bits(const struct model_desc *d, const uint32_t *want)
 {
     float got[64];
@@ -17,8 +17,8 @@ static void expect_bits(const struct model_desc *d, const uint32_t *want)
         memcpy(&bits, &got[i], sizeof bits);
         int64_t diff = (int64_t)bits - want[i];
         if (diff < -1 || diff > 1)
-            test_fail(__FILE__, __LINE__, "inv_freq[%d] is 0x%08x, expected 0x%08x", i, bits,
-                      want[i]);
+            test_fail(__FILE__, __LINE__, "inv_freq[%d] is 0x%08x, expected 0x%08x", i,
+                      bits, want[i]);
     }
 }
 
@@ -55,9 +55,19 @@ TEST(desc_inv_freq_llama3) /* high frequencies kept, some blended, low ones divi
     expect_bits(&d, want);
 }
 
-static const struct model_desc good = {
-    .n_layers = 1, .dim = 8, .n_heads = 2, .n_kv_heads = 1, .head_dim = 4, .ffn = 6, .vocab = 5,
-    .max_pos = 64, .norm_eps = 1e-5f, .rope = {.theta = 10000}, .bos = -1, .eos = {2}, .n_eos = 1};
+static const struct model_desc good = {.n_layers = 1,
+                                       .dim = 8,
+                                       .n_heads = 2,
+                                       .n_kv_heads = 1,
+                                       .head_dim = 4,
+                                       .ffn = 6,
+                                       .vocab = 5,
+                                       .max_pos = 64,
+                                       .norm_eps = 1e-5f,
+                                       .rope = {.theta = 10000},
+                                       .bos = -1,
+                                       .eos = {2},
+                                       .n_eos = 1};
 
 TEST(desc_text_tells_every_field_apart)
 {

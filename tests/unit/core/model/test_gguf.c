@@ -44,10 +44,12 @@ TEST(gguf_reads_values_and_tensors)
     struct gguf_string s;
     EXPECT(gguf_u64(&g, "a", &u) && u == 7);
     EXPECT(gguf_f64(&g, "b", &d) && d == 0.5);
-    EXPECT(gguf_string(&g, "c", &s) && gguf_string_is(s, "text") && !gguf_string_is(s, "tex"));
+    EXPECT(gguf_string(&g, "c", &s) && gguf_string_is(s, "text") &&
+           !gguf_string_is(s, "tex"));
     EXPECT(!gguf_u64(&g, "b", &u) && !gguf_u64(&g, "x", &u) && !gguf_string(&g, "a", &s));
     ASSERT(g.n_tensors == 2);
-    EXPECT(g.tensors[0].n_dims == 2 && g.tensors[0].dims[0] == 3 && g.tensors[0].dims[1] == 2);
+    EXPECT(g.tensors[0].n_dims == 2 && g.tensors[0].dims[0] == 3 &&
+           g.tensors[0].dims[1] == 2);
     EXPECT(memcmp(g.tensors[1].data, data + 6, 24) == 0);
     gguf_fini(&g);
     for (size_t cut = 0; cut < b.len; cut++)
@@ -80,8 +82,8 @@ static void expect_rejected(struct buf *b, const char *says)
     struct err err = {0};
     int rc = parse_exact(b->data, b->len, &err);
     if (rc == 0 || !strstr(err.msg, says))
-        test_fail(__FILE__, __LINE__, "got \"%s\", expected \"%s\"", rc ? err.msg : "accepted",
-                  says);
+        test_fail(__FILE__, __LINE__, "got \"%s\", expected \"%s\"",
+                  rc ? err.msg : "accepted", says);
     buf_free(b);
 }
 
@@ -246,7 +248,8 @@ static void add_model(struct gguf_file *f, const char *skip)
     add_u32(f, "tokenizer.ggml.eos_token_id", 2, skip);
     for (int i = 0; i < N_MODEL_TENSORS; i++)
         if (!skip || strcmp(skip, model_tensors[i].name) != 0)
-            add_tensor(f, model_tensors[i].name, model_tensors[i].cols, model_tensors[i].rows);
+            add_tensor(f, model_tensors[i].name, model_tensors[i].cols,
+                       model_tensors[i].rows);
 }
 
 /* Writes the file, opens it, and frees f. */
@@ -278,7 +281,8 @@ TEST(gguf_model_rows_of_q_come_back_to_half_rotation)
     struct model *m = open_file(&f, &err);
     ASSERT(m != NULL);
     EXPECT(m->dtype == DTYPE_F32 && m->desc.is_tied && m->desc.vocab == 5);
-    EXPECT(m->desc.n_eos == 2 && m->desc.eos[0] == 2 && m->desc.eos[1] == 4 && m->desc.bos == -1);
+    EXPECT(m->desc.n_eos == 2 && m->desc.eos[0] == 2 && m->desc.eos[1] == 4 &&
+           m->desc.bos == -1);
     /* Heads of 4: the file keeps pairs (0,2) and (1,3) side by side. */
     static const int stored[8] = {0, 2, 1, 3, 4, 6, 5, 7};
     for (int o = 0; o < 8; o++)
@@ -333,7 +337,8 @@ static void expect_open_refused(struct gguf_file *f, const char *says)
     struct err err = {0};
     struct model *m = open_file(f, &err);
     if (m || !strstr(err.msg, says))
-        test_fail(__FILE__, __LINE__, "got \"%s\", expected \"%s\"", m ? "accepted" : err.msg, says);
+        test_fail(__FILE__, __LINE__, "got \"%s\", expected \"%s\"",
+                  m ? "accepted" : err.msg, says);
     model_free(m);
     memset(f, 0, sizeof *f);
 }
@@ -378,7 +383,8 @@ TEST(gguf_model_refuses_each_unsupported_number_by_name)
     };
     struct gguf_file f = {0};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        add_model(&f, strcmp(cases[i].key, "llama.attention.key_length") ? cases[i].key : NULL);
+        add_model(&f,
+                  strcmp(cases[i].key, "llama.attention.key_length") ? cases[i].key : NULL);
         gguf_file_u32(&f, cases[i].key, cases[i].v);
         if (strcmp(cases[i].key, "llama.attention.key_length") == 0)
             gguf_file_u32(&f, "llama.attention.value_length", 4);

@@ -24,7 +24,8 @@ static struct model *open_with(const char *config, const struct file_tensor *t, 
 
 static float packed(const struct matrix *m, int o, int i)
 {
-    size_t at = ((size_t)(o / PANEL) * (size_t)m->n_in + (size_t)i) * PANEL + (size_t)(o % PANEL);
+    size_t at =
+        ((size_t)(o / PANEL) * (size_t)m->n_in + (size_t)i) * PANEL + (size_t)(o % PANEL);
     return m->dtype == DTYPE_F32 ? ((const float *)m->data)[at]
                                  : bf16_to_f32(((const uint16_t *)m->data)[at]);
 }
@@ -90,8 +91,8 @@ TEST(hf_packed_values_equal_the_files_in_every_dtype)
         memcpy(t, model_files_tensors, sizeof t);
         for (int i = 0; i < MODEL_FILES_TENSORS; i++)
             t[i].dtype = cases[c].dtype;
-        struct model *m = open_with(model_files_config, t, MODEL_FILES_TENSORS, cases[c].choice,
-                                    &err);
+        struct model *m =
+            open_with(model_files_config, t, MODEL_FILES_TENSORS, cases[c].choice, &err);
         if (!m)
             test_fail(__FILE__, __LINE__, "%s", err.msg);
         ASSERT(m != NULL);
@@ -106,8 +107,8 @@ TEST(hf_packed_values_equal_the_files_in_every_dtype)
 TEST(hf_description_follows_the_config)
 {
     struct err err = {0};
-    struct model *m = open_with(model_files_config, model_files_tensors, MODEL_FILES_TENSORS,
-                                DTYPE_CHOICE_AUTO, &err);
+    struct model *m = open_with(model_files_config, model_files_tensors,
+                                MODEL_FILES_TENSORS, DTYPE_CHOICE_AUTO, &err);
     ASSERT(m != NULL);
     const struct model_desc *d = &m->desc;
     EXPECT(d->n_layers == 1 && d->dim == 8 && d->n_heads == 2 && d->n_kv_heads == 1);
@@ -124,8 +125,9 @@ TEST(hf_biases_are_bound)
     struct file_tensor t[MODEL_FILES_TENSORS + MODEL_FILES_BIASES];
     memcpy(t, model_files_tensors, sizeof model_files_tensors);
     memcpy(t + MODEL_FILES_TENSORS, model_files_biases, sizeof model_files_biases);
-    char *config = model_files_replace(model_files_config, "\"bos_token_id\"",
-                                       "\"attention_bias\":true,\"mlp_bias\":true,\"bos_token_id\"");
+    char *config =
+        model_files_replace(model_files_config, "\"bos_token_id\"",
+                            "\"attention_bias\":true,\"mlp_bias\":true,\"bos_token_id\"");
     struct err err = {0};
     struct model *m = open_with(config, t, MODEL_FILES_TENSORS + MODEL_FILES_BIASES,
                                 DTYPE_CHOICE_AUTO, &err);
@@ -145,7 +147,8 @@ TEST(hf_biases_are_bound)
 /* The head is number 1 of the tensors; its values differ from the embeddings'. */
 TEST(hf_tied_heads)
 {
-    char *tied = model_files_replace(model_files_config, "embeddings\":false", "embeddings\":true");
+    char *tied =
+        model_files_replace(model_files_config, "embeddings\":false", "embeddings\":true");
     struct file_tensor t[MODEL_FILES_TENSORS];
     struct err err = {0};
     t[0] = model_files_tensors[0];
@@ -169,21 +172,23 @@ TEST(hf_rotary_buffers_are_ignored)
     memcpy(t, model_files_tensors, sizeof model_files_tensors);
     t[MODEL_FILES_TENSORS] =
         (struct file_tensor){L "self_attn.rotary_emb.inv_freq", 1, {2, 0, 0}, "F32"};
-    struct model *m = open_with(model_files_config, t, MODEL_FILES_TENSORS + 1, DTYPE_CHOICE_AUTO,
-                                &err);
+    struct model *m =
+        open_with(model_files_config, t, MODEL_FILES_TENSORS + 1, DTYPE_CHOICE_AUTO, &err);
     EXPECT(m != NULL);
     model_free(m);
 }
 
 TEST(hf_eos_is_a_union)
 {
-    char *config =
-        model_files_replace(model_files_config, "\"eos_token_id\":2", "\"eos_token_id\":[2,3]");
+    char *config = model_files_replace(model_files_config, "\"eos_token_id\":2",
+                                       "\"eos_token_id\":[2,3]");
     char *dir = model_files_dir();
     struct err err = {0};
     model_files_write_text(dir, "config.json", config);
-    model_files_write_text(dir, "generation_config.json", "{\"eos_token_id\":[4,2],\"top_p\":0.9}");
-    model_files_write_tensors(dir, "model.safetensors", model_files_tensors, MODEL_FILES_TENSORS);
+    model_files_write_text(dir, "generation_config.json",
+                           "{\"eos_token_id\":[4,2],\"top_p\":0.9}");
+    model_files_write_tensors(dir, "model.safetensors", model_files_tensors,
+                              MODEL_FILES_TENSORS);
     struct model *m = model_open(dir, DTYPE_CHOICE_AUTO, &err);
     free(config);
     model_files_remove(dir);
@@ -266,23 +271,27 @@ TEST(hf_reads_both_spellings_of_rope)
     } cases[] = {
         {"\"x\":1", {ROPE_DEFAULT, 10000, 0, 0, 0, 0}},
         {"\"rope_scaling\":null", {ROPE_DEFAULT, 10000, 0, 0, 0, 0}},
-        {"\"rope_scaling\":{\"type\":\"linear\",\"factor\":4}", {ROPE_LINEAR, 10000, 4, 0, 0, 0}},
+        {"\"rope_scaling\":{\"type\":\"linear\",\"factor\":4}",
+         {ROPE_LINEAR, 10000, 4, 0, 0, 0}},
         {"\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":2,\"rope_theta\":500}",
          {ROPE_LINEAR, 500, 2, 0, 0, 0}},
         {"\"rope_parameters\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,"
-         "\"high_freq_factor\":4,\"original_max_position_embeddings\":32,\"rope_theta\":5e5}",
+         "\"high_freq_factor\":4,\"original_max_position_embeddings\":32,\"rope_theta\":"
+         "5e5}",
          {ROPE_LLAMA3, 500000, 8, 1, 4, 32}},
         {"\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,"
          "\"high_freq_factor\":4}",
          {ROPE_LLAMA3, 10000, 8, 1, 4, 64}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        char *config = model_files_replace(model_files_config, "\"bos_token_id\":1", cases[i].keys);
+        char *config =
+            model_files_replace(model_files_config, "\"bos_token_id\":1", cases[i].keys);
         struct model_desc d;
         struct err err = {0};
         EXPECT_EQ(hf_config_parse(config, strlen(config), &d, &err), 0);
         const struct rope_desc *w = &cases[i].want;
-        EXPECT(d.rope.kind == w->kind && d.rope.theta == w->theta && d.rope.factor == w->factor);
+        EXPECT(d.rope.kind == w->kind && d.rope.theta == w->theta &&
+               d.rope.factor == w->factor);
         EXPECT(d.rope.low_freq_factor == w->low_freq_factor);
         EXPECT(d.rope.high_freq_factor == w->high_freq_factor);
         EXPECT_EQ(d.rope.original_max_pos, w->original_max_pos);
@@ -296,7 +305,8 @@ static void expect_refused(const char *config, const struct file_tensor *t, size
     struct err err = {0};
     struct model *m = open_with(config, t, n, DTYPE_CHOICE_AUTO, &err);
     if (m || !strstr(err.msg, says))
-        test_fail(__FILE__, __LINE__, "got \"%s\", expected \"%s\"", m ? "accepted" : err.msg, says);
+        test_fail(__FILE__, __LINE__, "got \"%s\", expected \"%s\"",
+                  m ? "accepted" : err.msg, says);
     model_free(m);
 }
 
@@ -309,7 +319,8 @@ TEST(hf_refuses_each_missing_tensor_by_name)
         for (int i = 0; i < MODEL_FILES_TENSORS; i++)
             if (i != gone)
                 t[n++] = model_files_tensors[i];
-        snprintf(says, sizeof says, "tensor \"%s\" is missing", model_files_tensors[gone].name);
+        snprintf(says, sizeof says, "tensor \"%s\" is missing",
+                 model_files_tensors[gone].name);
         expect_refused(model_files_config, t, (size_t)n, says);
     }
 }
@@ -319,12 +330,14 @@ TEST(hf_refuses_each_misshapen_tensor_by_name)
     for (int bad = 0; bad < MODEL_FILES_TENSORS; bad++) {
         struct file_tensor t[MODEL_FILES_TENSORS];
         char says[200];
-        snprintf(says, sizeof says, "tensor \"%s\" has shape", model_files_tensors[bad].name);
+        snprintf(says, sizeof says, "tensor \"%s\" has shape",
+                 model_files_tensors[bad].name);
         memcpy(t, model_files_tensors, sizeof t);
         t[bad].dims[0]++;
         expect_refused(model_files_config, t, MODEL_FILES_TENSORS, says);
         t[bad].dims[0]--;
-        t[bad].n_dims = 3 - t[bad].n_dims; /* a vector for a matrix and the other way round */
+        /* A vector for a matrix, and the other way round. */
+        t[bad].n_dims = 3 - t[bad].n_dims;
         t[bad].dims[1] = t[bad].n_dims == 2 ? 1 : 0;
         expect_refused(model_files_config, t, MODEL_FILES_TENSORS, says);
     }
@@ -358,12 +371,14 @@ TEST(hf_refuses_a_bias_that_is_missing)
 {
     char *config = model_files_replace(model_files_config, "\"bos_token_id\"",
                                        "\"attention_bias\":true,\"bos_token_id\"");
-    expect_refused(config, model_files_tensors, MODEL_FILES_TENSORS, "q_proj.bias\" is missing");
+    expect_refused(config, model_files_tensors, MODEL_FILES_TENSORS,
+                   "q_proj.bias\" is missing");
     free(config);
 }
 
 static const char index_text[] =
-    "{\"metadata\":{\"total_size\":1},\"weight_map\":{%s\"model.embed_tokens.weight\":\"%s\"}}";
+    "{\"metadata\":{\"total_size\":1},"
+    "\"weight_map\":{%s\"model.embed_tokens.weight\":\"%s\"}}";
 
 /* Two shards: the embeddings, and the rest. */
 static void expect_shards(const char *embed_file, bool has_head, const char *says)
@@ -381,8 +396,8 @@ static void expect_shards(const char *embed_file, bool has_head, const char *say
                               MODEL_FILES_TENSORS - 1);
     struct model *m = model_open(dir, DTYPE_CHOICE_AUTO, &err);
     if (says ? m || !strstr(err.msg, says) : !m)
-        test_fail(__FILE__, __LINE__, "got \"%s\", expected \"%s\"", m ? "accepted" : err.msg,
-                  says ? says : "to load");
+        test_fail(__FILE__, __LINE__, "got \"%s\", expected \"%s\"",
+                  m ? "accepted" : err.msg, says ? says : "to load");
     if (m)
         expect_all(m);
     model_free(m);
@@ -394,7 +409,8 @@ static void expect_shards(const char *embed_file, bool has_head, const char *say
 TEST(hf_shards_and_their_index)
 {
     expect_shards("a.safetensors", true, NULL);
-    expect_shards("b.safetensors", true, "\"model.embed_tokens.weight\" is missing from b.");
+    expect_shards("b.safetensors", true,
+                  "\"model.embed_tokens.weight\" is missing from b.");
     expect_shards("a.safetensors", false, "but the index lists 10");
     expect_shards("c.safetensors", true, "c.safetensors: No such file");
     expect_shards("../a.safetensors", true, "plain file name");

@@ -14,7 +14,8 @@ static struct source *open_tiny(char **dir)
     struct err err = {0};
     *dir = model_files_dir();
     model_files_write_text(*dir, "config.json", model_files_config);
-    model_files_write_tensors(*dir, "model.safetensors", model_files_tensors, MODEL_FILES_TENSORS);
+    model_files_write_tensors(*dir, "model.safetensors", model_files_tensors,
+                              MODEL_FILES_TENSORS);
     return source_open(*dir, &err);
 }
 

@@ -102,8 +102,8 @@ static void expect_no_tokenizer(struct gguf_file *f, const char *says)
     snprintf(path, sizeof path, "%s/t.gguf", dir);
     struct tokenizer *t = model_open_tokenizer(path, &err);
     if (t || !strstr(err.msg, says))
-        test_fail(__FILE__, __LINE__, "got \"%s\", expected \"%s\"", t ? "a tokenizer" : err.msg,
-                  says);
+        test_fail(__FILE__, __LINE__, "got \"%s\", expected \"%s\"",
+                  t ? "a tokenizer" : err.msg, says);
     tokenizer_free(t);
     model_files_remove(dir);
     buf_free(&b);
