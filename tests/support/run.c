@@ -14,6 +14,8 @@ struct runner {
     pthread_mutex_t lock;
     pthread_cond_t woken;
     int n_wakes;
+    bool is_held;
+    int n_steps; /* wake calls that may still return while held */
 };
 
 static void wake(void *ud)
@@ -21,8 +23,37 @@ static void wake(void *ud)
     struct runner *r = ud;
     pthread_mutex_lock(&r->lock);
     r->n_wakes++;
-    pthread_cond_signal(&r->woken);
+    pthread_cond_broadcast(&r->woken);
+    while (r->is_held && !r->n_steps)
+        pthread_cond_wait(&r->woken, &r->lock);
+    if (r->is_held)
+        r->n_steps--;
     pthread_mutex_unlock(&r->lock);
+}
+
+static void set_gate(struct runner *r, bool is_held, int n_steps)
+{
+    pthread_mutex_lock(&r->lock);
+    r->is_held = is_held;
+    r->n_steps = n_steps;
+    pthread_cond_broadcast(&r->woken);
+    pthread_mutex_unlock(&r->lock);
+}
+
+void runner_hold(struct runner *r)
+{
+    set_gate(r, true, 0);
+}
+
+void runner_release(struct runner *r)
+{
+    set_gate(r, false, 0);
+}
+
+void runner_step(struct runner *r)
+{
+    set_gate(r, true, 1);
+    runner_wait_event(r);
 }
 
 struct runner *runner_new(const struct base_model *b, struct engine_opts opts)
