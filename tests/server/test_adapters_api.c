@@ -1,0 +1,286 @@
+/* Adapters over HTTP: putting, listing, using, deleting. */
+#include "tests/server/fixture.h"
+#include "tests/support/fake_engine.h"
+#include "tests/test.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const struct fake_plan plain = {0};
+static const char json_type[] = "Content-Type: application/json\r\n";
+static const char text_a[] = "{\"kind\":\"text\",\"text\":\"Answer like a pirate.\"}";
+static const char text_b[] = "{\"kind\":\"text\",\"text\":\"Answer in one word, please.\"}";
+
+static struct reply put(struct fixture *f, const char *name, const char *json)
+{
+    char path[128];
+    snprintf(path, sizeof path, "/v1/adapters/%s", name);
+    return fixture_ask(f, "PUT", path, json_type, json);
+}
+
+/* The value of "version" in a reply; caller frees. */
+static char *version_of(const struct reply *r)
+{
+    const char *at = r->body.data ? strstr(r->body.data, "\"version\":\"") : NULL;
+    return at ? strndup(at + 11, 64) : strdup("none");
+}
+
+TEST(adapters_put_use_swap_delete)
+{
+    struct fixture f = {0};
+    struct fake_seen seen;
+    fake_engine_plan(&plain);
+    fixture_start(&f);
+    struct reply r = put(&f, "pirate", text_a);
+    EXPECT_EQ(r.status, 201);
+    EXPECT(reply_has(&r, "\"kind\":\"text\"") && reply_has(&r, "\"durable\":false"));
+    EXPECT(reply_has(&r, "\"compile_ms\":") && reply_has(&r, "\"bytes\":"));
+    char *first = version_of(&r);
+    EXPECT_EQ(strlen(first), 64);
+    const char *etag = reply_header(&r, "ETag");
+    EXPECT(etag && strncmp(etag + 1, first, 64) == 0);
+    reply_free(&r);
+
+    r = fixture_complete(&f, "{\"model\":\"gqa:pirate\",\"prompt\":[7],\"max_tokens\":1}");
+    fake_engine_seen(&seen);
+    EXPECT_EQ(r.status, 200);
+    EXPECT(seen.has_prefix);
+    EXPECT(reply_has(&r, "\"model\":\"gqa:pirate\"") && reply_has(&r, "\"prompt_tokens\":1,"));
+    EXPECT(!reply_has(&r, "\"virtual_tokens\":0"));
+    EXPECT_STR(reply_header(&r, "X-Adapter-Id"), "pirate");
+    reply_free(&r);
+
+    r = put(&f, "pirate", text_b);
+    EXPECT_EQ(r.status, 200);
+    char *second = version_of(&r);
+    EXPECT(strcmp(first, second) != 0);
+    reply_free(&r);
+    r = fixture_get(&f, "/v1/models/pirate");
+    EXPECT(r.status == 200 && reply_has(&r, "\"parent\":\"gqa\""));
+    reply_free(&r);
+    r = fixture_get(&f, "/v1/adapters/pirate/files/adapter.json");
+    EXPECT_EQ(r.status, 200);
+    EXPECT_STR(r.body.data, text_b);
+    reply_free(&r);
+    r = fixture_get(&f, "/v1/adapters");
+    EXPECT(reply_has(&r, second) && !reply_has(&r, first));
+    reply_free(&r);
+
+    r = fixture_ask(&f, "DELETE", "/v1/adapters/pirate", "", NULL);
+    EXPECT_EQ(r.status, 200);
+    EXPECT_STR(r.body.data, "{\"id\":\"pirate\",\"object\":\"adapter\",\"deleted\":true}");
+    reply_free(&r);
+    r = fixture_ask(&f, "DELETE", "/v1/adapters/pirate", "", NULL);
+    EXPECT(r.status == 404 && reply_has(&r, "adapter_not_found"));
+    reply_free(&r);
+    r = fixture_complete(&f, "{\"model\":\"pirate\",\"prompt\":[7]}");
+    EXPECT_EQ(r.status, 404);
+    reply_free(&r);
+    free(first);
+    free(second);
+    fixture_stop(&f);
+}
+
+/* ---- forms --------------------------------------------------------------------------------------- */
+
+static void add_part(struct buf *b, const char *field, const char *file, const char *bytes, size_t len)
+{
+    buf_printf(b, "--BB\r\nContent-Disposition: form-data; name=\"%s\"; filename=\"%s\"\r\n"
+                  "Content-Type: application/octet-stream\r\n\r\n", field, file);
+    buf_add(b, bytes, len);
+    buf_add_str(b, "\r\n");
+}
+
+static void add_file(struct buf *b, const char *field, const char *file, const char *rel)
+{
+    char bytes[65536];
+    char *path = test_path(rel);
+    FILE *in = fopen(path, "rb");
+    size_t n = in ? fread(bytes, 1, sizeof bytes, in) : 0;
+    EXPECT(n > 0);
+    add_part(b, field, file, bytes, n);
+    if (in)
+        fclose(in);
+    free(path);
+}
+
+static struct reply put_form(struct fixture *f, const char *name, struct buf *form, bool is_chunked)
+{
+    struct buf b = {0};
+    int fd = client_open(f);
+    buf_add_str(form, "--BB--\r\n");
+    buf_printf(&b, "PUT /v1/adapters/%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+                   "Content-Type: multipart/form-data; boundary=BB\r\n", name);
+    if (is_chunked)
+        buf_printf(&b, "Transfer-Encoding: chunked\r\n\r\n%zx\r\n", form->len);
+    else
+        buf_printf(&b, "Content-Length: %zu\r\n\r\n", form->len);
+    buf_add(&b, form->data, form->len);
+    if (is_chunked)
+        buf_add_str(&b, "\r\n0\r\n\r\n");
+    for (size_t at = 0; at < b.len;) {
+        ssize_t n = write(fd, b.data + at, b.len - at);
+        if (n <= 0)
+            break;
+        at += (size_t)n;
+    }
+    struct reply r = client_read(fd, true);
+    close(fd);
+    buf_free(&b);
+    buf_free(form);
+    return r;
+}
+
+static const char config_path[] = "tests/golden/adapters/gqa/prefix_tuning/adapter_config.json";
+static const char weights_path[] = "tests/golden/adapters/gqa/prefix_tuning/adapter_model.safetensors";
+
+TEST(adapters_forms_are_known_by_file_or_field)
+{
+    static const char *const names[][4] = {
+        {"config", "adapter_config.json", "weights", "adapter_model.safetensors"},
+        {"a", "adapter_config.json", "b", "adapter_model.safetensors"},
+        {"config", "c.json", "weights", "w.safetensors"},
+        {"config", "dir/adapter_config.json", "weights", "/x/adapter_model.safetensors"},
+    };
+    struct fixture f = {0};
+    fake_engine_plan(&plain);
+    fixture_start(&f);
+    for (int i = 0; i < 8; i++) {
+        struct buf form = {0};
+        char name[8];
+        snprintf(name, sizeof name, "p%d", i);
+        add_file(&form, names[i / 2][0], names[i / 2][1], config_path);
+        add_file(&form, names[i / 2][2], names[i / 2][3], weights_path);
+        struct reply r = put_form(&f, name, &form, i % 2);
+        if (r.status != 201 || !reply_has(&r, "PREFIX_TUNING"))
+            test_fail(__FILE__, __LINE__, "%d: %d %s", i, r.status, r.body.data ? r.body.data : "");
+        reply_free(&r);
+    }
+    struct reply r = fixture_get(&f, "/v1/adapters/p0/files/adapter_model.safetensors");
+    EXPECT_EQ(r.status, 200);
+    EXPECT(r.body.len > 100);
+    reply_free(&r);
+    r = fixture_get(&f, "/v1/adapters/p0/files/etc");
+    EXPECT_EQ(r.status, 404);
+    reply_free(&r);
+    fixture_stop(&f);
+}
+
+TEST(adapters_bad_forms_are_refused)
+{
+    struct fixture f = {0};
+    struct buf form = {0};
+    fake_engine_plan(&plain);
+    fixture_start(&f);
+    add_file(&form, "config", "adapter_config.json", config_path);
+    struct reply r = put_form(&f, "a", &form, false);
+    EXPECT(r.status >= 400 && r.status < 500);
+    reply_free(&r);
+    add_file(&form, "config", "adapter_config.json", config_path);
+    add_file(&form, "config", "adapter_config.json", config_path);
+    r = put_form(&f, "a", &form, false);
+    EXPECT_EQ(r.status, 400);
+    reply_free(&r);
+    add_part(&form, "other", "other.txt", "x", 1);
+    r = put_form(&f, "a", &form, false);
+    EXPECT(r.status == 400 && reply_has(&r, "other.txt"));
+    reply_free(&r);
+    for (int i = 0; i < 9; i++)
+        add_part(&form, "config", "c.json", "{}", 2);
+    r = put_form(&f, "a", &form, false);
+    EXPECT_EQ(r.status, 400);
+    reply_free(&r);
+    buf_add_str(&form, "this is no form");
+    r = put_form(&f, "a", &form, false);
+    EXPECT_EQ(r.status, 400);
+    reply_free(&r);
+    r = fixture_ask(&f, "PUT", "/v1/adapters/a", "Content-Type: multipart/form-data\r\n", "x");
+    EXPECT_EQ(r.status, 400);
+    reply_free(&r);
+    r = fixture_ask(&f, "PUT", "/v1/adapters/a", "Content-Type: text/html\r\n", "x");
+    EXPECT_EQ(r.status, 415);
+    reply_free(&r);
+    r = fixture_get(&f, "/v1/adapters");
+    EXPECT_STR(r.body.data, "{\"object\":\"list\",\"data\":[]}");
+    reply_free(&r);
+    fixture_stop(&f);
+}
+
+TEST(adapters_too_large_upload_is_refused)
+{
+    struct fixture f = {.max_upload = 5000};
+    struct buf form = {0};
+    char *big = calloc(1, 60000);
+    fake_engine_plan(&plain);
+    fixture_start(&f);
+    for (int is_chunked = 0; is_chunked < 2; is_chunked++) {
+        add_part(&form, "weights", "adapter_model.safetensors", big, 60000);
+        struct reply r = put_form(&f, "a", &form, is_chunked);
+        EXPECT_EQ(r.status, 413);
+        reply_free(&r);
+    }
+    free(big);
+    fixture_stop(&f);
+}
+
+/* Many changes at once, some of whose clients leave: all are carried out, one after the other. */
+TEST(adapters_changes_queue_and_outlive_their_clients)
+{
+    enum { N = 12 };
+    struct fixture f = {0};
+    int fds[N];
+    fake_engine_plan(&plain);
+    fixture_start(&f);
+    for (int i = 0; i < N; i++) {
+        struct buf b = {0};
+        fds[i] = client_open(&f);
+        buf_printf(&b, "PUT /v1/adapters/t%d HTTP/1.1\r\nHost: x\r\n%sContent-Length: %zu\r\n\r\n%s", i,
+                   json_type, strlen(text_a), text_a);
+        client_send(fds[i], b.data);
+        buf_free(&b);
+    }
+    for (int i = 0; i < N; i++) {
+        if (i % 3 == 0)
+            continue;
+        struct reply r = client_read(fds[i], true);
+        EXPECT_EQ(r.status, 201);
+        reply_free(&r);
+    }
+    for (int i = 0; i < N; i++)
+        close(fds[i]);
+    struct reply r = fixture_get(&f, "/v1/adapters");
+    EXPECT(reply_has(&r, "\"id\":\"t1\"") && reply_has(&r, "\"id\":\"t11\""));
+    reply_free(&r);
+    fixture_stop(&f);
+}
+
+/* A request keeps the version that it started with. */
+TEST(adapters_swap_under_a_running_stream)
+{
+    struct fixture f = {0};
+    struct buf got = {0};
+    fake_engine_plan(&(struct fake_plan){.hold_after = 1});
+    fixture_start(&f);
+    struct reply r = put(&f, "x", text_a);
+    char *first = version_of(&r);
+    reply_free(&r);
+    int fd = client_open(&f);
+    client_post(fd, "{\"model\":\"x\",\"prompt\":\"a\",\"max_tokens\":3,\"stream\":true}");
+    EXPECT(client_wait_for(fd, &got, " w0", 5000));
+    EXPECT(strstr(got.data, first) != NULL);
+    r = put(&f, "x", text_b);
+    EXPECT_EQ(r.status, 200);
+    reply_free(&r);
+    r = fixture_ask(&f, "DELETE", "/v1/adapters/x", "", NULL);
+    EXPECT_EQ(r.status, 200);
+    reply_free(&r);
+    fake_engine_plan(&plain);
+    EXPECT(client_wait_for(fd, &got, "[DONE]", 5000));
+    EXPECT(!strstr(got.data, "error"));
+    close(fd);
+    free(first);
+    buf_free(&got);
+    fixture_stop(&f);
+}
