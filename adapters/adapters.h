@@ -8,10 +8,14 @@
  *     adapters_commit(a, c, &info, &err);  loop: the name now means the new version
  *     adapter_change_free(c);              in every case
  *
- * Changes are run one at a time, in the order of their begin (the caller queues them). A request pins a
- * version with adapters_acquire on the loop thread and gives it back with adapters_release; a version in
- * use is never freed, whatever happens to its name. An adapter in the state folder wins over one of the
- * same name in the adapters folder.
+ * Changes are run one at a time, in the order of their begin (the caller queues them): one is committed or
+ * freed before the next is run. After a delete, commit tells what was deleted, until the change is freed.
+ * One that has run and is freed without a commit may be found in the state folder after a restart. A
+ * name that --adapters brought and that was deleted stays so after a restart, if there is a state folder.
+ *
+ * A request pins a version with adapters_acquire on the loop thread and gives it back with
+ * adapters_release; a version in use is never freed, whatever happens to its name. An adapter in the state
+ * folder wins over one of the same name in the adapters folder.
  */
 #ifndef PREFIXD_ADAPTERS_H
 #define PREFIXD_ADAPTERS_H

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "core/base/log.h"
 #include "core/base/mem.h"
 
 struct adapter_change {
@@ -174,7 +175,18 @@ static int commit_delete(struct adapters *a, struct adapter_change *c, struct ad
     registry_describe(n, out);
     out->name = c->name;
     registry_forget(a, c->name);
+    log_info("adapters", "adapter %s was deleted", c->name);
     return 0;
+}
+
+/* Nothing in a file proves which base it was trained for, so a different name is worth a line. */
+static void log_put(const struct adapters *a, const struct adapter_info *info)
+{
+    log_info("adapters", "adapter %s is version %.12s: %s, %d virtual tokens, compiled in %.1f ms",
+             info->name, info->version, info->kind, info->n_virtual_tokens, info->compile_ms);
+    if (info->base_hint && strcmp(info->base_hint, a->base_name) != 0)
+        log_info("adapters", "adapter %s was trained on \"%s\"; this base is \"%s\"", info->name,
+                 info->base_hint, a->base_name);
 }
 
 int adapters_commit(struct adapters *a, struct adapter_change *c, struct adapter_info *out,
@@ -186,6 +198,7 @@ int adapters_commit(struct adapters *a, struct adapter_change *c, struct adapter
         return commit_delete(a, c, out, err);
     struct adapter_version *v = c->made ? c->made : c->current;
     registry_describe(registry_set(a, c->name, v, c->is_durable), out);
+    log_put(a, out);
     return 0;
 }
 

@@ -53,9 +53,6 @@ static int put(struct adapters *a, const char *name, struct loaded *l,
     int rc = adapter_change_run(c, err);
     if (rc == 0)
         rc = adapters_commit(a, c, &info, err);
-    if (rc == 0)
-        log_info("adapters", "adapter %s: %s, %d virtual tokens, compiled in %.1f ms", name,
-                 info.kind, info.n_virtual_tokens, info.compile_ms);
     adapter_change_free(c);
     return rc;
 }

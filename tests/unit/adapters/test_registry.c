@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <math.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -501,6 +502,53 @@ TEST(registry_change_that_is_given_up)
     adapter_change_free(c);
     EXPECT(!has(&f, "x"));
     adapter_change_free(NULL);
+    fixture_close(&f);
+}
+
+struct runner {
+    struct adapter_change *change;
+    int rc;
+};
+
+static void *run_on_pool(void *arg)
+{
+    struct runner *r = arg;
+    r->rc = adapter_change_run(r->change, NULL);
+    return NULL;
+}
+
+/* The run is another thread's, while requests come and go here: thread sanitizer looks on. */
+TEST(registry_runs_beside_requests)
+{
+    struct fixture f;
+    struct err err = {0};
+    struct adapter_info info;
+    struct buf config = {0}, weights = {0};
+    if (!fixture_open(&f, DTYPE_CHOICE_AUTO, true))
+        return;
+    adapter_files_config(&config, "PROMPT_TUNING", 5, "");
+    adapter_files_tensors(&weights, ROWS);
+    const struct adapter_file files[] = {{"adapter_config.json", config.data, config.len},
+                                         {"adapter_model.safetensors", weights.data, weights.len}};
+    EXPECT_EQ(put_text(&f, "x", "{\"kind\":\"text\",\"text\":\"one\"}", &info, &err), 0);
+    for (int i = 0; i < 10; i++) {
+        struct runner r = {.change = i % 2 ? adapters_delete_begin(f.a, "y", &err)
+                                           : adapters_put_begin(f.a, "y", files, 2, &err)};
+        pthread_t thread;
+        ASSERT(r.change && pthread_create(&thread, NULL, run_on_pool, &r) == 0);
+        for (int n = 0; n < 100; n++) {
+            struct adapter_version *v = adapters_acquire(f.a, n % 2 ? "x" : "y", &err);
+            EXPECT((v != NULL) == (n % 2 || i % 2));
+            if (v)
+                adapters_release(v);
+        }
+        pthread_join(thread, NULL);
+        EXPECT_EQ(r.rc, 0);
+        EXPECT_EQ(adapters_commit(f.a, r.change, &info, &err), 0);
+        adapter_change_free(r.change);
+    }
+    buf_free(&config);
+    buf_free(&weights);
     fixture_close(&f);
 }
 
