@@ -24,7 +24,7 @@ struct adapter_change {
     struct adapter_version *made;       /* by the run; NULL: the content is current's */
 };
 
-/* ---- begin ---------------------------------------------------------------------------------------- */
+/* ---- begin --------------------------------------------------------------------------- */
 
 static struct adapter_change *new_change(struct adapters *a, const char *name)
 {
@@ -87,7 +87,7 @@ struct adapter_change *adapters_delete_begin(struct adapters *a, const char *nam
     return c;
 }
 
-/* ---- run ------------------------------------------------------------------------------------------ */
+/* ---- run ----------------------------------------------------------------------------- */
 
 static struct adapter_version *new_version(struct adapter_change *c,
                                            const char digest[DIGEST_HEX + 1],
@@ -161,7 +161,7 @@ int adapter_change_run(struct adapter_change *c, struct err *err)
     return rc;
 }
 
-/* ---- commit --------------------------------------------------------------------------------------- */
+/* ---- commit -------------------------------------------------------------------------- */
 
 static int commit_delete(struct adapters *a, struct adapter_change *c, struct adapter_info *out,
                          struct err *err)
@@ -179,7 +179,8 @@ static int commit_delete(struct adapters *a, struct adapter_change *c, struct ad
     return 0;
 }
 
-/* Nothing in a file proves which base it was trained for, so a different name is worth a line. */
+/* Nothing in a file proves which base it was trained for, so a different name is worth a
+ * line. */
 static void log_put(const struct adapters *a, const struct adapter_info *info)
 {
     log_info("adapters", "adapter %s is version %.12s: %s, %d virtual tokens, compiled in %.1f ms",

@@ -68,7 +68,8 @@ static int add_prefix(struct compiled *out, struct kv_prefix *p, const struct ba
     size_t n = (size_t)m->n_layers * (size_t)m->n_kv_heads * (size_t)p->n_tiles * KV_TILE *
                (size_t)m->head_dim;
     if (!all_finite(p->dtype, p->k, n) || !all_finite(p->dtype, p->v, n))
-        return err_set(err, ERR_ADAPTER, "compiled to %s, the adapter holds NaN or infinite numbers",
+        return err_set(err, ERR_ADAPTER,
+                       "compiled to %s, the adapter holds NaN or infinite numbers",
                        dtype_name(p->dtype));
     return 0;
 }

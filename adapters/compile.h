@@ -1,7 +1,8 @@
 /* From a checked description to prefixes: one, or one per task.
  *
- * Thread: any but the loop's and the engine's; blocks while the engine computes. Numbers are finite
- * before (in the file) and after (in the prefix, in the type of the KV pool), or the adapter is refused. */
+ * Thread: any but the loop's and the engine's; blocks while the engine computes. Numbers
+ * are finite before (in the file) and after (in the prefix, in the type of the KV pool), or
+ * the adapter is refused. */
 #ifndef PREFIXD_COMPILE_H
 #define PREFIXD_COMPILE_H
 

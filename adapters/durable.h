@@ -1,7 +1,8 @@
 /* Small steps on the file system for whoever must be able to say what is on disk.
  *
- * Thread: any. Folders are given as descriptors. -1 comes with ERR_IO and the system's reason. What
- * durable_write and durable_folder returned 0 for is on disk; names need a durable_sync of their folder. */
+ * Thread: any. Folders are given as descriptors. -1 comes with ERR_IO and the system's
+ * reason. What durable_write and durable_folder returned 0 for is on disk; names need a
+ * durable_sync of their folder. */
 #ifndef PREFIXD_DURABLE_H
 #define PREFIXD_DURABLE_H
 
@@ -9,8 +10,8 @@
 
 #include "core/base/err.h"
 
-/* Creates or truncates name and writes it; a crash may leave it short, so write it under a temporary
- * name and durable_rename it. */
+/* Creates or truncates name and writes it; a crash may leave it short, so write it under a
+ * temporary name and durable_rename it. */
 int durable_write(int dir, const char *name, const void *bytes, size_t len, struct err *err);
 int durable_rename(int dir, const char *from, const char *to, struct err *err);
 int durable_unlink(int dir, const char *name, struct err *err); /* synced; 0 if it was not there */

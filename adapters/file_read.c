@@ -9,8 +9,8 @@
 
 #include "core/base/mem.h"
 
-/* The same descriptor is opened, checked and read, so that no other file can slip in between. O_NONBLOCK
- * keeps a FIFO from blocking the open before it can be refused. */
+/* The same descriptor is opened, checked and read, so that no other file can slip in
+ * between. O_NONBLOCK keeps a FIFO from blocking the open before it can be refused. */
 int file_open(int dir, const char *name, struct file_stamp *stamp, struct err *err)
 {
     struct stat st;

@@ -17,11 +17,12 @@ struct file_stamp {
     long mtime_ns;
 };
 
-/* The file name of folder dir (AT_FDCWD: of the working folder), opened read-only; refused unless it is
- * a regular file. ERR_NOT_FOUND if there is none. stamp may be NULL. */
+/* The file name of folder dir (AT_FDCWD: of the working folder), opened read-only; refused
+ * unless it is a regular file. ERR_NOT_FOUND if there is none. stamp may be NULL. */
 int file_open(int dir, const char *name, struct file_stamp *stamp, struct err *err);
 
-/* Its bytes, in heap memory (free), followed by a NUL that *len does not count; NULL + err. */
+/* Its bytes, in heap memory (free), followed by a NUL that *len does not count; NULL +
+ * err. */
 void *file_read(int dir, const char *name, size_t most, size_t *len, struct file_stamp *stamp,
                 struct err *err);
 

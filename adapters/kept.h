@@ -1,7 +1,8 @@
 /* Where the files that an adapter was given as can be read again, when no store keeps them.
  *
- * Thread: kept_copy and kept_note any; kept_open any once made. What was sent is kept in sealed
- * memory files; what came from a folder is opened there again, and only if it is still the same. */
+ * Thread: kept_copy and kept_note any; kept_open any once made. What was sent is kept in
+ * sealed memory files; what came from a folder is opened there again, and only if it is
+ * still the same. */
 #ifndef PREFIXD_KEPT_H
 #define PREFIXD_KEPT_H
 

@@ -1,8 +1,8 @@
 /* The kinds of adapters, in one table.
  *
- * Thread: any. The name is the peft_type of PEFT's configs; the class says how a kind compiles:
- * ROWS at the embedding layer, one such prompt per task (TASKS), keys and values as they are (KV),
- * hidden vectors before every layer (HIDDEN), a string (TEXT). */
+ * Thread: any. The name is the peft_type of PEFT's configs; the class says how a kind
+ * compiles: ROWS at the embedding layer, one such prompt per task (TASKS), keys and values
+ * as they are (KV), hidden vectors before every layer (HIDDEN), a string (TEXT). */
 #ifndef PREFIXD_KIND_H
 #define PREFIXD_KIND_H
 

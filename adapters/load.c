@@ -57,7 +57,7 @@ static int put(struct adapters *a, const char *name, struct loaded *l,
     return rc;
 }
 
-/* ---- the state folder ----------------------------------------------------------------------------- */
+/* ---- the state folder ---------------------------------------------------------------- */
 
 static int read_stored(const struct adapters *a, struct loaded *l, const char *version,
                        const char *file, size_t most, struct err *err)
@@ -109,7 +109,7 @@ static bool is_stored(const struct adapters *a, const char *name, bool *is_delet
     return false;
 }
 
-/* ---- the adapters folder -------------------------------------------------------------------------- */
+/* ---- the adapters folder ------------------------------------------------------------- */
 
 /* The file in at folder dir counts as file of an adapter. */
 static int read_named(struct loaded *l, const char *dir, const char *in, const char *file,

@@ -13,7 +13,8 @@
 
 enum { MAX_DEPTH = 16, MAX_ITEMS = 100000, MAX_HINT = 512 };
 
-/* Five factors of at most 2^20 apiece would overflow; P * L * 2 * token_dim * 4 with these cannot. */
+/* Five factors of at most 2^20 apiece would overflow; P * L * 2 * token_dim * 4 with these
+ * cannot. */
 static const int64_t max_tokens = 1 << 24, max_layers = 1 << 14, max_dim = 1 << 20;
 
 static int not_accepted(struct err *err, const char *key, const char *what)

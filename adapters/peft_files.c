@@ -1,4 +1,5 @@
-/* The checks that tie adapter_config.json, adapter_model.safetensors and the base together. */
+/* The checks that tie adapter_config.json, adapter_model.safetensors and the base
+ * together. */
 #include "adapters/peft_files.h"
 
 #include <string.h>
@@ -8,7 +9,8 @@
 
 enum { MAX_TENSORS = 8, MAX_HEADER = 1 << 20, HEADER_AT = 8 };
 
-/* Both kinds of pickle files can begin like a header length, so the byte after it decides. */
+/* Both kinds of pickle files can begin like a header length, so the byte after it
+ * decides. */
 static bool is_pickle(const struct adapter_file *f)
 {
     const unsigned char *b = f->bytes;
@@ -105,8 +107,8 @@ static int check_kv(const struct adapter_spec *s, const struct model_shape *m, s
     if (check_n_dims(s->main, 2, err) < 0)
         return -1;
     if (s->main->dims[1] != (uint64_t)width)
-        return err_set(err, ERR_ADAPTER, "tensor \"prompt_embeddings\" is %llu wide; the base needs "
-                       "2 * %d layers * %d KV heads * %d = %lld",
+        return err_set(err, ERR_ADAPTER,
+                       "tensor \"prompt_embeddings\" is %llu wide; the base needs 2 * %d layers * %d KV heads * %d = %lld",
                        (unsigned long long)s->main->dims[1], m->n_layers, m->n_kv_heads,
                        m->head_dim, (long long)width);
     return 0;
@@ -165,8 +167,9 @@ static int check_shapes(struct adapter_spec *s, const struct peft_config *c,
     return err_set(err, ERR_INTERNAL, "a text adapter has no tensors");
 }
 
-/* For KV kinds PEFT writes the width and number of KV heads into fields named after something else; a
- * config that was never saved by PEFT may still hold the hidden size, and is not repaired. */
+/* For KV kinds PEFT writes the width and number of KV heads into fields named after
+ * something else; a config that was never saved by PEFT may still hold the hidden size, and
+ * is not repaired. */
 static int check_config(const struct peft_config *c, const struct model_shape *m, struct err *err)
 {
     bool is_kv = kind_class(c->kind) == KIND_CLASS_KV;
@@ -212,9 +215,9 @@ static int check_n_tokens(struct adapter_spec *s, const struct peft_config *c,
                     "the tensor has", err) < 0)
         return -1;
     if (s->kind == KIND_CARTRIDGE && c->num_frozen_tokens > (int64_t)n)
-        return err_set(err, ERR_ADAPTER, "adapter_config.json: num_frozen_tokens is %lld, more than "
-                       "the %llu virtual tokens", (long long)c->num_frozen_tokens,
-                       (unsigned long long)n);
+        return err_set(err, ERR_ADAPTER,
+                       "adapter_config.json: num_frozen_tokens is %lld, more than the %llu virtual "
+                       "tokens", (long long)c->num_frozen_tokens, (unsigned long long)n);
     s->n_tokens = (int)n;
     return check_compiled_size(s, lim, err);
 }

@@ -12,7 +12,7 @@
 #define DEFAULT_MAX_BYTES ((size_t)256 << 20)
 #define MAX_COMPILED_BYTES ((size_t)4 << 30)
 
-/* ---- the table of names --------------------------------------------------------------------------- */
+/* ---- the table of names -------------------------------------------------------------- */
 
 static size_t place_of(const struct adapters *a, const char *name)
 {
@@ -97,7 +97,7 @@ void registry_describe(const struct version_name *n, struct adapter_info *out)
     memcpy(out->version, v->digest, sizeof out->version);
 }
 
-/* ---- opening -------------------------------------------------------------------------------------- */
+/* ---- opening ------------------------------------------------------------------------- */
 
 struct adapters *adapters_open(const struct adapters_opts *o, struct err *err)
 {
@@ -150,7 +150,7 @@ int adapters_check_name(const struct adapters *a, const char *name, struct err *
     return 0;
 }
 
-/* ---- asking --------------------------------------------------------------------------------------- */
+/* ---- asking -------------------------------------------------------------------------- */
 
 static struct version_name *need(struct adapters *a, const char *name, struct err *err)
 {
@@ -182,7 +182,8 @@ int adapters_info(struct adapters *a, const char *name, struct adapter_info *out
     return 0;
 }
 
-void adapters_each(struct adapters *a, void (*fn)(const struct adapter_info *info, void *ud), void *ud)
+void adapters_each(struct adapters *a, void (*fn)(const struct adapter_info *info, void *ud),
+                   void *ud)
 {
     CHECK_ON_THREAD(a->owner);
     for (size_t i = 0; i < a->n_names; i++) {
@@ -192,7 +193,8 @@ void adapters_each(struct adapters *a, void (*fn)(const struct adapter_info *inf
     }
 }
 
-/* Only names that a version may have: the rest of its folder is none of a reader's business. */
+/* Only names that a version may have: the rest of its folder is none of a reader's
+ * business. */
 static bool is_file_name(const char *file)
 {
     return strcmp(file, SPEC_CONFIG_FILE) == 0 || strcmp(file, SPEC_WEIGHTS_FILE) == 0 ||

@@ -1,7 +1,8 @@
-/* The registry's own view of names and versions: private to registry.c, version.c, change.c, load.c.
+/* The registry's own view of names and versions: private to registry.c, version.c,
+ * change.c, load.c.
  *
- * Thread: loop (the thread of adapters_open). What a change reads on the pool is immutable after
- * adapters_open, but for the store, which only the one running change touches. */
+ * Thread: loop (the thread of adapters_open). What a change reads on the pool is immutable
+ * after adapters_open, but for the store, which only the one running change touches. */
 #ifndef PREFIXD_REGISTRY_H
 #define PREFIXD_REGISTRY_H
 
@@ -55,7 +56,8 @@ void registry_note_folder_name(struct adapters *a, const char *name);
 void version_ref(struct adapter_version *v);
 void version_unref(struct adapter_version *v); /* accepts NULL */
 
-/* Where the content of a change comes from; what is new goes to the store if there is one. */
+/* Where the content of a change comes from; what is new goes to the store if there is
+ * one. */
 struct change_origin {
     enum { CHANGE_SENT, CHANGE_STORED, CHANGE_FOLDER } from;
     const char *version;   /* STORED: the digest that it must have */

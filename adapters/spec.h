@@ -1,8 +1,8 @@
 /* From the files of an adapter to a checked description of it, all from untrusted bytes.
  *
- * Thread: spec_parse on the loop thread or at boot (it parses JSON and costs no more than that: numbers
- * of tensors are not looked at); spec_digest and everything else any thread. A spec borrows the files'
- * bytes.
+ * Thread: spec_parse on the loop thread or at boot (it parses JSON and costs no more than
+ * that: numbers of tensors are not looked at); spec_digest and everything else any thread.
+ * A spec borrows the files' bytes.
  *
  *     struct adapter_spec s;
  *     if (spec_parse(&s, files, n_files, &limits, &err) < 0) return -1;
@@ -46,7 +46,8 @@ int spec_parse(struct adapter_spec *s, const struct adapter_file *files, int n_f
                const struct spec_limits *lim, struct err *err);
 void spec_fini(struct adapter_spec *s); /* accepts what spec_parse left on failure */
 
-/* The version of this content: over a type tag, and names and bytes of the files in order of name. */
+/* The version of this content: over a type tag, and names and bytes of the files in order
+ * of name. */
 void spec_digest(const struct adapter_file *files, int n_files, char hex[DIGEST_HEX + 1]);
 
 #endif

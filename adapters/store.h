@@ -1,13 +1,14 @@
 /* Where adapters are kept durably: names that point at versions, and the files of versions.
  *
- * Thread: opened and closed at boot and exit; store_put and store_delete by whoever runs a change, one
- * at a time; store_open_file any time. What store_put or store_delete returned 0 for is there after
- * kill -9 and power loss, and nothing is ever there by half. The only writer of its folder (a lock
- * says so to a second process). This interface is all that the rest knows, so that a database can
- * stand behind it.
+ * Thread: opened and closed at boot and exit; store_put and store_delete by whoever runs a
+ * change, one at a time; store_open_file any time. What store_put or store_delete returned
+ * 0 for is there after kill -9 and power loss, and nothing is ever there by half. The only
+ * writer of its folder (a lock says so to a second process). This interface is all that the
+ * rest knows, so that a database can stand behind it.
  *
  *     struct store *s = store_open(dir, &err);
- *     store_put(s, &(struct store_entry){"support", version, now}, files, n_files, &err);
+ *     store_put(s, &(struct store_entry){"support", version, now}, files, n_files,
+ * &err);
  */
 #ifndef PREFIXD_STORE_H
 #define PREFIXD_STORE_H
@@ -33,7 +34,8 @@ struct store_entry {
     int64_t created;
 };
 
-/* ERR_CONFLICT if another process has it open. What a killed process left half-done is cleared away. */
+/* ERR_CONFLICT if another process has it open. What a killed process left half-done is
+ * cleared away. */
 struct store *store_open(const char *dir, struct err *err);
 void store_close(struct store *s);
 

@@ -4,7 +4,8 @@
  *     adapters/<name>.json       {"version": "<digest>", "created": <seconds>} or {"deleted": true}
  *     blobs/<digest>/<file>      the files of a version, never changed
  *
- * Everything appears by one rename of what was written and synced under a name that begins with a dot. */
+ * Everything appears by one rename of what was written and synced under a name that begins
+ * with a dot. */
 #include "adapters/store.h"
 
 #include <cjson/cJSON.h>
@@ -41,7 +42,7 @@ struct store {
     bool is_damaged; /* a pointer could not be read: some blob may be its */
 };
 
-/* ---- the index ------------------------------------------------------------------------------------ */
+/* ---- the index ----------------------------------------------------------------------- */
 
 static size_t place_of(const struct store *s, const char *name, bool *is_there)
 {
@@ -91,8 +92,8 @@ static bool is_referred(const struct store *s, const char *version)
     return false;
 }
 
-/* The blob of a dropped version stays until the next change: a reader on the loop thread may still take
- * the old version for the current one. */
+/* The blob of a dropped version stays until the next change: a reader on the loop thread
+ * may still take the old version for the current one. */
 static void drop_version(struct store *s, const char *version)
 {
     if (!version[0])
@@ -118,7 +119,7 @@ static void discard_dropped(struct store *s, const char *but)
     s->n_dropped = 0;
 }
 
-/* ---- opening -------------------------------------------------------------------------------------- */
+/* ---- opening ------------------------------------------------------------------------- */
 
 static bool is_digest(const char *s)
 {
@@ -227,7 +228,7 @@ void store_close(struct store *s)
     free(s);
 }
 
-/* ---- changes -------------------------------------------------------------------------------------- */
+/* ---- changes ------------------------------------------------------------------------- */
 
 static bool has_blob(const struct store *s, const char *version)
 {
@@ -331,7 +332,7 @@ int store_delete(struct store *s, const char *name, bool stays_deleted, struct e
     return 0;
 }
 
-/* ---- reading -------------------------------------------------------------------------------------- */
+/* ---- reading ------------------------------------------------------------------------- */
 
 size_t store_n_entries(const struct store *s)
 {

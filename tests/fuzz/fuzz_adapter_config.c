@@ -1,4 +1,5 @@
-/* Fuzzes the reading of adapters: two bytes of length, the config, then the weights; or a text adapter. */
+/* Fuzzes the reading of adapters: two bytes of length, the config, then the weights; or a
+ * text adapter. */
 #include "adapters/spec.h"
 
 #include <stdint.h>

@@ -4,8 +4,9 @@
 
 #include "core/base/buf.h"
 
-/* A safetensors file with tensors described as "name:F32:5,64 name2:BF16:3" (no dims: rank 0). Data is a
- * small number that differs from element to element, in the tensor's own type. */
+/* A safetensors file with tensors described as "name:F32:5,64 name2:BF16:3" (no dims: rank
+ * 0). Data is a small number that differs from element to element, in the tensor's own
+ * type. */
 void adapter_files_tensors(struct buf *out, const char *tensors);
 
 /* A safetensors file of exactly this header and n_data zero bytes. */

@@ -7,7 +7,8 @@
 #include "tests/support/adapter_files.h"
 #include "tests/test.h"
 
-/* L = 3, d = 64, H = 6, G = 2, D = 16: no two widths are equal (H*D = 96, G*D = 32, 2LGD = 192). */
+/* L = 3, d = 64, H = 6, G = 2, D = 16: no two widths are equal (H*D = 96, G*D = 32, 2LGD =
+ * 192). */
 static const struct model_shape shape = {
     .n_layers = 3, .dim = 64, .n_heads = 6, .n_kv_heads = 2, .head_dim = 16, .vocab = 320,
     .max_pos = 256, .weight_dtype = DTYPE_F32, .kv_dtype = DTYPE_F32};
@@ -210,7 +211,8 @@ TEST(peft_files_rows_of_the_format_table)
     }
 }
 
-/* Section by section of the safetensors format; data of 512 bytes is what [2, 64] F32 needs. */
+/* Section by section of the safetensors format; data of 512 bytes is what [2, 64] F32
+ * needs. */
 #define T(more) "\"prompt_embeddings\":{\"dtype\":\"F32\",\"shape\":[2,64],\"data_offsets\":" more "}"
 #define GOOD T("[0,512]")
 
@@ -364,7 +366,8 @@ TEST(peft_files_more_tensors_than_any_kind_has)
     buf_free(&weights);
 }
 
-/* The limits that are settings: tokens may be more than positions allow, files larger than wanted. */
+/* The limits that are settings: tokens may be more than positions allow, files larger than
+ * wanted. */
 TEST(peft_files_positions_bound_virtual_tokens)
 {
     struct spec_limits wide = limits;

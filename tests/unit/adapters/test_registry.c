@@ -173,13 +173,16 @@ TEST(registry_put_says_what_it_made)
     fixture_close(&f);
 }
 
+#define NAME_16 "aaaaaaaaaaaaaaaa"
+#define NAME_64 NAME_16 NAME_16 NAME_16 NAME_16
+
 TEST(registry_refuses_names)
 {
     static const char *const bad[] = {"", ".", "..", ".a", "-a", "_a", "a/b", "a b", "a\n", "a%",
                                       "\xc3\xa9", "a:b", "gqa",
-                                      "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
+                                      NAME_64 "a"};
     static const char *const good[] = {"a", "0", "a.b-c_D", "gqa2", "a..b", "x.json",
-                                       "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
+                                       NAME_64};
     struct fixture f;
     if (!fixture_open(&f, DTYPE_CHOICE_AUTO, false))
         return;
@@ -247,7 +250,7 @@ TEST(registry_refuses_text_adapters)
         if (put_text(&f, "x", bad[i], &info, &err) == 0 || err.code != ERR_ADAPTER)
             test_fail(__FILE__, __LINE__, "%s: %s", bad[i], err_name(err.code));
     }
-    struct buf longer = {0}; /* every digit is a token of its own, or three are: too many either way */
+    struct buf longer = {0};
     struct err err = {0};
     buf_add_str(&longer, "{\"kind\":\"text\",\"text\":\"");
     for (int i = 0; i < 3000; i++)
@@ -261,17 +264,16 @@ TEST(registry_refuses_text_adapters)
     fixture_close(&f);
 }
 
-/* ---- numbers ---------------------------------------------------------------------------------------- */
+/* ---- numbers ------------------------------------------------------------------------- */
 
-/* Element i of the only tensor becomes x. */
-static int put_with_number(struct fixture *f, const char *type, const char *tensors, size_t i,
-                           float x, struct err *err)
+/* Element i of the only tensor, which has n, becomes x. */
+static int put_with_number(struct fixture *f, const char *type, const char *tensors, size_t n,
+                           size_t i, float x, struct err *err)
 {
     struct buf weights = {0};
     struct adapter_info info;
     adapter_files_tensors(&weights, tensors);
-    unsigned char header = (unsigned char)weights.data[0]; /* all these headers are under 256 bytes */
-    memcpy(weights.data + 8 + header + i * 4, &x, 4);
+    memcpy(weights.data + weights.len - (n - i) * 4, &x, 4);
     int rc = put_bytes(f, "x", type, &weights, &info, err);
     buf_free(&weights);
     return rc;
@@ -286,11 +288,11 @@ static void expect_numbers(enum dtype_choice dtype, const char *type, const char
     if (!fixture_open(&f, dtype, false))
         return;
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
-        EXPECT_EQ(put_with_number(&f, type, tensors, i % 2 ? n - 1 : 0, bad[i], &err), -1);
+        EXPECT_EQ(put_with_number(&f, type, tensors, n, i % 2 ? n - 1 : 0, bad[i], &err), -1);
         EXPECT_EQ(err.code, ERR_ADAPTER);
         EXPECT(!has(&f, "x"));
     }
-    EXPECT_EQ(put_with_number(&f, type, tensors, n / 2, largest, &err), 0);
+    EXPECT_EQ(put_with_number(&f, type, tensors, n, n / 2, largest, &err), 0);
     fixture_close(&f);
 }
 
@@ -309,13 +311,13 @@ TEST(registry_refuses_what_overflows_in_the_cast)
     struct err err = {0};
     if (!fixture_open(&f, DTYPE_CHOICE_BF16, false))
         return;
-    EXPECT_EQ(put_with_number(&f, "PREFIX_TUNING", KV, 7, 3.4028e38f, &err), -1);
+    EXPECT_EQ(put_with_number(&f, "PREFIX_TUNING", KV, 960, 7, 3.4028e38f, &err), -1);
     EXPECT_EQ(err.code, ERR_ADAPTER);
-    EXPECT_EQ(put_with_number(&f, "CARTRIDGE", KV, 959, -3.4028e38f, &err), -1);
+    EXPECT_EQ(put_with_number(&f, "CARTRIDGE", KV, 960, 959, -3.4028e38f, &err), -1);
     fixture_close(&f);
 }
 
-/* ---- tasks ------------------------------------------------------------------------------------------ */
+/* ---- tasks --------------------------------------------------------------------------- */
 
 TEST(registry_tasks)
 {
@@ -354,7 +356,8 @@ static float element(size_t i) /* of adapter_files_tensors */
     return 0.001f * (float)(i % 97) - 0.05f;
 }
 
-/* Task 1 of E, cols, rows is the soft prompt E * (cols[1] . rows[1]), worked out here in doubles. */
+/* Task 1 of E, cols, rows is the soft prompt E * (cols[1] . rows[1]), worked out here in
+ * doubles. */
 TEST(registry_task_is_the_product_of_its_factors)
 {
     struct fixture f;
@@ -395,7 +398,7 @@ TEST(registry_task_is_the_product_of_its_factors)
     fixture_close(&f);
 }
 
-/* ---- versions ---------------------------------------------------------------------------------------- */
+/* ---- versions ------------------------------------------------------------------------ */
 
 TEST(registry_swap_keeps_the_running_version)
 {
@@ -517,7 +520,8 @@ static void *run_on_pool(void *arg)
     return NULL;
 }
 
-/* The run is another thread's, while requests come and go here: thread sanitizer looks on. */
+/* The run is another thread's, while requests come and go here: thread sanitizer looks
+ * on. */
 TEST(registry_runs_beside_requests)
 {
     struct fixture f;
@@ -577,7 +581,7 @@ TEST(registry_lists_in_order_of_name)
     fixture_close(&f);
 }
 
-/* ---- files ------------------------------------------------------------------------------------------- */
+/* ---- files --------------------------------------------------------------------------- */
 
 static void expect_files(bool has_state)
 {
@@ -613,7 +617,7 @@ TEST(registry_gives_files_back)
     expect_files(true);
 }
 
-/* ---- restarts ---------------------------------------------------------------------------------------- */
+/* ---- restarts ------------------------------------------------------------------------ */
 
 TEST(registry_state_survives)
 {
@@ -651,7 +655,8 @@ TEST(registry_damaged_blob_is_not_served)
         return;
     EXPECT_EQ(put_text(&f, "t", text, &info, &err), 0);
     snprintf(dir, sizeof dir, "%s/blobs/%s", f.state, info.version);
-    adapter_files_write(dir, "adapter.json", "{\"kind\":\"text\",\"text\":\"two\"}", sizeof text - 1);
+    adapter_files_write(dir, "adapter.json", "{\"kind\":\"text\",\"text\":\"two\"}",
+                        sizeof text - 1);
     ASSERT(restart(&f, NULL));
     EXPECT(!has(&f, "t"));
     fixture_close(&f);
@@ -801,7 +806,7 @@ TEST(registry_loads_golden_adapters)
     fixture_close(&f);
 }
 
-/* ---- kill -9 ---------------------------------------------------------------------------------------- */
+/* ---- kill -9 ------------------------------------------------------------------------- */
 
 static _Noreturn void serve_until_killed(const char *state, int pipe)
 {
@@ -823,7 +828,8 @@ static _Noreturn void serve_until_killed(const char *state, int pipe)
     }
 }
 
-/* What the last answer named, or the change that was running, is what a new process serves. */
+/* What the last answer named, or the change that was running, is what a new process
+ * serves. */
 TEST(registry_answers_survive_kill_9)
 {
     struct fixture f;

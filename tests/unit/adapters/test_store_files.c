@@ -126,7 +126,8 @@ TEST(store_files_keep_names_over_a_restart)
     free(dir);
 }
 
-/* A version that a name stopped and started to mean again must not lose its files meanwhile. */
+/* A version that a name stopped and started to mean again must not lose its files
+ * meanwhile. */
 TEST(store_files_old_version_again)
 {
     char *dir = adapter_files_tmp_dir();
@@ -246,7 +247,7 @@ TEST(store_files_report_what_cannot_be_written)
     free(dir);
 }
 
-/* ---- kill -9 ---------------------------------------------------------------------------------------- */
+/* ---- kill -9 ------------------------------------------------------------------------- */
 
 struct shared { /* with the child that is killed */
     volatile int acknowledged; /* operations */
@@ -261,7 +262,8 @@ static unsigned mix(unsigned x)
     return x ^ x >> 16;
 }
 
-/* Operation i of a round: a name, and the version to put, -1 to delete, -2 to delete and remember. */
+/* Operation i of a round: a name, and the version to put, -1 to delete, -2 to delete and
+ * remember. */
 static int operation(unsigned seed, int i, int *name)
 {
     unsigned r = mix(seed * 1000003u + (unsigned)i);
