@@ -1,0 +1,208 @@
+/* The scheduler's bookkeeping, with sequences made by hand. */
+#include "core/sched.h"
+
+#include <stdlib.h>
+
+#include "core/base/check.h"
+#include "core/base/mem.h"
+#include "tests/support/rng.h"
+#include "tests/test.h"
+
+enum { MAX_RUNNING = 4, CHUNK = 10, MAX_SEQS = 12 };
+
+static const struct model_shape shape = {.n_layers = 1, .n_kv_heads = 1, .head_dim = 2,
+                                         .kv_dtype = DTYPE_F32};
+static const int32_t prompt[200] = {3, 1, 4, 1, 5, 9, 2, 6};
+
+struct desk { /* a scheduler, its pool and batch, and what was posted */
+    struct sched sched;
+    struct kv_pool pool;
+    struct batch batch;
+    struct seq *seqs[MAX_SEQS];
+    struct job jobs[MAX_SEQS];
+    int n;
+};
+
+static void desk_init(struct desk *d, int n_blocks)
+{
+    struct err err = {0};
+    *d = (struct desk){.n = 0};
+    CHECK(kv_pool_init(&d->pool, &shape, n_blocks, &err) == 0);
+    sched_init(&d->sched, MAX_RUNNING, CHUNK);
+    batch_init(&d->batch, MAX_RUNNING + CHUNK, MAX_RUNNING, 8);
+}
+
+static struct seq *desk_add(struct desk *d, int n_prompt, int max_new, const struct kv_prefix *p)
+{
+    struct seq *q = xcalloc(1, sizeof *q);
+    int i = d->n++;
+    d->jobs[i] = (struct job){.n_logprobs = -1};
+    *q = (struct seq){.job = &d->jobs[i], .prompt = prompt, .n_prompt = n_prompt, .max_new = max_new,
+                      .prefix = p};
+    d->seqs[i] = q;
+    sched_add(&d->sched, q);
+    return q;
+}
+
+static void desk_remove(struct desk *d, struct seq *q)
+{
+    for (int i = 0; i < d->n; i++)
+        if (d->seqs[i] == q)
+            d->seqs[i] = NULL;
+    sched_remove(&d->sched, q, &d->pool);
+    seq_free(q);
+}
+
+static void desk_fini(struct desk *d)
+{
+    for (int i = 0; i < d->n; i++)
+        if (d->seqs[i])
+            desk_remove(d, d->seqs[i]);
+    EXPECT_EQ(d->pool.n_free, d->pool.n_blocks);
+    sched_fini(&d->sched);
+    batch_fini(&d->batch);
+    kv_pool_fini(&d->pool);
+}
+
+/* A step: admits, chooses rows, and advances every sequence of the batch. */
+static void step(struct desk *d)
+{
+    sched_admit(&d->sched, &d->pool);
+    sched_next(&d->sched, &d->batch);
+    for (int i = 0; i < d->batch.n_seqs; i++)
+        d->sched.order[i]->n_computed += d->batch.seqs[i].n_rows;
+}
+
+static int rows_of(const struct desk *d, const struct seq *q)
+{
+    for (int i = 0; i < d->batch.n_seqs; i++)
+        if (d->sched.order[i] == q)
+            return d->batch.seqs[i].n_rows;
+    return 0;
+}
+
+TEST(sched_blocks_needed)
+{
+    EXPECT_EQ(seq_blocks_needed(1, 0), 1);
+    EXPECT_EQ(seq_blocks_needed(16, 0), 1);
+    EXPECT_EQ(seq_blocks_needed(10, 6), 1);
+    EXPECT_EQ(seq_blocks_needed(10, 7), 2);
+}
+
+TEST(sched_admits_in_order_while_there_are_places_and_blocks)
+{
+    struct desk d;
+    desk_init(&d, 6);
+    struct seq *a = desk_add(&d, 30, 2, NULL), *b = desk_add(&d, 40, 30, NULL), *c = desk_add(&d, 1, 1, NULL);
+    step(&d);
+    EXPECT_EQ(d.sched.n_running, 1); /* b needs five of four: it waits, and c behind it */
+    EXPECT_EQ(d.sched.n_waiting, 2);
+    EXPECT_EQ(d.pool.n_free, 4);
+    desk_remove(&d, a);
+    step(&d);
+    EXPECT(d.sched.n_running == 2 && d.sched.running[0] == b && d.sched.running[1] == c);
+    EXPECT_EQ(d.pool.n_free, 0);
+    desk_fini(&d);
+}
+
+TEST(sched_runs_no_more_than_its_places)
+{
+    struct desk d;
+    desk_init(&d, 100);
+    for (int i = 0; i < 7; i++)
+        desk_add(&d, 1, 3, NULL);
+    step(&d);
+    EXPECT_EQ(d.sched.n_running, MAX_RUNNING);
+    EXPECT_EQ(d.sched.n_waiting, 3);
+    desk_fini(&d);
+}
+
+TEST(sched_takes_all_decoding_rows_and_a_bounded_chunk)
+{
+    struct desk d;
+    desk_init(&d, 100);
+    struct seq *a = desk_add(&d, 3, 5, NULL), *b = desk_add(&d, 17, 5, NULL), *c = desk_add(&d, 4, 5, NULL);
+    step(&d);
+    EXPECT(rows_of(&d, a) == 3 && rows_of(&d, b) == 7 && rows_of(&d, c) == 0);
+    step(&d);
+    EXPECT(rows_of(&d, a) == 1 && rows_of(&d, b) == 10 && rows_of(&d, c) == 0);
+    step(&d);
+    EXPECT(rows_of(&d, a) == 1 && rows_of(&d, b) == 1 && rows_of(&d, c) == 4);
+    EXPECT_EQ(d.batch.n_rows, 6);
+    desk_fini(&d);
+}
+
+TEST(sched_rows_carry_tokens_slots_and_positions)
+{
+    struct desk d;
+    struct kv_prefix p = {.n_tokens = 50, .first_pos = 50};
+    desk_init(&d, 100);
+    struct seq *a = desk_add(&d, 12, 5, &p);
+    step(&d);
+    step(&d);
+    EXPECT_EQ(d.batch.n_rows, 2);
+    EXPECT(d.batch.rows[1].slot == 11 && d.batch.rows[1].pos == 61 && d.batch.rows[0].logits == -1);
+    EXPECT_EQ(d.batch.rows[1].logits, 0); /* the last prompt row gives the first new token */
+    a->last = 77;
+    step(&d);
+    EXPECT(d.batch.n_rows == 1 && d.batch.rows[0].token == 77 && d.batch.rows[0].slot == 12);
+    EXPECT_EQ(d.batch.rows[0].logits, 0);
+    desk_fini(&d);
+}
+
+TEST(sched_wants_logits_of_prompts_only_for_scores)
+{
+    struct desk d;
+    desk_init(&d, 100);
+    struct seq *a = desk_add(&d, 4, 0, NULL), *b = desk_add(&d, 4, 1, NULL);
+    d.jobs[0].is_echo = d.jobs[1].is_echo = true;
+    d.jobs[1].n_logprobs = 0;
+    step(&d);
+    for (int i = 0; i < 4; i++) {
+        EXPECT_EQ(d.batch.rows[i].token, prompt[i]);
+        EXPECT_EQ(d.batch.rows[i].logits, -1); /* echo without scores, and nothing to generate */
+        EXPECT_EQ(d.batch.rows[4 + i].logits, i);
+    }
+    EXPECT(d.sched.order[0] == a && d.sched.order[1] == b);
+    desk_fini(&d);
+}
+
+TEST(sched_puts_sequences_of_one_prefix_side_by_side)
+{
+    struct desk d;
+    struct kv_prefix p[2] = {{.n_tokens = 5, .first_pos = 5}, {.n_tokens = 6, .first_pos = 6}};
+    desk_init(&d, 100);
+    struct seq *a = desk_add(&d, 2, 5, &p[1]), *b = desk_add(&d, 2, 5, &p[0]);
+    struct seq *c = desk_add(&d, 2, 5, &p[1]), *n = desk_add(&d, 2, 5, NULL);
+    step(&d);
+    EXPECT_EQ(d.batch.n_groups, 2);
+    EXPECT(d.sched.order[0] == n);
+    for (int i = 0; i < 2; i++)
+        EXPECT_EQ(d.batch.groups[i].n_rows, d.batch.groups[i].prefix == &p[1] ? 4 : 2);
+    int at = d.sched.order[1] == b ? 2 : 1;
+    EXPECT(d.sched.order[at] == a && d.sched.order[at + 1] == c);
+    desk_fini(&d);
+}
+
+TEST(sched_removes_from_anywhere)
+{
+    struct desk d;
+    struct rng r = {61};
+    for (int round = 0; round < 300; round++) {
+        desk_init(&d, rng_between(&r, 4, 20));
+        int n = rng_between(&r, 1, MAX_SEQS);
+        for (int i = 0; i < n; i++)
+            desk_add(&d, rng_between(&r, 1, 40), rng_below(&r, 20), NULL);
+        for (int gone = 0; gone < n;) {
+            step(&d);
+            int i = rng_below(&r, n);
+            EXPECT(d.sched.n_running + d.sched.n_waiting == n - gone);
+            if (d.seqs[i]) {
+                desk_remove(&d, d.seqs[i]);
+                gone++;
+            }
+        }
+        EXPECT(d.sched.first == NULL && d.sched.last == NULL);
+        desk_fini(&d);
+    }
+}
