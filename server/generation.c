@@ -219,7 +219,7 @@ enum exchange_step_result generation_post(struct exchange *x)
 {
     struct generation *g = x->gen;
     struct err err = {0};
-    if (server_is_draining(x->server)) {
+    if (x->server->has_cancelled) {
         err_set(&err, ERR_CLOSING, "The server is shutting down");
         return exchange_fail(x, &err);
     }

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 enum {
@@ -557,13 +558,20 @@ void http_stop_listening(struct http *h)
 /* A whole reply on its way is the library's business. */
 static bool is_watched(const struct http_req *r)
 {
-    return r->is_received && !r->is_gone && (r->is_suspended || r->is_streaming);
+    return !r->is_gone && (!r->is_received || r->is_suspended || r->is_streaming);
 }
 
-static void end_gone(struct http_req *r)
+/* The end of a connection may come in one edge with the last bytes read from it, and then the library
+ * does not hear of it. What was cut in the middle of its body is shut down here, which is heard. */
+static void end_gone(struct http_req *r, int fd)
 {
+    char byte;
+    if (!r->is_received && recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0)
+        return; /* there is more to read */
     r->is_gone = true;
     exchange_gone(r->exchange);
+    if (!r->is_received)
+        shutdown(fd, SHUT_RDWR);
     resume(r);
 }
 
@@ -586,7 +594,7 @@ void http_find_gone(struct http *h)
     if (poll(fds, n, 0) > 0)
         for (size_t i = 0; i < n; i++)
             if (fds[i].revents)
-                end_gone(reqs[i]);
+                end_gone(reqs[i], fds[i].fd);
     free(fds);
     free(reqs);
 }

