@@ -159,7 +159,8 @@ class Daemon:
             self.process = subprocess.Popen(self.args, stdin=subprocess.DEVNULL,
                                             stdout=subprocess.PIPE, stderr=err)
         self.stdout_lines = queue.Queue()
-        threading.Thread(target=self._read_stdout, daemon=True).start()
+        threading.Thread(target=read_lines, args=(self.process.stdout, self.stdout_lines),
+                         daemon=True).start()
         try:
             line = self.stdout_lines.get(timeout=limit(20))
         except queue.Empty:
@@ -176,11 +177,6 @@ class Daemon:
             if models.status == 200:
                 self.base = next(m["id"] for m in models.json["data"] if not m.get("parent"))
         return self
-
-    def _read_stdout(self):
-        for line in self.process.stdout:
-            self.stdout_lines.put(line.decode())
-        self.stdout_lines.put(None)
 
     def stderr(self):
         return pathlib.Path(self.stderr_path).read_text(errors="replace")
@@ -299,20 +295,33 @@ class Daemon:
         return sorted(a.get("id") or a["name"] for a in self.get("/v1/adapters").json["data"])
 
     def raw(self, data, timeout=20):
-        """Sends bytes as they are, reads until the daemon closes or falls silent."""
+        """Sends bytes as they are; reads until an answer is whole, a close, or silence."""
+        answer = b""
         with socket.create_connection(("127.0.0.1", self.port), limit(timeout)) as sock:
-            sock.sendall(data)
-            sock.shutdown(socket.SHUT_WR)
-            answer = b""
             try:
-                while chunk := sock.recv(65536):
+                sock.sendall(data)
+                while not whole_answer(answer) and (chunk := sock.recv(65536)):
                     answer += chunk
-            except (TimeoutError, ConnectionResetError):
-                pass
-            return answer
+            except OSError:
+                pass  # the daemon may close on what it will not read
+        return answer
 
     def metrics(self):
         return Metrics(self.get("/metrics").body.decode())
+
+
+def read_lines(pipe, lines):
+    """Puts each line into a queue, then None."""
+    for line in pipe:
+        lines.put(line.decode())
+    lines.put(None)
+
+
+def whole_answer(data):
+    """Whether the bytes hold a whole answer that says its length."""
+    head, found, body = data.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)content-length: (\d+)", head)
+    return bool(found and length and len(body) >= int(length[1]))
 
 
 class Metrics:

@@ -20,7 +20,7 @@ FLAGS = ["--model", "--name", "--adapters", "--listen", "--dtype", "--threads", 
 
 def run(*args):
     return subprocess.run([BIN, *map(str, args)], capture_output=True, text=True,
-                          timeout=limit(20), stdin=subprocess.DEVNULL)
+                          timeout=limit(8), stdin=subprocess.DEVNULL)
 
 
 class Refusals(unittest.TestCase):
@@ -57,12 +57,15 @@ class Refusals(unittest.TestCase):
             (["--model", GQA, "--kv-bytes", "1.5"], ["--kv-bytes", "1.5"]),
             (["--model", GQA, "--config", "/nonexistent.json"], ["/nonexistent.json"]),
             (["--model", GQA, "--api-key-file", "/nonexistent.keys"], ["/nonexistent.keys"]),
-            (["--model", GQA, "--adapters", "/nonexistent.dir", "--listen", "127.0.0.1:0"],
-             ["/nonexistent.dir"]),
         ]
         for args, names in cases:
             with self.subTest(args=args):
                 self.assert_refused(args, *names)
+
+    def test_missing_adapters_folder(self):
+        done = run("--model", GQA, "--adapters", "/nonexistent.dir", "--listen", "127.0.0.1:0")
+        self.assertEqual((done.returncode, done.stdout), (1, ""), done)
+        self.assertIn("/nonexistent.dir", done.stderr.splitlines()[-1])
 
     def test_listen_addresses(self):
         for address in ["nonsense", "127.0.0.1", "127.0.0.1:99999", "127.0.0.1:x", ":::"]:
@@ -74,7 +77,8 @@ class Refusals(unittest.TestCase):
             address = f"127.0.0.1:{taken.getsockname()[1]}"
             done = run("--model", GQA, "--listen", address)
             self.assertEqual((done.returncode, done.stdout), (1, ""), done)
-            self.assertIn(address, done.stderr.splitlines()[-1])
+            for part in ("--listen", *address.split(":")):
+                self.assertIn(part, done.stderr.splitlines()[-1])
 
     def test_config_file(self):
         for text, names in [("{", []), ('{"threads": "two"}', ["threads"]),
@@ -111,7 +115,7 @@ class Refusals(unittest.TestCase):
                                                        "factor": 2.0})
         cases = {
             "architecture": (lambda c: c.update(architectures=["FooForCausalLM"],
-                                                model_type="foo"), "foo"),
+                                                model_type="foo"), "Foo"),
             "rope": (rope("yarn"), "yarn"),
             "misshapen": (lambda c: c.update(intermediate_size=132), "mlp"),
             "missing": (lambda c: c.update(num_hidden_layers=4), "model.layers.3"),
@@ -154,7 +158,7 @@ class Refusals(unittest.TestCase):
                 path.write_bytes(data)
                 done = run("--model", path, "--listen", "127.0.0.1:0")
                 self.assertEqual((done.returncode, done.stdout), (1, ""), done)
-                self.assertIn("bad.gguf", done.stderr.splitlines()[-1])
+                self.assertRegex(done.stderr.splitlines()[-1], "GGUF|gguf")
 
 
 class Running(unittest.TestCase):
@@ -209,7 +213,7 @@ class Running(unittest.TestCase):
         folder = pathlib.Path(tmp, "adapters")
         shutil.copytree(GQA_ADAPTERS / "prompt_tuning", folder / "good")
         shutil.copyfile(GQA_ADAPTERS / "text.json", folder / "words.json")
-        (folder / "broken").mkdir()
+        shutil.copytree(GQA_ADAPTERS / "prompt_tuning", folder / "broken")
         (folder / "broken/adapter_config.json").write_text('{"peft_type":"LORA"}')
         (folder / "empty").mkdir()
         (folder / "bad.json").write_text('{"kind":"text"')

@@ -190,7 +190,7 @@ class Sampling(CompletionCase):
     def test_filters_hold(self):
         """Each sampled token is one that the filter lets through."""
         for fields, allowed in (({"top_k": 3}, 3), ({"top_k": 2, "top_p": 0.9}, 2)):
-            answer = self.complete(temperature=3, seed=9, max_tokens=60, logprobs=allowed,
+            answer = self.complete(temperature=2, seed=9, max_tokens=60, logprobs=allowed,
                                    return_tokens_as_token_ids=True, ignore_eos=True, **fields)
             log = answer["choices"][0]["logprobs"]
             for token, top in zip(log["tokens"], log["top_logprobs"]):
@@ -247,14 +247,14 @@ class Ending(CompletionCase):
     def find_eos(self):
         """A seed whose free-running answer holds EOS, and where."""
         for seed in range(60):
-            ids = self.ids(temperature=2.5, seed=seed, max_tokens=150)
+            ids = self.ids(temperature=2, seed=seed, max_tokens=150)
             if EOS in ids and 3 <= ids.index(EOS) < 140:
                 return seed, ids, ids.index(EOS)
         self.fail("EOS never came in 60 seeds: is it masked?")
 
     def test_eos(self):
         seed, ids, at = self.find_eos()
-        fields = {"temperature": 2.5, "seed": seed, "max_tokens": 150, "logprobs": 0}
+        fields = {"temperature": 2, "seed": seed, "max_tokens": 150, "logprobs": 0}
         answer = self.complete(return_tokens_as_token_ids=True, **fields)
         choice = answer["choices"][0]
         self.assertEqual(token_ids(choice), ids[:at + 1])

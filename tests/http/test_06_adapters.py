@@ -8,10 +8,11 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 import unittest
 
-from harness import (GQA, GQA_ADAPTERS, Daemon, HttpCase, f32, joined, long_model, model_copy,
-                     multipart, run_all, safetensors, safetensors_raw)
+from harness import (GQA, GQA_ADAPTERS, Daemon, HttpCase, f32, joined, limit, long_model,
+                     model_copy, multipart, run_all, safetensors, safetensors_raw)
 
 PROMPT = [84, 104, 101, 32, 116]
 WIDTH, LAYERS, KV_WIDTH = 64, 3, 32
@@ -131,9 +132,8 @@ class Resources(HttpCase):
         weights = weights_of("cpt")
         for parts in ([("a", "adapter_model.safetensors", weights),
                        ("b", "adapter_config.json", config)],
-                      [("x", "README.md", b"# a model card"),
-                       ("b", "adapter_config.json", config),
-                       ("a", "adapter_model.safetensors", weights)]):
+                      [("file", "adapter_config.json", config),
+                       ("file", "adapter_model.safetensors", weights)]):
             answer = self.d.put_parts("parts", parts)
             self.assertIn(answer.status, (200, 201), answer)
 
@@ -205,7 +205,7 @@ class Refused(HttpCase):
             "ADAPTION_PROMPT": (config_of("prompt_tuning", peft_type="ADAPTION_PROMPT"), pt_w),
             "no type": (config_of("prompt_tuning", peft_type=None), pt_w),
             "type is a number": (config_of("prompt_tuning", peft_type=3), pt_w),
-            "task type": (config_of("prompt_tuning", task_type="SEQ_CLS"), pt_w, "SEQ_CLS"),
+            "task type": (config_of("prompt_tuning", task_type="SEQ_CLS"), pt_w, "task_type"),
             "submodules": (config_of("prompt_tuning", num_transformer_submodules=2), pt_w),
             "modules_to_save": (config_of("prompt_tuning", modules_to_save=["lm_head"]), pt_w),
             "P differs": (config_of("prompt_tuning", num_virtual_tokens=rows + 1), pt_w),
@@ -338,13 +338,25 @@ class Refused(HttpCase):
                 answer = self.d.request("PUT", "/v1/adapters/kept", body,
                                         {"Content-Type": bad_type})
                 self.assertIn(answer.status, REFUSED, answer)
-        head = (f"PUT /v1/adapters/kept HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\n"
-                f"Content-Length: {len(body)}\r\n\r\n").encode()
-        for cut in (0, 100, len(body) - 1):
-            with socket.create_connection(("127.0.0.1", self.d.port)) as sock:
-                sock.sendall(head + body[:cut])
         self.assertEqual(self.answer(), self.before)
         self.assert_alive()
+
+
+class BrokenOff(unittest.TestCase):
+    def test_uploads_that_break_off_do_not_hold_the_end(self):
+        """The bytes and the client's going away often come at once; both must be seen."""
+        body, content_type = multipart([("config", "adapter_config.json", config_of("cpt")),
+                                        ("weights", "adapter_model.safetensors",
+                                         weights_of("cpt"))])
+        head = (f"PUT /v1/adapters/x HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\n"
+                f"Content-Length: {len(body)}\r\n\r\n").encode()
+        with Daemon(GQA) as d:
+            for cut in [0, 1, 100, 300, len(body) - 1] * 4:
+                with socket.create_connection(("127.0.0.1", d.port)) as sock:
+                    sock.sendall(head + body[:cut])
+            began = time.monotonic()
+            self.assertEqual(d.stop(), 0)
+            self.assertLess(time.monotonic() - began, limit(3))
 
 
 class RefusedAfterTheCast(Refused):
@@ -534,7 +546,9 @@ class Durable(unittest.TestCase):
 
     def test_two_models_do_not_mix(self):
         """A state made for one base does not stop another base from starting."""
-        self.daemon().put_peft("x", None, *soft_prompt())
+        d = self.daemon()
+        d.put_peft("x", None, *soft_prompt())
+        self.assertEqual(d.stop(), 0)
         other = model_copy(self.tmp, lambda c: None, "other",
                            source=GQA.parent / "wide")
         d = Daemon(other, flags=["--state", self.state])
