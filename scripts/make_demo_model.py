@@ -12,7 +12,7 @@ where the text is "tiny Shakespeare", 1 115 394 bytes of Shakespeare's plays (pu
     SHA-256 86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed
 Another text works too, the script only warns. Everything is seeded; the same versions of the
 libraries on the same kind of CPU give the same files, other ones give a model as good.
-About ten minutes on one core. `--part adapters` trains the adapters again on a model that is there.
+About seven minutes on one core. `--part adapters` trains the adapters again on a model that is there.
 """
 import argparse
 import hashlib

@@ -57,13 +57,13 @@ def load_tokenizer(path):
     return tok
 
 
-def _prompts_of(folder, adapter):
-    """The prompts to try on an adapter: its own from prompts.json, else the common ones.
+def _prompts_of(adapter):
+    """The prompts to try on an adapter: its own from smollm2_prompts.json, else the common ones.
 
-    prompts.json beside the adapters: {"sentiment": ["Review: ...", ...], ...}.
+    {"sentiment": ["<|im_start|>user...", ...], ...}; the base gets the common ones.
     """
-    path = folder / "prompts.json" if folder else None
-    if adapter and path and path.is_file():
+    path = GOLDEN / "smollm2_prompts.json"
+    if adapter and path.is_file():
         return json.loads(path.read_text()).get(adapter, PROMPTS)
     return PROMPTS
 
@@ -80,7 +80,7 @@ def write_cases(gguf_file, folder, out):
     for adapter, adapter_path, task in [(None, None, None)] + listed:
         ref = reference.open_reference(gguf_llama.load_gguf(path), adapter_path, task, encode)
         kept = 0
-        for text in _prompts_of(folder, adapter):
+        for text in _prompts_of(adapter):
             new = reference.greedy(ref, encode(text), NEW_TOKENS, MARGIN)
             print(f"{adapter}: {text!r} ->", repr(tok.decode(new)) if new else "a near tie")
             if new and kept < PROMPTS_KEPT:
