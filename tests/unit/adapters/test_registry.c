@@ -38,14 +38,13 @@ static bool open_registry(struct fixture *f)
     return f->a != NULL;
 }
 
-static bool fixture_open(struct fixture *f, enum dtype_choice dtype, bool has_state)
+static bool fixture_open_model(struct fixture *f, const char *path, enum dtype_choice dtype,
+                               bool has_state)
 {
     struct err err = {0};
-    char *path = test_path("tests/golden/models/gqa");
     const struct engine_opts opts = {.n_threads = 1, .max_batch = 2};
     memset(f, 0, sizeof *f);
     f->base = base_model_open(path, dtype, &err);
-    free(path);
     f->engine = f->base ? engine_open(f->base, &opts, &err) : NULL;
     if (!f->engine) {
         test_fail(__FILE__, __LINE__, "the model or engine did not open: %s", err.msg);
@@ -54,6 +53,14 @@ static bool fixture_open(struct fixture *f, enum dtype_choice dtype, bool has_st
     }
     f->state = has_state ? adapter_files_tmp_dir() : NULL;
     return open_registry(f);
+}
+
+static bool fixture_open(struct fixture *f, enum dtype_choice dtype, bool has_state)
+{
+    char *path = test_path("tests/golden/models/gqa");
+    bool ok = fixture_open_model(f, path, dtype, has_state);
+    free(path);
+    return ok;
 }
 
 static void fixture_close(struct fixture *f)
@@ -264,6 +271,61 @@ TEST(registry_refuses_text_adapters)
     fixture_close(&f);
 }
 
+/* The model, but with a tokenizer that knows one token more than there are embeddings. */
+static void make_larger_tokenizer(const char *dir)
+{
+    static const char *const files[] = {"config.json", "generation_config.json",
+                                        "model.safetensors"};
+    char *golden = test_path("tests/golden/models/gqa"), from[512], to[512];
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        snprintf(from, sizeof from, "%s/%s", golden, files[i]);
+        snprintf(to, sizeof to, "%s/%s", dir, files[i]);
+        char *real = realpath(from, NULL);
+        EXPECT(real && symlink(real, to) == 0);
+        free(real);
+    }
+    struct buf json = {0};
+    char *text = xcalloc(1, 1 << 20);
+    snprintf(from, sizeof from, "%s/tokenizer.json", golden);
+    FILE *f = fopen(from, "rb");
+    size_t n = f ? fread(text, 1, (1 << 20) - 1, f) : 0;
+    char *list = n ? strstr(text, "\"added_tokens\"") : NULL;
+    list = list ? strchr(list, '[') : NULL;
+    EXPECT(list != NULL);
+    if (list) {
+        buf_add(&json, text, (size_t)(list + 1 - text));
+        buf_add_str(&json, "{\"id\":320,\"content\":\"<|new|>\",\"single_word\":false,"
+                           "\"lstrip\":false,\"rstrip\":false,\"normalized\":false,"
+                           "\"special\":true},");
+        buf_add_str(&json, list + 1);
+        adapter_files_write(dir, "tokenizer.json", json.data, json.len);
+    }
+    if (f)
+        fclose(f);
+    buf_free(&json);
+    free(text);
+    free(golden);
+}
+
+TEST(registry_refuses_tokens_without_embedding)
+{
+    struct fixture f;
+    struct err err = {0};
+    struct adapter_info info;
+    char *dir = adapter_files_tmp_dir();
+    make_larger_tokenizer(dir);
+    if (!fixture_open_model(&f, dir, DTYPE_CHOICE_AUTO, false))
+        return;
+    EXPECT_EQ(put_text(&f, "x", "{\"kind\":\"text\",\"text\":\"a<|new|>b\"}", &info, &err), -1);
+    EXPECT_EQ(err.code, ERR_ADAPTER);
+    EXPECT(strstr(err.msg, "token 320") != NULL);
+    EXPECT_EQ(put_text(&f, "x", "{\"kind\":\"text\",\"text\":\"a<|endoftext|>b\"}", &info, &err),
+              0);
+    fixture_close(&f);
+    adapter_files_remove_dir(dir);
+    free(dir);
+}
+
 /* ---- numbers ------------------------------------------------------------------------- */
 
 /* Element i of the only tensor, which has n, becomes x. */
@@ -290,6 +352,7 @@ static void expect_numbers(enum dtype_choice dtype, const char *type, const char
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         EXPECT_EQ(put_with_number(&f, type, tensors, n, i % 2 ? n - 1 : 0, bad[i], &err), -1);
         EXPECT_EQ(err.code, ERR_ADAPTER);
+        EXPECT(strstr(err.msg, "element") != NULL); /* found in the file, with its place */
         EXPECT(!has(&f, "x"));
     }
     EXPECT_EQ(put_with_number(&f, type, tensors, n, n / 2, largest, &err), 0);
@@ -313,6 +376,7 @@ TEST(registry_refuses_what_overflows_in_the_cast)
         return;
     EXPECT_EQ(put_with_number(&f, "PREFIX_TUNING", KV, 960, 7, 3.4028e38f, &err), -1);
     EXPECT_EQ(err.code, ERR_ADAPTER);
+    EXPECT(strstr(err.msg, "bf16") != NULL);
     EXPECT_EQ(put_with_number(&f, "CARTRIDGE", KV, 960, 959, -3.4028e38f, &err), -1);
     fixture_close(&f);
 }
@@ -600,7 +664,7 @@ static void expect_files(bool has_state)
     }
     EXPECT(read_file(&f, "t", "adapter_config.json", &err) == NULL);
     EXPECT_EQ(err.code, ERR_NOT_FOUND);
-    EXPECT(read_file(&f, "t", "../lock", &err) == NULL);
+    EXPECT(read_file(&f, "t", "../../lock", &err) == NULL);
     EXPECT_EQ(err.code, ERR_NOT_FOUND);
     EXPECT(read_file(&f, "u", "adapter.json", &err) == NULL);
     EXPECT_EQ(err.code, ERR_ADAPTER_NOT_FOUND);
@@ -632,14 +696,16 @@ TEST(registry_state_survives)
     EXPECT_EQ(put_peft(&f, "gone", "PREFIX_TUNING", KV, &before, &err), 0);
     EXPECT_EQ(delete_name(&f, "gone", &err), 0);
     EXPECT_EQ(adapters_info(f.a, "x", &before, &err), 0);
-    int64_t created = before.created;
-    char version[DIGEST_HEX + 1];
+    char version[DIGEST_HEX + 1], pointer[200], dir[512];
     snprintf(version, sizeof version, "%s", before.version);
+    snprintf(pointer, sizeof pointer, "{\"version\": \"%s\", \"created\": 12345}", version);
+    snprintf(dir, sizeof dir, "%s/adapters", f.state);
+    adapter_files_write(dir, "x.json", pointer, strlen(pointer)); /* as if it were older */
     ASSERT(restart(&f, NULL));
     EXPECT(has(&f, "t") && has(&f, "x") && !has(&f, "gone"));
     EXPECT_EQ(adapters_info(f.a, "x", &after, &err), 0);
     EXPECT_STR(after.version, version);
-    EXPECT_EQ(after.created, created);
+    EXPECT_EQ(after.created, 12345);
     EXPECT(after.is_durable);
     fixture_close(&f);
 }
