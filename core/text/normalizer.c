@@ -1,5 +1,4 @@
 /* Normalisation steps; the Unicode forms in linear time whatever the marks. */
-#define _GNU_SOURCE
 #include "core/text/normalizer.h"
 
 #include <stdbool.h>
@@ -151,12 +150,27 @@ end:
     return rc;
 }
 
+/* The first place of word in text, or NULL. Plain, because memmem is quadratic under some checkers. */
+static const char *find(const char *text, size_t len, const char *word, size_t word_len)
+{
+    const char *end = text + len;
+    while ((size_t)(end - text) >= word_len) {
+        text = memchr(text, word[0], (size_t)(end - text) - word_len + 1);
+        if (!text)
+            return NULL;
+        if (memcmp(text, word, word_len) == 0)
+            return text;
+        text++;
+    }
+    return NULL;
+}
+
 static int add_replaced(const struct norm_step *step, const char *text, size_t len,
                         struct buf *out, struct err *err)
 {
     size_t from_len = strlen(step->from);
     while (len) {
-        const char *hit = memmem(text, len, step->from, from_len);
+        const char *hit = find(text, len, step->from, from_len);
         size_t n = hit ? (size_t)(hit - text) : len;
         buf_add(out, text, n);
         if (hit) {
