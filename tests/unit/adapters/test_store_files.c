@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -242,6 +243,51 @@ TEST(store_files_report_what_cannot_be_written)
     EXPECT(has_whole_files(s, 0));
     snprintf(blobs, sizeof blobs, "%s/blobs", dir);
     EXPECT_EQ(chmod(blobs, 0700), 0);
+    store_close(s);
+    adapter_files_remove_dir(dir);
+    free(dir);
+}
+
+/* A full disk looks like this: a write that stops half-way. */
+TEST(store_files_full_disk_changes_nothing)
+{
+    char *dir = adapter_files_tmp_dir();
+    struct err err = {0};
+    struct rlimit was, small;
+    struct store *s = store_open(dir, &err);
+    ASSERT(s && put(s, 0, 0, &err) == 0 && getrlimit(RLIMIT_FSIZE, &was) == 0);
+    small = was;
+    small.rlim_cur = WEIGHT_BYTES / 2;
+    void (*handler)(int) = signal(SIGXFSZ, SIG_IGN);
+    EXPECT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+    EXPECT_EQ(put(s, 0, 1, &err), -1);
+    EXPECT_EQ(setrlimit(RLIMIT_FSIZE, &was), 0);
+    signal(SIGXFSZ, handler);
+    EXPECT_EQ(err.code, ERR_IO);
+    EXPECT_EQ(version_in(s, 0), 0);
+    EXPECT_EQ(count_in(dir, "blobs", false), 1);
+    EXPECT_EQ(put(s, 0, 1, &err), 0);
+    EXPECT(has_whole_files(s, 1));
+    store_close(s);
+    adapter_files_remove_dir(dir);
+    free(dir);
+}
+
+/* What nothing means any more goes with the next change, not only at the next start. */
+TEST(store_files_drop_old_versions)
+{
+    char *dir = adapter_files_tmp_dir();
+    struct err err = {0};
+    struct store *s = store_open(dir, &err);
+    ASSERT(s);
+    for (int i = 0; i < 3; i++)
+        EXPECT_EQ(put(s, i, i, &err), 0);
+    EXPECT_EQ(store_delete(s, names[0], false, &err), 0);
+    EXPECT_EQ(store_delete(s, names[1], true, &err), 0);
+    EXPECT_EQ(put(s, 2, 3, &err), 0);
+    EXPECT_EQ(put(s, 2, 3, &err), 0);
+    EXPECT_EQ(count_in(dir, "blobs", false), 1);
+    EXPECT_EQ(count_in(dir, "adapters", false), 2);
     store_close(s);
     adapter_files_remove_dir(dir);
     free(dir);
