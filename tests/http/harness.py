@@ -29,6 +29,10 @@ SLOW = float(os.environ.get("PREFIXD_TEST_SLOW", "1"))
 GOLDEN = ROOT / "tests/golden"
 GQA = GOLDEN / "models/gqa"
 GQA_ADAPTERS = GOLDEN / "adapters/gqa"
+CACHE = pathlib.Path(os.environ.get("PREFIXD_CACHE")
+                     or os.path.join(os.environ.get("XDG_CACHE_HOME")
+                                     or os.path.expanduser("~/.cache"), "prefixd"))
+DEMO = CACHE / "SmolLM2-135M-Instruct.Q4_1.gguf"
 SANITIZER = re.compile(r"(ERROR|WARNING): \w+Sanitizer|runtime error:|CHECK failed")
 
 

@@ -6,9 +6,10 @@ import re
 import struct
 import unittest
 
-from harness import GOLDEN, Daemon, HttpCase, SLOW
+from harness import CACHE, DEMO, GOLDEN, ROOT, SLOW, Daemon
 from test_03_completions import PROMPT, CompletionCase
 
+STORIES = ROOT.parent / "shared/assets"
 FIELDS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 
 
@@ -117,7 +118,7 @@ class Echo(CompletionCase):
 class Goldens(unittest.TestCase):
     """tests/golden/<model>.json through the API: ids equal, logprobs within 1e-3."""
 
-    def check(self, daemon, case):
+    def check(self, daemon, case, delta=1e-3):
         fields = {} if case["task_id"] is None else {"task_id": case["task_id"]}
         answer = daemon.complete(model=case["adapter"], prompt=case["prompt_ids"],
                                  max_tokens=len(case["ids"]), logprobs=5, echo=True,
@@ -130,10 +131,10 @@ class Goldens(unittest.TestCase):
         self.assertEqual(ids[n:], case["ids"])
         for got, want in zip(log["token_logprobs"][1:],
                              case["prompt_logprobs"][1:] + case["logprobs"]):
-            self.assertAlmostEqual(got, want, delta=1e-3)
+            self.assertAlmostEqual(got, want, delta=delta)
         for got, want in zip(log["top_logprobs"][n:], case["top"]):
             for token, value in want[:4]:
-                self.assertAlmostEqual(got[f"token_id:{token}"], value, delta=1e-3)
+                self.assertAlmostEqual(got[f"token_id:{token}"], value, delta=delta)
 
     def run_file(self, name, model):
         path = GOLDEN / f"{name}.json"
@@ -165,6 +166,45 @@ class Goldens(unittest.TestCase):
 
     def test_mixed_gguf(self):
         self.run_file("mixed", GOLDEN / "models/mixed.gguf")
+
+    def test_smollm2_and_the_demo_adapters(self):
+        if not DEMO.exists():
+            self.skipTest(f"the demo model is not in {CACHE} (scripts/get_demo_model)")
+        by_adapter = {}  # one case of each: this model takes its time in f32
+        for case in json.loads((GOLDEN / "smollm2.json").read_text())["cases"]:
+            by_adapter.setdefault(case["adapter"], case)
+        with Daemon(DEMO, ROOT / "demo/smollm2", ["--dtype", "f32"]) as d:
+            for case in by_adapter.values():
+                with self.subTest(adapter=case["adapter"], prompt=len(case["prompt_ids"])):
+                    self.check(d, case, delta=2e-3)
+
+    def test_stories260k_as_published(self):
+        model, adapter = (STORIES / "models/stories260K-hf",
+                          STORIES / "adapters/prompt-tuning-on-stories260K")
+        if not model.exists():
+            self.skipTest("../shared/assets is absent")
+        golden = json.loads((model / "golden.json").read_text())
+        with Daemon(model, flags=["--dtype", "f32"]) as d:
+            self.assertEqual(d.put_peft("tuned", adapter).status, 201)
+            whole = d.complete(prompt="Once upon a time", max_tokens=251, echo=True)
+            self.assertTrue(whole.json["choices"][0]["text"].startswith(
+                golden["published_greedy_text"][:400]), whole)
+            for name, file in ((None, model), ("tuned", adapter)):
+                for case in json.loads((file / "golden.json").read_text())["cases"]:
+                    with self.subTest(adapter=name, prompt=case["prompt"]):
+                        self.check_stories(d, name, case)
+
+    def check_stories(self, daemon, adapter, case):
+        for prompt in filter(None, (case["prompt"], case["prompt_ids"])):  # "" is refused
+            answer = daemon.complete(model=adapter, prompt=prompt, logprobs=5,
+                                     max_tokens=len(case["ids"]), ignore_eos=True,
+                                     return_tokens_as_token_ids=True).json
+            log = answer["choices"][0]["logprobs"]
+            self.assertEqual([int(t[9:]) for t in log["tokens"]], case["ids"])
+            self.assertEqual(answer["usage"]["prompt_tokens"], len(case["prompt_ids"]))
+            for got, want in zip(log["top_logprobs"], case["top5_logprobs"]):
+                for token, value in want[:4]:
+                    self.assertAlmostEqual(got[f"token_id:{token}"], value, delta=1e-3)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,15 @@
 """The README's own curl lines, run as they stand against the demo model."""
 
 import json
-import os
-import pathlib
 import re
 import shutil
 import subprocess
 import tempfile
 import unittest
 
-from harness import ROOT, Daemon, limit
+from harness import CACHE, DEMO, ROOT, Daemon, limit
 
 README = ROOT / "README.md"
-CACHE = pathlib.Path(os.environ.get("PREFIXD_CACHE")
-                     or os.path.join(os.environ.get("XDG_CACHE_HOME")
-                                     or os.path.expanduser("~/.cache"), "prefixd"))
-DEMO = CACHE / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def curl_commands(text):
