@@ -62,19 +62,24 @@ int32_t tokenizer_n_tokens(const struct tokenizer *t); /* one more than the larg
 int32_t tokenizer_find(const struct tokenizer *t, const char *piece); /* id of an added or vocabulary token, -1 */
 bool tokenizer_is_special(const struct tokenizer *t, int32_t id);
 
-/* Appends the tokens of text (any bytes: ill-formed UTF-8 counts as U+FFFD). -1 only when the text
- * is too long to be tokenised (over 64 MiB) or a pattern's resource limit is hit. */
+/* Appends the tokens of text (any bytes: ill-formed UTF-8 counts as U+FFFD). Special tokens are
+ * recognised in it. -1, with nothing appended: ERR_TOO_LARGE (over 64 MiB), ERR_INVALID (a pattern's
+ * resource limit is hit), ERR_NO_MEMORY. Time is O(n log n) whatever the text. */
 int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, int flags,
                      struct token_list *out, struct err *err);
 
-/* Appends the text of ids; unknown ids give nothing. The result is valid UTF-8 (U+FFFD as in HF). */
+/* Appends the text of ids; unknown ids give nothing. The result is valid UTF-8 (U+FFFD as in HF: one
+ * per maximal ill-formed part; with byte fallback, one per byte of a run that is not UTF-8). */
 void tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, int flags,
                       struct buf *out);
 
 /* Streaming: text of an answer = decode(prompt + new) minus decode(prompt), special tokens skipped.
- * detok_feed appends what became certain with this token: never half a character; detok_end appends
- * what was held back (incomplete bytes as U+FFFD). All pieces joined equal the whole decode. Cost per
- * token does not grow with the length of prompt or answer. */
+ * "Minus" drops the longest common beginning in whole characters: where the prompt ends within a
+ * character (decode(prompt) ends in U+FFFD) and the answer completes it, the answer starts with that
+ * character. detok_feed appends what became certain with this token: never half a character; with byte
+ * fallback a run of byte tokens waits for its end. detok_end appends what was held back (incomplete
+ * bytes as U+FFFD). All pieces joined equal the whole. Cost per token does not grow with the length of
+ * prompt or answer (amortised). */
 struct detok;
 struct detok *detok_new(const struct tokenizer *t, const int32_t *prompt, size_t n);
 void detok_feed(struct detok *d, int32_t id, struct buf *out);

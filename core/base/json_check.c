@@ -271,8 +271,8 @@ static int close_container(struct checker *c)
     return 0;
 }
 
-/* Reads a value up to where it ends or, for a container that is not empty, to its first value.
- * Gives 1 if another value has to follow, 0 if this one is whole. */
+/* Reads a value up to where it ends or, for a container that is not empty, to its first
+ * value. Gives 1 if another value has to follow, 0 if this one is whole. */
 static int start_value(struct checker *c)
 {
     int ch = skip_space(c);
@@ -302,7 +302,8 @@ static int start_value(struct checker *c)
     }
 }
 
-/* After a whole value: 1 if another value has to follow, 0 if the outermost one is whole. */
+/* After a whole value: 1 if another value has to follow, 0 if the outermost one is whole.
+ */
 static int after_value(struct checker *c)
 {
     while (c->depth > 0) {

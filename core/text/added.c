@@ -58,7 +58,8 @@ static void trie_put(struct added_trie *t, const char *pattern, size_t len, int3
 }
 
 /* The longest token that starts at s: its index, or -1; *match is its length. */
-static int32_t trie_match(const struct added_trie *t, const char *s, size_t len, size_t *match)
+static int32_t trie_match(const struct added_trie *t, const char *s, size_t len,
+                          size_t *match)
 {
     int32_t found = -1, node = 0;
     for (size_t i = 0; i < len; i++) {
@@ -73,12 +74,12 @@ static int32_t trie_match(const struct added_trie *t, const char *s, size_t len,
     return found;
 }
 
-int added_put(struct added *a, const struct added_token *token, const char *content, size_t len,
-              const char *pattern, size_t pattern_len, struct err *err)
+int added_put(struct added *a, const struct added_token *token, const char *content,
+              size_t len, const char *pattern, size_t pattern_len, struct err *err)
 {
     if (!len || len > ADDED_MAX_LEN || !pattern_len)
-        return err_set(err, ERR_INVALID, "added token %d: 1 to %d bytes are accepted", token->id,
-                       ADDED_MAX_LEN);
+        return err_set(err, ERR_INVALID, "added token %d: 1 to %d bytes are accepted",
+                       token->id, ADDED_MAX_LEN);
     if (vocab_add(&a->names, token->id, content, len, err) < 0)
         return -1;
     if (a->n == a->cap) {
@@ -166,7 +167,8 @@ void added_split(const struct added *a, enum added_kind kind, const char *text, 
             start = strip_left(text, start, done);
         if (t->rstrip)
             end = strip_right(text, len, end);
-        /* A token of white space may lie in what the one before swallowed; it counts all the same. */
+        /* A token of white space may lie in what the one before swallowed; it counts all
+         * the same. */
         add_piece(out, done, start, -1);
         add_piece(out, start, end, t->id);
         done = end;

@@ -11,7 +11,7 @@
 #define NO_RANK UINT32_MAX
 
 struct bpe_symbol {
-    int32_t id; /* -1: merged into the one before */
+    int32_t id;         /* -1: merged into the one before */
     int32_t prev, next; /* -1 at the ends */
     uint32_t rank;      /* of merging with next; NO_RANK if the two do not merge */
     int32_t merged;     /* the token that merging gives */
@@ -48,8 +48,8 @@ int bpe_add_merge(struct bpe *b, uint32_t rank, const char *left, size_t left_le
         free(whole);
     if (m.left < 0 || m.right < 0 || m.token < 0)
         return err_set(err, ERR_INVALID,
-                       "merge %u (\"%.*s\" + \"%.*s\"): a piece is not in the vocabulary", rank,
-                       (int)(left_len < 64 ? left_len : 64), left,
+                       "merge %u (\"%.*s\" + \"%.*s\"): a piece is not in the vocabulary",
+                       rank, (int)(left_len < 64 ? left_len : 64), left,
                        (int)(right_len < 64 ? right_len : 64), right);
     merges_put(&b->merges, m);
     return 0;
@@ -90,8 +90,8 @@ static void heap_push(struct bpe_scratch *s, uint64_t entry)
     s->heap[i] = entry;
 }
 
-/* Room for n symbols and for every heap entry they can cause: one per pair at the start, and at most
- * two per merge, of which one follows from a pop. */
+/* Room for n symbols and for every heap entry they can cause: one per pair at the start,
+ * and at most two per merge, of which one follows from a pop. */
 static int reserve(struct bpe_scratch *s, size_t n, struct err *err)
 {
     if (n <= s->symbol_cap)
@@ -118,11 +118,13 @@ static void add_symbol(struct bpe_scratch *s, size_t *n, int32_t id)
 static int32_t char_id(const struct bpe *b, const char *c, int len)
 {
     uint32_t code = utf8_decode(c, len);
-    return code < BPE_FAST_CHARS ? b->char_ids[code] : vocab_find(&b->vocab, c, (size_t)len);
+    return code < BPE_FAST_CHARS ? b->char_ids[code]
+                                 : vocab_find(&b->vocab, c, (size_t)len);
 }
 
 /* False if a byte of the character has no token: then the character is unknown. */
-static bool add_bytes(const struct bpe *b, struct bpe_scratch *s, size_t *n, const char *c, int len)
+static bool add_bytes(const struct bpe *b, struct bpe_scratch *s, size_t *n, const char *c,
+                      int len)
 {
     for (int i = 0; i < len; i++)
         if (b->byte_ids[(unsigned char)c[i]] < 0)
@@ -132,9 +134,11 @@ static bool add_bytes(const struct bpe *b, struct bpe_scratch *s, size_t *n, con
     return true;
 }
 
-/* The characters of the word as symbols. An unknown run is written only when a known character or
- * the end follows, as the reference does, even where byte tokens stand in between. */
-static size_t add_symbols(const struct bpe *b, struct bpe_scratch *s, const char *word, size_t len)
+/* The characters of the word as symbols. An unknown run is written only when a known
+ * character or the end follows, as the reference does, even where byte tokens stand in
+ * between. */
+static size_t add_symbols(const struct bpe *b, struct bpe_scratch *s, const char *word,
+                          size_t len)
 {
     size_t n = 0;
     bool has_unk = false;

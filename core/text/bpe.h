@@ -1,7 +1,8 @@
-/* Byte pair encoding of one word: characters first, then the best-ranked neighbouring pairs merged.
+/* Byte pair encoding of one word: characters, then the best-ranked neighbours merged.
  *
- * Thread: any; a struct bpe is immutable once filled, the scratch belongs to the caller. Time is
- * O(n log n) in the length of the word whatever it holds. A zeroed scratch is valid.
+ * Thread: any; a struct bpe is immutable once filled, the scratch belongs to the caller.
+ * Time is O(n log n) in the length of the word whatever it holds. A zeroed scratch is
+ * valid.
  *
  *     struct bpe_scratch scratch = {0};
  *     bpe_encode(&bpe, &scratch, word, len, &ids, err);
@@ -24,12 +25,12 @@ enum { BPE_FAST_CHARS = 0x250 }; /* covers every character that stands for a byt
 struct bpe {
     struct vocab vocab;
     struct merges merges;
-    bool byte_fallback; /* unknown characters become <0xNN> tokens */
-    bool fuse_unk;      /* neighbouring unknown characters become one token */
-    bool ignore_merges; /* a word that is a piece is that piece */
-    int32_t unk_id;     /* -1: unknown characters are left out */
-    int32_t byte_ids[256];             /* of <0xNN>, -1 where there is none */
-    int32_t char_ids[BPE_FAST_CHARS];  /* of the pieces that are one low character */
+    bool byte_fallback;               /* unknown characters become <0xNN> tokens */
+    bool fuse_unk;                    /* neighbouring unknown characters become one token */
+    bool ignore_merges;               /* a word that is a piece is that piece */
+    int32_t unk_id;                   /* -1: unknown characters are left out */
+    int32_t byte_ids[256];            /* of <0xNN>, -1 where there is none */
+    int32_t char_ids[BPE_FAST_CHARS]; /* of the pieces that are one low character */
 };
 
 struct bpe_symbol;

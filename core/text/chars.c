@@ -19,8 +19,8 @@ bool chars_is_numeric(uint32_t c)
            cat == UTF8PROC_CATEGORY_NO;
 }
 
-/* Symbols that Unicode lists as alphabetic although their category is So: letters in circles and
- * squares. */
+/* Symbols that Unicode lists as alphabetic although their category is So: letters in
+ * circles and squares. */
 static bool is_letter_symbol(uint32_t c)
 {
     return (c >= 0x24b6 && c <= 0x24e9) || (c >= 0x1f130 && c <= 0x1f149) ||

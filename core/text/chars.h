@@ -8,8 +8,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-bool chars_is_space(uint32_t c);   /* Unicode White_Space */
-bool chars_is_word(uint32_t c);    /* \w of UTS 18: alphabetic, marks, digits, connectors, joiners */
+bool chars_is_space(uint32_t c); /* Unicode White_Space */
+bool chars_is_word(
+    uint32_t c); /* \w of UTS 18: alphabetic, marks, digits, connectors, joiners */
 bool chars_is_numeric(uint32_t c); /* categories Nd, Nl, No */
 
 /* Length of the character that ends at s + len, in valid UTF-8; 0 if len is 0. */

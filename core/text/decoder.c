@@ -83,8 +83,8 @@ static void add_token(struct decoder *d, int32_t id, const char *piece, size_t l
     t->len = (uint32_t)(d->pool.len - t->at);
 }
 
-int decoder_build(struct decoder *d, const struct decoder_spec *spec, const struct vocab *vocab,
-                  const struct added *added, struct err *err)
+int decoder_build(struct decoder *d, const struct decoder_spec *spec,
+                  const struct vocab *vocab, const struct added *added, struct err *err)
 {
     d->spec = *spec;
     d->n_tokens = vocab->id_end > added->names.id_end ? vocab->id_end : added->names.id_end;
@@ -127,8 +127,8 @@ void decode_init(struct decode_state *s, const struct decoder *d, bool skips_spe
 }
 
 /* Hands out certain text, less what is stripped at the start of the whole. */
-static void emit(const struct decoder_spec *spec, int *strip_left, const char *text, size_t len,
-                 struct buf *out)
+static void emit(const struct decoder_spec *spec, int *strip_left, const char *text,
+                 size_t len, struct buf *out)
 {
     size_t n = strlen(spec->strip);
     while (*strip_left > 0 && len) {
@@ -162,7 +162,8 @@ static size_t cut_tail(const char *s, size_t len)
     return 0;
 }
 
-static void feed_byte_level(struct decode_state *s, const char *text, size_t len, struct buf *out)
+static void feed_byte_level(struct decode_state *s, const char *text, size_t len,
+                            struct buf *out)
 {
     buf_add(&s->held, text, len);
     size_t tail = cut_tail(s->held.data, s->held.len);

@@ -1,12 +1,13 @@
-/* From tokens back to text, one token at a time and for good: what is handed out never changes.
+/* From tokens back to text, one at a time: what is handed out never changes.
  *
- * Thread: built at boot; immutable afterwards, the states belong to their callers. A zeroed struct
- * decoder_spec is what decoder_build starts from.
+ * Thread: built at boot; immutable afterwards, the states belong to their callers. A zeroed
+ * struct decoder_spec is what decoder_build starts from.
  *
- * What can be certain after a token depends on the kind. Byte-level: everything but the beginning of a
- * character that is not whole yet (at most three bytes). Byte fallback: the reference turns a whole run
- * of byte tokens into text if it is UTF-8 and into one U+FFFD per byte if it is not, so a run is held
- * back until it ends or cannot become UTF-8 any more.
+ * What can be certain after a token depends on the kind. Byte-level: everything but the
+ * beginning of a character that is not whole yet (at most three bytes). Byte fallback: the
+ * reference turns a whole run of byte tokens into text if it is UTF-8 and into one U+FFFD
+ * per byte if it is not, so a run is held back until it ends or cannot become UTF-8 any
+ * more.
  *
  *     struct decode_state s;
  *     decode_init(&s, &decoder, true);
@@ -29,9 +30,9 @@
 enum { DECODER_MAX_STRING = 32 };
 
 struct decoder_spec {
-    bool byte_level;                       /* characters of the byte-level alphabet to bytes */
-    bool byte_fallback;                    /* <0xNN> to bytes */
-    char from[DECODER_MAX_STRING + 1];     /* replaced in every token; "" for none */
+    bool byte_level;                   /* characters of the byte-level alphabet to bytes */
+    bool byte_fallback;                /* <0xNN> to bytes */
+    char from[DECODER_MAX_STRING + 1]; /* replaced in every token; "" for none */
     char to[DECODER_MAX_STRING + 1];
     bool drops_first; /* Metaspace: in the first token `from` is dropped instead */
     char strip[5];    /* a character dropped at the start of the whole text... */
@@ -58,14 +59,16 @@ struct decode_state {
 };
 
 /* Writes down the text of every token of the vocabulary and the added ones. */
-int decoder_build(struct decoder *d, const struct decoder_spec *spec, const struct vocab *vocab,
-                  const struct added *added, struct err *err);
+int decoder_build(struct decoder *d, const struct decoder_spec *spec,
+                  const struct vocab *vocab, const struct added *added, struct err *err);
 bool decoder_is_special(const struct decoder *d, int32_t id);
 void decoder_free(struct decoder *d);
 
 void decode_init(struct decode_state *s, const struct decoder *d, bool skips_special);
-void decode_feed(struct decode_state *s, int32_t id, struct buf *out); /* unknown ids give nothing */
-void decode_rest(const struct decode_state *s, struct buf *out); /* what an end here would add */
+void decode_feed(struct decode_state *s, int32_t id,
+                 struct buf *out); /* unknown ids give nothing */
+void decode_rest(const struct decode_state *s,
+                 struct buf *out); /* what an end here would add */
 void decode_end(struct decode_state *s, struct buf *out);
 void decode_fini(struct decode_state *s);
 

@@ -1,4 +1,4 @@
-/* Streams the text of an answer: decode(prompt + new) less what it has in common with decode(prompt). */
+/* Streams the text of an answer: what decode(prompt + new) has beyond decode(prompt). */
 #include "core/tokenizer.h"
 
 #include <stdlib.h>
@@ -8,9 +8,10 @@
 #include "core/base/utf8.h"
 #include "core/text/tokenizer_parts.h"
 
-/* The prompt's certain text is dropped as it is decoded. What an end of the prompt would still show
- * (`shown`: U+FFFD for half a character, or the text of a run of byte tokens) is dropped from the
- * answer character by character for as long as the answer agrees with it. */
+/* The prompt's certain text is dropped as it is decoded. What an end of the prompt would
+ * still show
+ * (`shown`: U+FFFD for half a character, or the text of a run of byte tokens) is dropped
+ * from the answer character by character for as long as the answer agrees with it. */
 struct detok {
     struct decode_state state;
     struct buf shown, piece;

@@ -11,7 +11,8 @@ static struct merge *slot_of(const struct merges *m, int32_t left, int32_t right
     size_t mask = m->n_slots - 1;
     uint64_t key = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
     size_t i = (size_t)(key * 0x9e3779b97f4a7c15u >> 32) & mask;
-    while (m->slots[i].left >= 0 && (m->slots[i].left != left || m->slots[i].right != right))
+    while (m->slots[i].left >= 0 &&
+           (m->slots[i].left != left || m->slots[i].right != right))
         i = (i + 1) & mask;
     return &m->slots[i];
 }

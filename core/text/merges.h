@@ -1,6 +1,7 @@
-/* The merge rules of a byte pair encoding: which pair of tokens becomes which, and how soon.
+/* The merge rules of a byte pair encoding: which pair becomes which token, and how soon.
  *
- * Thread: filled at boot by one thread, read by any afterwards. A zeroed struct holds no rules.
+ * Thread: filled at boot by one thread, read by any afterwards. A zeroed struct holds no
+ * rules.
  *
  *     struct merges m = {0};
  *     merges_put(&m, (struct merge){.left = a, .right = b, .rank = 0, .token = ab});
@@ -23,8 +24,10 @@ struct merges {
     size_t n_slots, n;
 };
 
-void merges_put(struct merges *m, struct merge rule); /* a later rule for a pair replaces it */
-const struct merge *merges_find(const struct merges *m, int32_t left, int32_t right); /* or NULL */
+void merges_put(struct merges *m,
+                struct merge rule); /* a later rule for a pair replaces it */
+const struct merge *merges_find(const struct merges *m, int32_t left,
+                                int32_t right); /* or NULL */
 void merges_free(struct merges *m);
 
 #endif

@@ -12,7 +12,8 @@
 
 enum { MAX_TEXT = 256 << 20 };
 
-static struct norm_step *add_step(struct normalizer *n, enum norm_kind kind, struct err *err)
+static struct norm_step *add_step(struct normalizer *n, enum norm_kind kind,
+                                  struct err *err)
 {
     if (n->n_steps == NORM_MAX_STEPS) {
         err_set(err, ERR_INVALID, "normalizer: more than %d steps", NORM_MAX_STEPS);
@@ -27,7 +28,8 @@ static int set_string(char to[NORM_MAX_STRING + 1], const char *from, struct err
 {
     size_t len = strlen(from);
     if (len > NORM_MAX_STRING)
-        return err_set(err, ERR_INVALID, "normalizer: a string over %d bytes", NORM_MAX_STRING);
+        return err_set(err, ERR_INVALID, "normalizer: a string over %d bytes",
+                       NORM_MAX_STRING);
     memcpy(to, from, len + 1);
     return 0;
 }
@@ -66,7 +68,8 @@ static void sort_marks(utf8proc_int32_t *marks, utf8proc_int32_t *spare, size_t 
     bool is_sorted = true;
     for (size_t i = 0; i < n; i++) {
         starts[combining_class(marks[i]) + 1]++;
-        is_sorted = is_sorted && (!i || combining_class(marks[i - 1]) <= combining_class(marks[i]));
+        is_sorted =
+            is_sorted && (!i || combining_class(marks[i - 1]) <= combining_class(marks[i]));
     }
     if (is_sorted)
         return;
@@ -130,7 +133,8 @@ static int add_form(enum norm_kind form, const char *text, size_t len, struct bu
         options |= UTF8PROC_COMPAT;
     int rc = -1;
     utf8proc_ssize_t n = decompose(text, len, (utf8proc_option_t)options, NULL, 0);
-    utf8proc_int32_t *codes = n < 0 ? NULL : mem_try_calloc((size_t)n + 1, 2 * sizeof *codes);
+    utf8proc_int32_t *codes =
+        n < 0 ? NULL : mem_try_calloc((size_t)n + 1, 2 * sizeof *codes);
     if (!codes) {
         err_set(err, ERR_NO_MEMORY, "not enough memory to normalise the text");
         goto end;
@@ -150,7 +154,8 @@ end:
     return rc;
 }
 
-/* The first place of word in text, or NULL. Plain, because memmem is quadratic under some checkers. */
+/* The first place of word in text, or NULL. Plain, because memmem is quadratic under some
+ * checkers. */
 static const char *find(const char *text, size_t len, const char *word, size_t word_len)
 {
     const char *end = text + len;
@@ -185,8 +190,8 @@ static int add_replaced(const struct norm_step *step, const char *text, size_t l
     return 0;
 }
 
-static int run_step(const struct norm_step *step, const char *text, size_t len, struct buf *out,
-                    struct err *err)
+static int run_step(const struct norm_step *step, const char *text, size_t len,
+                    struct buf *out, struct err *err)
 {
     switch (step->kind) {
     case NORM_PREPEND:
@@ -201,8 +206,8 @@ static int run_step(const struct norm_step *step, const char *text, size_t len, 
     }
 }
 
-int normalizer_run(const struct normalizer *n, const char *text, size_t len, struct buf *out,
-                   struct err *err)
+int normalizer_run(const struct normalizer *n, const char *text, size_t len,
+                   struct buf *out, struct err *err)
 {
     struct buf from = {0};
     int rc = 0;

@@ -1,7 +1,7 @@
-/* Rewrites text before it is cut into words: Unicode forms, something in front, replacements.
+/* Rewrites text before it is cut into words: Unicode forms, prefix, replacements.
  *
- * Thread: any; a normalizer is immutable once built. Steps run in the order in which they were added;
- * a zeroed normalizer changes nothing.
+ * Thread: any; a normalizer is immutable once built. Steps run in the order in which they
+ * were added; a zeroed normalizer changes nothing.
  *
  *     struct normalizer n = {0};
  *     normalizer_add_form(&n, NORM_NFC, err);
@@ -35,9 +35,9 @@ int normalizer_add_prepend(struct normalizer *n, const char *to, struct err *err
 int normalizer_add_replace(struct normalizer *n, const char *from, const char *to,
                            struct err *err);
 
-/* Replaces what is in out by the normalised text (valid UTF-8). -1: it grows beyond all reason, or
- * memory is out. */
-int normalizer_run(const struct normalizer *n, const char *text, size_t len, struct buf *out,
-                   struct err *err);
+/* Replaces what is in out by the normalised text (valid UTF-8). -1: it grows beyond all
+ * reason, or memory is out. */
+int normalizer_run(const struct normalizer *n, const char *text, size_t len,
+                   struct buf *out, struct err *err);
 
 #endif

@@ -31,7 +31,8 @@ struct translation {
 
 static int refuse(struct translation *t, const char *what)
 {
-    return err_set(t->err, ERR_INVALID, "pattern: \"%.16s\" is not supported (%s)", t->s, what);
+    return err_set(t->err, ERR_INVALID, "pattern: \"%.16s\" is not supported (%s)", t->s,
+                   what);
 }
 
 /* \p{L}, \P{Nd}: general categories mean the same in both dialects; scripts do not. */
@@ -83,7 +84,8 @@ static int translate_class_char(struct translation *t)
 
 static int translate_group(struct translation *t)
 {
-    static const char *const known[] = {"(?:", "(?=", "(?!", "(?<=", "(?<!", "(?i:", "(?i)"};
+    static const char *const known[] = {
+        "(?:", "(?=", "(?!", "(?<=", "(?<!", "(?i:", "(?i)"};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         size_t n = strlen(known[i]);
         if (strncmp(t->s, known[i], n) == 0) {
@@ -110,7 +112,8 @@ static int translate_char(struct translation *t)
         return refuse(t, "anchors");
     case '(':
         return translate_group(t);
-    case '[': /* a bracket right behind the opening one stands for itself in one dialect only */
+    case '[': /* a bracket right behind the opening one stands for itself in one dialect
+                 only */
         if (t->s[1] == ']' || (t->s[1] == '^' && t->s[2] == ']'))
             return refuse(t, "a class that starts with ]");
         t->in_class = true;
@@ -161,7 +164,8 @@ static struct pattern *pattern_of(pcre2_code *re, struct err *err)
     pcre2_pattern_info(re, PCRE2_INFO_MATCHEMPTY, &can_be_empty);
     if (can_be_empty) {
         pcre2_code_free(re);
-        err_set(err, ERR_INVALID, "pattern: one that matches the empty text is not supported");
+        err_set(err, ERR_INVALID,
+                "pattern: one that matches the empty text is not supported");
         return NULL;
     }
     pcre2_jit_compile(re, PCRE2_JIT_COMPLETE); /* without it matching is only slower */
@@ -174,7 +178,8 @@ struct pattern *pattern_new(const char *regex, bool is_literal, struct err *err)
 {
     size_t len = strlen(regex);
     if (!len || len > MAX_PATTERN) {
-        err_set(err, ERR_INVALID, "pattern of %zu bytes: 1 to %d are accepted", len, MAX_PATTERN);
+        err_set(err, ERR_INVALID, "pattern of %zu bytes: 1 to %d are accepted", len,
+                MAX_PATTERN);
         return NULL;
     }
     if (is_literal)
@@ -198,8 +203,8 @@ void pattern_free(struct pattern *p)
     free(p);
 }
 
-/* Steps grow with the text, since a run of spaces is walked back once; a pattern that needs more than
- * a few per byte for a single match is stopped. */
+/* Steps grow with the text, since a run of spaces is walked back once; a pattern that needs
+ * more than a few per byte for a single match is stopped. */
 struct pattern_run *pattern_run_new(size_t len)
 {
     struct pattern_run *run = xcalloc(1, sizeof *run);
@@ -228,8 +233,8 @@ void pattern_run_free(struct pattern_run *run)
     free(run);
 }
 
-int pattern_next(const struct pattern *p, struct pattern_run *run, const char *text, size_t len,
-                 size_t at, size_t *start, size_t *end, struct err *err)
+int pattern_next(const struct pattern *p, struct pattern_run *run, const char *text,
+                 size_t len, size_t at, size_t *start, size_t *end, struct err *err)
 {
     int rc = pcre2_match(p->code, (PCRE2_SPTR)text, len, at, PCRE2_NO_UTF_CHECK, run->data,
                          run->context);
@@ -237,7 +242,8 @@ int pattern_next(const struct pattern *p, struct pattern_run *run, const char *t
         return 0;
     if (rc < 0)
         return err_set(err, ERR_INVALID,
-                       "the text needs too many steps in the tokenizer's pattern (code %d)", rc);
+                       "the text needs too many steps in the tokenizer's pattern (code %d)",
+                       rc);
     const PCRE2_SIZE *range = pcre2_get_ovector_pointer(run->data);
     *start = range[0];
     *end = range[1];

@@ -1,8 +1,10 @@
 /* A regular expression as tokenizer files write them (Oniguruma's dialect), run by PCRE2.
  *
- * Thread: a pattern is immutable and may be used by any; a pattern_run belongs to one caller. The two
- * dialects read some constructs differently; those are translated where the tokenizers in use need
- * them and refused by name otherwise, so that a pattern never silently splits differently.
+ * Thread: a pattern is immutable and may be used by any; a pattern_run belongs to one caller.
+ * The two dialects read some constructs differently; those are translated where the tokenizers
+ * in use need them and refused by name otherwise, so that a pattern never silently splits
+ * differently. General categories are those of the Unicode version that PCRE2 was built with
+ * (14 for 10.42): letters added to Unicode since count as unassigned.
  *
  *     struct pattern *p = pattern_new("\\s+", false, err);
  *     struct pattern_run *run = pattern_run_new(len);
@@ -19,7 +21,8 @@
 struct pattern;
 struct pattern_run;
 
-/* A literal is matched as it stands. A pattern that matches nothing at all (empty) is refused. */
+/* A literal is matched as it stands. A pattern that matches nothing at all (empty) is
+ * refused. */
 struct pattern *pattern_new(const char *regex, bool is_literal, struct err *err);
 void pattern_free(struct pattern *p);
 
@@ -27,8 +30,9 @@ void pattern_free(struct pattern *p);
 struct pattern_run *pattern_run_new(size_t len);
 void pattern_run_free(struct pattern_run *run);
 
-/* The first match at or after `at` in valid UTF-8. 1: found, 0: none, -1: a resource limit was hit. */
-int pattern_next(const struct pattern *p, struct pattern_run *run, const char *text, size_t len,
-                 size_t at, size_t *start, size_t *end, struct err *err);
+/* The first match at or after `at` in valid UTF-8. 1: found, 0: none, -1: a resource limit
+ * was hit. */
+int pattern_next(const struct pattern *p, struct pattern_run *run, const char *text,
+                 size_t len, size_t at, size_t *start, size_t *end, struct err *err);
 
 #endif

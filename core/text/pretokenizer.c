@@ -18,7 +18,8 @@ const char pretokenizer_qwen2[] =
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}|"
     " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
-static struct pre_step *add_step(struct pretokenizer *p, enum pre_kind kind, struct err *err)
+static struct pre_step *add_step(struct pretokenizer *p, enum pre_kind kind,
+                                 struct err *err)
 {
     if (p->n_steps == PRE_MAX_STEPS) {
         err_set(err, ERR_INVALID, "pre_tokenizer: more than %d steps", PRE_MAX_STEPS);
@@ -50,8 +51,8 @@ int pretokenizer_add_digits(struct pretokenizer *p, bool is_individual, struct e
     return 0;
 }
 
-int pretokenizer_add_byte_level(struct pretokenizer *p, bool adds_prefix_space, bool uses_regex,
-                                struct err *err)
+int pretokenizer_add_byte_level(struct pretokenizer *p, bool adds_prefix_space,
+                                bool uses_regex, struct err *err)
 {
     if (adds_prefix_space) {
         struct pre_step *step = add_step(p, PRE_REWRITE, err);
@@ -117,10 +118,10 @@ static void take_text(struct pre_scratch *s)
     take_spans(s);
 }
 
-/* A match in [start, end) and the rest before it, from prev on, by the step's behaviour. For
- * MERGED_WITH_NEXT *open is where a match waits for what follows; -1 if none does. */
-static void add_segment(struct pre_scratch *s, const struct pre_step *step, size_t at, size_t end,
-                        bool is_match, size_t *open)
+/* A match in [start, end) and the rest before it, from prev on, by the step's behaviour.
+ * For MERGED_WITH_NEXT *open is where a match waits for what follows; -1 if none does. */
+static void add_segment(struct pre_scratch *s, const struct pre_step *step, size_t at,
+                        size_t end, bool is_match, size_t *open)
 {
     if (at == end)
         return;
@@ -141,14 +142,14 @@ static void add_segment(struct pre_scratch *s, const struct pre_step *step, size
     *open = at;
 }
 
-static int split_span(const struct pre_step *step, struct pre_scratch *s, struct pre_span span,
-                      struct err *err)
+static int split_span(const struct pre_step *step, struct pre_scratch *s,
+                      struct pre_span span, struct err *err)
 {
     const char *text = s->text.data + span.at;
     size_t prev = 0, start, end, open = SIZE_MAX;
     int rc;
-    while ((rc = pattern_next(step->pattern, s->run, text, span.len, prev, &start, &end, err)) ==
-           1) {
+    while ((rc = pattern_next(step->pattern, s->run, text, span.len, prev, &start, &end,
+                              err)) == 1) {
         add_segment(s, step, span.at + prev, span.at + start, false, &open);
         add_segment(s, step, span.at + start, span.at + end, true, &open);
         prev = end;
@@ -179,7 +180,8 @@ static int run_split(const struct pre_step *step, struct pre_scratch *s, struct 
     return 0;
 }
 
-static void digits_span(const struct pre_step *step, struct pre_scratch *s, struct pre_span span)
+static void digits_span(const struct pre_step *step, struct pre_scratch *s,
+                        struct pre_span span)
 {
     const char *text = s->text.data;
     size_t start = span.at, end = span.at + span.len;
@@ -197,7 +199,8 @@ static void digits_span(const struct pre_step *step, struct pre_scratch *s, stru
     add_span(s, start, end);
 }
 
-static void add_replaced(struct buf *out, const char *text, size_t len, const char *replacement)
+static void add_replaced(struct buf *out, const char *text, size_t len,
+                         const char *replacement)
 {
     while (len) {
         const char *space = memchr(text, ' ', len);
@@ -217,8 +220,8 @@ static bool starts_with(const char *text, size_t len, const char *prefix)
     return len >= n && memcmp(text, prefix, n) == 0;
 }
 
-static void rewrite_span(const struct pre_step *step, struct pre_scratch *s, struct pre_span span,
-                         bool is_first)
+static void rewrite_span(const struct pre_step *step, struct pre_scratch *s,
+                         struct pre_span span, bool is_first)
 {
     const char *text = s->text.data + span.at;
     size_t at = s->other_text.len;

@@ -1,8 +1,8 @@
-/* Cuts normalised text into the words that merges never cross, and rewrites them where asked.
+/* Cuts normalised text into the words that merges never cross.
  *
- * Thread: any; a pretokenizer is immutable once built, the scratch belongs to the caller. Steps run in
- * the order in which they were added; without steps the text is one word. A zeroed pretokenizer and a
- * zeroed scratch are valid.
+ * Thread: any; a pretokenizer is immutable once built, the scratch belongs to the caller.
+ * Steps run in the order in which they were added; without steps the text is one word. A
+ * zeroed pretokenizer and a zeroed scratch are valid.
  *
  *     struct pretokenizer p = {0};
  *     pretokenizer_add_byte_level(&p, false, true, err);
@@ -38,7 +38,7 @@ struct pre_step {
     bool is_inverted;             /* PRE_SPLIT: the rest counts as match */
     bool is_individual;           /* PRE_DIGITS: every digit alone */
     bool replaces_space;          /* PRE_REWRITE: " " becomes the replacement */
-    enum pre_prepend prepend;     /* PRE_REWRITE: the replacement goes in front unless it is there */
+    enum pre_prepend prepend;     /* PRE_REWRITE: when the replacement goes in front */
     char replacement[PRE_MAX_REPLACEMENT + 1];
 };
 
@@ -70,12 +70,13 @@ extern const char pretokenizer_qwen2[];
 int pretokenizer_add_split(struct pretokenizer *p, const char *regex, bool is_literal,
                            enum pre_behaviour behaviour, bool is_inverted, struct err *err);
 int pretokenizer_add_digits(struct pretokenizer *p, bool is_individual, struct err *err);
-int pretokenizer_add_byte_level(struct pretokenizer *p, bool adds_prefix_space, bool uses_regex,
-                                struct err *err);
+int pretokenizer_add_byte_level(struct pretokenizer *p, bool adds_prefix_space,
+                                bool uses_regex, struct err *err);
 int pretokenizer_add_metaspace(struct pretokenizer *p, const char *replacement,
                                enum pre_prepend prepend, bool splits, struct err *err);
 
-/* is_first: the text starts where the whole input starts. -1: out of memory or over a limit. */
+/* is_first: the text starts where the whole input starts. -1: out of memory or over a
+ * limit. */
 int pretokenizer_run(const struct pretokenizer *p, struct pre_scratch *s, const char *text,
                      size_t len, bool is_first, struct err *err);
 

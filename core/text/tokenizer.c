@@ -41,16 +41,16 @@ static void add_all(struct token_list *l, const struct token_list *from)
         token_list_add(l, from->ids[i]);
 }
 
-int tokenizer_add_token(struct tokenizer *t, const struct added_token *token, const char *content,
-                        size_t len, struct err *err)
+int tokenizer_add_token(struct tokenizer *t, const struct added_token *token,
+                        const char *content, size_t len, struct err *err)
 {
     size_t piece_len;
     const char *piece = vocab_piece(&t->bpe.vocab, token->id, &piece_len);
     int32_t id = vocab_find(&t->bpe.vocab, content, len);
     if (id >= 0 ? id != token->id : piece != NULL)
         return err_set(err, ERR_INVALID,
-                       "added token %d \"%.*s\" is not what the vocabulary has there", token->id,
-                       (int)(len < 64 ? len : 64), content);
+                       "added token %d \"%.*s\" is not what the vocabulary has there",
+                       token->id, (int)(len < 64 ? len : 64), content);
     if (!token->is_normalized)
         return added_put(&t->added, token, content, len, content, len, err);
     struct buf pattern = {0};
@@ -65,7 +65,8 @@ static int check_ids(const struct tokenizer *t, const struct token_list *l, stru
 {
     for (size_t i = 0; i < l->n; i++)
         if (l->ids[i] < 0 || l->ids[i] >= t->decoder.n_tokens)
-            return err_set(err, ERR_INVALID, "post_processor: no token has the id %d", l->ids[i]);
+            return err_set(err, ERR_INVALID, "post_processor: no token has the id %d",
+                           l->ids[i]);
     return 0;
 }
 
@@ -120,7 +121,8 @@ static int encode_plain(struct encoder *e, const char *text, size_t len, bool is
     return 0;
 }
 
-/* Text without raw added tokens: normalised, then split by those that are looked for after that. */
+/* Text without raw added tokens: normalised, then split by those that are looked for after
+ * that. */
 static int encode_piece(struct encoder *e, const char *text, size_t len, bool is_first)
 {
     if (normalizer_run(&e->t->normalizer, text, len, &e->text, e->err) < 0)
@@ -162,8 +164,8 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, in
                      struct token_list *out, struct err *err)
 {
     if (len > MAX_TEXT)
-        return err_set(err, ERR_TOO_LARGE, "a text of %zu bytes: at most %d are tokenised", len,
-                       MAX_TEXT);
+        return err_set(err, ERR_TOO_LARGE, "a text of %zu bytes: at most %d are tokenised",
+                       len, MAX_TEXT);
     struct encoder e = {.t = t, .out = out, .err = err};
     struct buf repaired = {0};
     size_t n_before = out->n;

@@ -16,13 +16,14 @@ enum { MAX_FILE = 128 << 20, MAX_DEPTH = 16, MAX_VALUES = 16 << 20 };
 
 static int refuse(struct err *err, const char *what, const char *name, const char *accepted)
 {
-    return err_set(err, ERR_INVALID, "tokenizer.json: %s \"%.64s\" is not supported (%s)", what,
-                   name ? name : "", accepted);
+    return err_set(err, ERR_INVALID, "tokenizer.json: %s \"%.64s\" is not supported (%s)",
+                   what, name ? name : "", accepted);
 }
 
 static int malformed(struct err *err, const char *what)
 {
-    return err_set(err, ERR_INVALID, "tokenizer.json: %s is missing or of the wrong kind", what);
+    return err_set(err, ERR_INVALID, "tokenizer.json: %s is missing or of the wrong kind",
+                   what);
 }
 
 static const cJSON *get(const cJSON *object, const char *key)
@@ -71,7 +72,7 @@ static int read_normalizers(struct normalizer *n, const cJSON *list, struct err 
     const cJSON *v;
     if (!cJSON_IsArray(list))
         return malformed(err, "normalizer.normalizers");
-    cJSON_ArrayForEach(v, list)
+    cJSON_ArrayForEach (v, list)
         if (read_normalizer(n, v, err) < 0)
             return -1;
     return 0;
@@ -93,7 +94,8 @@ static int read_normalizer(struct normalizer *n, const cJSON *v, struct err *err
     static const struct {
         const char *name;
         enum norm_kind form;
-    } forms[] = {{"NFC", NORM_NFC}, {"NFD", NORM_NFD}, {"NFKC", NORM_NFKC}, {"NFKD", NORM_NFKD}};
+    } forms[] = {
+        {"NFC", NORM_NFC}, {"NFD", NORM_NFD}, {"NFKC", NORM_NFKC}, {"NFKD", NORM_NFKD}};
     const char *type = get_string(v, "type");
     if (!type)
         return malformed(err, "normalizer.type");
@@ -106,7 +108,8 @@ static int read_normalizer(struct normalizer *n, const cJSON *v, struct err *err
         return read_replace(n, v, err);
     if (strcmp(type, "Prepend") == 0) {
         const char *to = get_string(v, "prepend");
-        return to ? normalizer_add_prepend(n, to, err) : malformed(err, "normalizer.prepend");
+        return to ? normalizer_add_prepend(n, to, err)
+                  : malformed(err, "normalizer.prepend");
     }
     return refuse(err, "normalizer", type,
                   "NFC, NFD, NFKC, NFKD, Prepend, Replace, Sequence are");
@@ -136,7 +139,8 @@ static int read_prepend_scheme(const cJSON *v, enum pre_prepend *prepend, struct
 {
     const char *scheme = get_string(v, "prepend_scheme");
     if (!scheme)
-        *prepend = get_bool(v, "add_prefix_space", true) ? PRE_PREPEND_ALWAYS : PRE_PREPEND_NEVER;
+        *prepend =
+            get_bool(v, "add_prefix_space", true) ? PRE_PREPEND_ALWAYS : PRE_PREPEND_NEVER;
     else if (strcmp(scheme, "always") == 0)
         *prepend = PRE_PREPEND_ALWAYS;
     else if (strcmp(scheme, "first") == 0)
@@ -156,7 +160,8 @@ static int read_metaspace(struct pretokenizer *p, const cJSON *v, struct err *er
         return malformed(err, "pre_tokenizer.replacement");
     if (read_prepend_scheme(v, &prepend, err) < 0)
         return -1;
-    return pretokenizer_add_metaspace(p, replacement, prepend, get_bool(v, "split", true), err);
+    return pretokenizer_add_metaspace(p, replacement, prepend, get_bool(v, "split", true),
+                                      err);
 }
 
 static int read_pretokenizer(struct pretokenizer *p, const cJSON *v, struct err *err)
@@ -179,7 +184,7 @@ static int read_pretokenizer(struct pretokenizer *p, const cJSON *v, struct err 
                       "ByteLevel, Digits, Metaspace, Sequence, Split are");
     if (!cJSON_IsArray(list))
         return malformed(err, "pre_tokenizer.pretokenizers");
-    cJSON_ArrayForEach(item, list)
+    cJSON_ArrayForEach (item, list)
         if (read_pretokenizer(p, item, err) < 0)
             return -1;
     return 0;
@@ -233,8 +238,16 @@ static int read_decoder_metaspace(struct decoder_spec *d, const cJSON *v, struct
     return set_decoder_string(d->from, sizeof d->from, replacement, err);
 }
 
-/* The steps in the only order in which the text of a token does not depend on the tokens after it. */
-enum decoder_stage { STAGE_START, STAGE_REPLACE, STAGE_FALLBACK, STAGE_WHOLE, STAGE_FUSE, STAGE_STRIP };
+/* The steps in the only order in which the text of a token does not depend on the tokens
+ * after it. */
+enum decoder_stage {
+    STAGE_START,
+    STAGE_REPLACE,
+    STAGE_FALLBACK,
+    STAGE_WHOLE,
+    STAGE_FUSE,
+    STAGE_STRIP
+};
 
 struct decoder_row {
     const char *type;
@@ -278,8 +291,9 @@ static const struct decoder_row decoder_rows[] = {
 static int read_decoder(struct decoder_spec *d, enum decoder_stage *stage, const cJSON *v,
                         struct err *err)
 {
-    static const char accepted[] = "ByteLevel, Metaspace, or Replace, ByteFallback, Fuse, Strip "
-                                   "in this order are";
+    static const char accepted[] =
+        "ByteLevel, Metaspace, or Replace, ByteFallback, Fuse, Strip "
+        "in this order are";
     const char *type = get_string(v, "type");
     const cJSON *list = get(v, "decoders"), *item;
     if (!type)
@@ -298,7 +312,7 @@ static int read_decoder(struct decoder_spec *d, enum decoder_stage *stage, const
         return refuse(err, "decoder", type, accepted);
     if (!cJSON_IsArray(list) || !list->child)
         return malformed(err, "decoder.decoders");
-    cJSON_ArrayForEach(item, list)
+    cJSON_ArrayForEach (item, list)
         if (read_decoder(d, stage, item, err) < 0)
             return -1;
     return 0;
@@ -311,8 +325,7 @@ static int add_template_ids(struct token_list *to, const cJSON *template, const 
     const cJSON *ids = get(get(get(template, "special_tokens"), name), "ids"), *v;
     if (!cJSON_IsArray(ids))
         return malformed(err, "post_processor.special_tokens");
-    cJSON_ArrayForEach(v, ids)
-    {
+    cJSON_ArrayForEach (v, ids) {
         int32_t id;
         if (!get_id(v, &id))
             return malformed(err, "post_processor.special_tokens");
@@ -327,12 +340,12 @@ static int read_template(struct tokenizer *t, const cJSON *template, struct err 
     bool has_text = false;
     if (!cJSON_IsArray(single))
         return malformed(err, "post_processor.single");
-    cJSON_ArrayForEach(item, single)
-    {
+    cJSON_ArrayForEach (item, single) {
         const char *name = get_string(get(item, "SpecialToken"), "id");
         const char *sequence = get_string(get(item, "Sequence"), "id");
         if (name) {
-            if (add_template_ids(has_text ? &t->after : &t->before, template, name, err) < 0)
+            if (add_template_ids(has_text ? &t->after : &t->before, template, name, err) <
+                0)
                 return -1;
         } else if (!sequence || strcmp(sequence, "A") != 0 || has_text) {
             return malformed(err, "post_processor.single");
@@ -361,7 +374,7 @@ static int read_post_processor(struct tokenizer *t, bool *has_template, const cJ
                       "ByteLevel, Sequence and one TemplateProcessing are");
     if (!cJSON_IsArray(list))
         return malformed(err, "post_processor.processors");
-    cJSON_ArrayForEach(item, list)
+    cJSON_ArrayForEach (item, list)
         if (read_post_processor(t, has_template, item, err) < 0)
             return -1;
     return 0;
@@ -372,12 +385,13 @@ static int read_vocab(struct bpe *b, const cJSON *vocab, struct err *err)
     const cJSON *v;
     if (!cJSON_IsObject(vocab))
         return malformed(err, "model.vocab");
-    cJSON_ArrayForEach(v, vocab)
-    {
+    cJSON_ArrayForEach (v, vocab) {
         int32_t id;
         if (!get_id(v, &id))
-            return err_set(err, ERR_INVALID, "tokenizer.json: model.vocab: the id of \"%.64s\" is "
-                           "not an integer from 0 to %d", v->string, VOCAB_MAX_IDS - 1);
+            return err_set(err, ERR_INVALID,
+                           "tokenizer.json: model.vocab: the id of \"%.64s\" is "
+                           "not an integer from 0 to %d",
+                           v->string, VOCAB_MAX_IDS - 1);
         if (vocab_add(&b->vocab, id, v->string, strlen(v->string), err) < 0)
             return -1;
     }
@@ -411,7 +425,7 @@ static int read_merges(struct bpe *b, const cJSON *merges, struct err *err)
     uint32_t rank = 0;
     if (!cJSON_IsArray(merges))
         return malformed(err, "model.merges");
-    cJSON_ArrayForEach(v, merges)
+    cJSON_ArrayForEach (v, merges)
         if (read_merge(b, v, rank++, err) < 0)
             return -1;
     return 0;
@@ -428,7 +442,8 @@ static int check_model(const cJSON *model, struct err *err)
         return refuse(err, "model type", type, "BPE is");
     if (!is_absent(dropout) && !(cJSON_IsNumber(dropout) && dropout->valuedouble == 0))
         return refuse(err, "model setting", "dropout", "null is");
-    static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
+    static const char *const affixes[] = {"continuing_subword_prefix",
+                                          "end_of_word_suffix"};
     for (int i = 0; i < 2; i++) {
         const char *s = get_string(model, affixes[i]);
         if (s ? *s : !is_absent(get(model, affixes[i])))
@@ -459,8 +474,7 @@ static int read_added(struct tokenizer *t, const cJSON *list, struct err *err)
         return 0;
     if (!cJSON_IsArray(list))
         return malformed(err, "added_tokens");
-    cJSON_ArrayForEach(v, list)
-    {
+    cJSON_ArrayForEach (v, list) {
         const char *content = get_string(v, "content");
         struct added_token token = {.is_special = get_bool(v, "special", false)};
         if (!content || !get_id(get(v, "id"), &token.id))
@@ -519,13 +533,14 @@ static int add_configured(const struct tokenizer *t, const cJSON *config, const 
         return 0;
     int32_t id = tokenizer_find(t, s);
     if (id < 0)
-        return err_set(err, ERR_INVALID, "tokenizer_config.json: %s \"%.64s\" is no token", which,
-                       s);
+        return err_set(err, ERR_INVALID, "tokenizer_config.json: %s \"%.64s\" is no token",
+                       which, s);
     token_list_add(to, id);
     return 0;
 }
 
-/* As transformers does: where the config says whether BOS and EOS are added, that alone counts. */
+/* As transformers does: where the config says whether BOS and EOS are added, that alone
+ * counts. */
 static int apply_config(struct tokenizer *t, const cJSON *config, struct err *err)
 {
     if (!get(config, "add_bos_token") && !get(config, "add_eos_token"))
@@ -588,7 +603,8 @@ static int read_file(const char *dir, const char *name, struct buf *out, struct 
     bool is_bad = ferror(f) != 0;
     fclose(f);
     if (is_bad || out->len > MAX_FILE)
-        return err_set(err, ERR_IO, "%s: %s", name, is_bad ? "reading failed" : "too large");
+        return err_set(err, ERR_IO, "%s: %s", name,
+                       is_bad ? "reading failed" : "too large");
     return 1;
 }
 

@@ -21,10 +21,10 @@ struct tokenizer {
     struct token_list before, after; /* what the post-processor adds */
 };
 
-/* Adds a token whose content the model's vocabulary may have under the same id. Wants the normalizer
- * set already. */
-int tokenizer_add_token(struct tokenizer *t, const struct added_token *token, const char *content,
-                        size_t len, struct err *err);
+/* Adds a token whose content the model's vocabulary may have under the same id. Wants the
+ * normalizer set already. */
+int tokenizer_add_token(struct tokenizer *t, const struct added_token *token,
+                        const char *content, size_t len, struct err *err);
 
 /* What is left to do when every part is filled: tables, and checks across parts. */
 int tokenizer_seal(struct tokenizer *t, struct err *err);

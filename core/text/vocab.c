@@ -23,7 +23,8 @@ static uint32_t hash_of(const char *s, size_t len)
     return (uint32_t)(h * 0x9e3779b97f4a7c15u >> 32);
 }
 
-/* The slot that holds the piece, or the free one where it belongs. There always is a free one. */
+/* The slot that holds the piece, or the free one where it belongs. There always is a free
+ * one. */
 static size_t slot_of(const struct vocab *v, const char *s, size_t len, uint32_t hash)
 {
     size_t mask = v->n_slots - 1;
@@ -70,8 +71,9 @@ int vocab_add(struct vocab *v, int32_t id, const char *piece, size_t len, struct
     uint32_t hash = hash_of(piece, len);
     size_t slot = slot_of(v, piece, len, hash);
     if (v->pieces[id].is_set || v->slots[slot] >= 0)
-        return err_set(err, ERR_INVALID, "vocabulary: id %d or its piece \"%.*s\" occurs twice",
-                       id, (int)(len < 64 ? len : 64), piece);
+        return err_set(err, ERR_INVALID,
+                       "vocabulary: id %d or its piece \"%.*s\" occurs twice", id,
+                       (int)(len < 64 ? len : 64), piece);
     v->pieces[id] = (struct vocab_piece){v->pool.len, (uint32_t)len, hash, true};
     buf_add(&v->pool, piece, len);
     v->slots[slot] = id;

@@ -1,8 +1,8 @@
 /* The pieces of a vocabulary, found by text or by id.
  *
- * Thread: filled at boot by one thread, read by any afterwards. A zeroed struct is an empty vocabulary.
- * Pieces are any bytes and need not be NUL-terminated; a returned piece lives as long as the
- * vocabulary and until the next vocab_add.
+ * Thread: filled at boot by one thread, read by any afterwards. A zeroed struct is an empty
+ * vocabulary. Pieces are any bytes and need not be NUL-terminated; a returned piece lives
+ * as long as the vocabulary and until the next vocab_add.
  *
  *     struct vocab v = {0};
  *     vocab_add(&v, 7, "the", 3, err);
@@ -31,8 +31,10 @@ struct vocab {
 
 /* Refuses an id out of range, and an id or piece that is there already. */
 int vocab_add(struct vocab *v, int32_t id, const char *piece, size_t len, struct err *err);
-int32_t vocab_find(const struct vocab *v, const char *piece, size_t len); /* -1: not there */
-const char *vocab_piece(const struct vocab *v, int32_t id, size_t *len);  /* NULL: no such id */
+int32_t vocab_find(const struct vocab *v, const char *piece,
+                   size_t len); /* -1: not there */
+const char *vocab_piece(const struct vocab *v, int32_t id,
+                        size_t *len); /* NULL: no such id */
 void vocab_free(struct vocab *v);
 
 #endif

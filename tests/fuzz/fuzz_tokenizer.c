@@ -1,4 +1,4 @@
-/* Fuzzes tokenizer.json: bytes up to a NUL are the file, the rest is text to encode and decode. */
+/* Any bytes as a tokenizer.json, with text behind a NUL to encode and decode. */
 #include <stdint.h>
 #include <string.h>
 
@@ -23,7 +23,8 @@ static void check_stream(const struct tokenizer *t, const struct token_list *ids
     }
     if (ids->n <= 2000) {
         detok_end(d, &joined);
-        CHECK(joined.len == whole.len && (!whole.len || !memcmp(joined.data, whole.data, whole.len)));
+        CHECK(joined.len == whole.len &&
+              (!whole.len || !memcmp(joined.data, whole.data, whole.len)));
     }
     detok_free(d);
     buf_free(&whole);

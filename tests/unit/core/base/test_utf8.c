@@ -8,8 +8,8 @@ static void expect_lossy(const char *in, size_t len, const char *want, int line)
     struct buf b = {0};
     utf8_add_lossy(&b, in, len);
     if (b.len != strlen(want) || (b.len && memcmp(b.data, want, b.len) != 0))
-        test_fail(__FILE__, line, "repair gave \"%s\", expected \"%s\"", b.data ? b.data : "",
-                  want);
+        test_fail(__FILE__, line, "repair gave \"%s\", expected \"%s\"",
+                  b.data ? b.data : "", want);
     buf_free(&b);
 }
 
@@ -37,7 +37,8 @@ TEST(utf8_cut_characters_are_told_from_bad_ones)
     EXPECT(cut);
     EXPECT_EQ(utf8_char_len("\xe2\x28", 2, &cut), 0);
     EXPECT(!cut);
-    EXPECT_EQ(utf8_char_len("\xe0\x80", 2, &cut), 0); /* overlong already at the second byte */
+    EXPECT_EQ(utf8_char_len("\xe0\x80", 2, &cut),
+              0); /* overlong already at the second byte */
     EXPECT(!cut);
     EXPECT_EQ(utf8_char_len("\xff", 1, &cut), 0);
     EXPECT(!cut);

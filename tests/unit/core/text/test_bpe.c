@@ -35,7 +35,8 @@ static void fill(struct bpe *b, uint32_t *seed, int n_merges)
         if (whole.len < 12) {
             vocab_add(&b->vocab, n, whole.data, whole.len, NULL);
             EXPECT_EQ(bpe_add_merge(b, (uint32_t)tries, left.data, left.len, right.data,
-                                    right.len, NULL), 0);
+                                    right.len, NULL),
+                      0);
         }
         buf_free(&left);
         buf_free(&right);
@@ -116,12 +117,15 @@ TEST(bpe_of_a_long_word_is_not_quadratic)
         struct token_list got = {0};
         buf_clear(&word);
         for (int i = 0; i < 1 << 20; i++)
-            buf_add_char(&word, kind == 0 ? 'a' : kind == 1 ? "ab"[i & 1] : "abc"[i % 7 % 3]);
+            buf_add_char(&word, kind == 0   ? 'a'
+                                : kind == 1 ? "ab"[i & 1]
+                                            : "abc"[i % 7 % 3]);
         EXPECT_EQ(bpe_encode(&b, &scratch, word.data, word.len, &got, NULL), 0);
         EXPECT(got.n > 0);
         token_list_free(&got);
     }
-    EXPECT((double)(clock() - start) / CLOCKS_PER_SEC < 30); /* quadratic would take an hour */
+    EXPECT((double)(clock() - start) / CLOCKS_PER_SEC <
+           30); /* quadratic would take an hour */
     buf_free(&word);
     bpe_scratch_free(&scratch);
     bpe_free(&b);

@@ -10,17 +10,20 @@
 static struct tokenizer *open_fallback(void)
 {
     struct buf b = {0};
-    buf_add_str(&b, "{\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,\"unk_token\":\"<unk>\","
-                    "\"vocab\":{\"<unk>\":0,\"<s>\":1,\"</s>\":2");
+    buf_add_str(
+        &b, "{\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,\"unk_token\":\"<unk>\","
+            "\"vocab\":{\"<unk>\":0,\"<s>\":1,\"</s>\":2");
     for (int i = 0; i < 256; i++)
         buf_printf(&b, ",\"<0x%02X>\":%d", (unsigned)i, 3 + i);
-    buf_add_str(&b, ",\"\xe2\x96\x81\":259,\"a\":260,\"\xe2\x96\x81" "a\":261,"
-                    "\"\xef\xbf\xbd\":262},"
-                    "\"merges\":[\"\xe2\x96\x81 a\"]},\"decoder\":{\"type\":\"Sequence\","
-                    "\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":\"\xe2\x96\x81\"},"
-                    "\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},"
-                    "{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]},"
-                    "\"added_tokens\":[{\"id\":1,\"content\":\"<s>\",\"special\":true}]}");
+    buf_add_str(
+        &b, ",\"\xe2\x96\x81\":259,\"a\":260,\"\xe2\x96\x81"
+            "a\":261,"
+            "\"\xef\xbf\xbd\":262},"
+            "\"merges\":[\"\xe2\x96\x81 a\"]},\"decoder\":{\"type\":\"Sequence\","
+            "\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":\"\xe2\x96\x81\"},"
+            "\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},"
+            "{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]},"
+            "\"added_tokens\":[{\"id\":1,\"content\":\"<s>\",\"special\":true}]}");
     struct err err = {0};
     struct tokenizer *t = tokenizer_open_json(b.data, b.len, &err);
     if (!t)
@@ -34,7 +37,8 @@ enum { END = -1, SEAM = -2, A = 260, SPACE_A = 261, BAD_CHAR = 262 };
 #define BAD "\xef\xbf\xbd"
 
 /* ids: the prompt, SEAM, the answer, END. The pieces of the answer are joined by "|". */
-static void expect_stream(const struct tokenizer *t, const int32_t *ids, const char *want, int line)
+static void expect_stream(const struct tokenizer *t, const int32_t *ids, const char *want,
+                          int line)
 {
     struct buf got = {0};
     size_t n = 0;
@@ -53,7 +57,8 @@ static void expect_stream(const struct tokenizer *t, const int32_t *ids, const c
     buf_free(&got);
 }
 
-#define STREAM(want, ...) expect_stream(t, (const int32_t[]){__VA_ARGS__, END}, want, __LINE__)
+#define STREAM(want, ...)                                                                  \
+    expect_stream(t, (const int32_t[]){__VA_ARGS__, END}, want, __LINE__)
 
 TEST(detok_strips_the_leading_space_only_at_the_start_of_everything)
 {
@@ -71,7 +76,9 @@ TEST(detok_holds_a_run_of_byte_tokens_until_it_is_certain)
 {
     struct tokenizer *t = open_fallback();
     ASSERT(t);
-    STREAM("|||\xe2\x82\xac" "a|", SEAM, BYTE(0xe2), BYTE(0x82), BYTE(0xac), A);
+    STREAM("|||\xe2\x82\xac"
+           "a|",
+           SEAM, BYTE(0xe2), BYTE(0x82), BYTE(0xac), A);
     STREAM("|||\xe2\x82\xac", SEAM, BYTE(0xe2), BYTE(0x82), BYTE(0xac));
     STREAM("|" BAD BAD "|", SEAM, BYTE(0xe2), BYTE(0xff));
     STREAM("|" BAD BAD "|" BAD "|a|", SEAM, BYTE('A'), BYTE(0xff), BYTE('B'), A);
@@ -83,8 +90,11 @@ TEST(detok_gives_only_what_the_prompt_does_not_show)
 {
     struct tokenizer *t = open_fallback();
     ASSERT(t);
-    /* The prompt ends within a character: shown as U+FFFD, completed by the answer or not. */
-    STREAM("||\xe2\x82\xac" "a|", BYTE(0xe2), SEAM, BYTE(0x82), BYTE(0xac), A);
+    /* The prompt ends within a character: shown as U+FFFD, completed by the answer or not.
+     */
+    STREAM("||\xe2\x82\xac"
+           "a|",
+           BYTE(0xe2), SEAM, BYTE(0x82), BYTE(0xac), A);
     STREAM("a|", A, BYTE(0xe2), SEAM, A);
     STREAM("", A, BYTE(0xe2), SEAM);
     STREAM(BAD "|", BYTE(0xe2), SEAM, BYTE(0xff));

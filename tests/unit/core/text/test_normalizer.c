@@ -12,7 +12,8 @@ static void expect_form(enum norm_kind form, const char *text, const char *want,
     EXPECT_EQ(normalizer_add_form(&n, form, NULL), 0);
     EXPECT_EQ(normalizer_run(&n, text, strlen(text), &out, NULL), 0);
     if (strcmp(out.data, want) != 0)
-        test_fail(__FILE__, line, "\"%s\" became \"%s\", expected \"%s\"", text, out.data, want);
+        test_fail(__FILE__, line, "\"%s\" became \"%s\", expected \"%s\"", text, out.data,
+                  want);
     buf_free(&out);
 }
 
@@ -24,15 +25,18 @@ TEST(normalizer_gives_the_unicode_forms)
     FORM(NORM_NFC, "plain", "plain");
     FORM(NORM_NFC, "e\xcc\x81", "\xc3\xa9");
     FORM(NORM_NFD, "\xc3\xa9", "e\xcc\x81");
-    FORM(NORM_NFC, "\xe2\x84\xab", "\xc3\x85");                         /* U+212B */
+    FORM(NORM_NFC, "\xe2\x84\xab", "\xc3\x85");                             /* U+212B */
     FORM(NORM_NFC, "\xe1\x84\x80\xe1\x85\xa1\xe1\x86\xa8", "\xea\xb0\x81"); /* Hangul */
     FORM(NORM_NFD, "\xea\xb0\x81", "\xe1\x84\x80\xe1\x85\xa1\xe1\x86\xa8");
     FORM(NORM_NFC, "D\xcc\x87\xcc\xa3", "\xe1\xb8\x8c\xcc\x87"); /* marks change places */
     FORM(NORM_NFD, "\xe1\xb8\x8a\xcc\xa3", "D\xcc\xa3\xcc\x87");
     FORM(NORM_NFC, "\xef\xac\x81", "\xef\xac\x81");
     FORM(NORM_NFKC, "\xef\xac\x81", "fi");
-    FORM(NORM_NFKD, "\xc2\xbd", "1\xe2\x81\x84" "2");
-    FORM(NORM_NFC, "\xe0\xa5\x98", "\xe0\xa4\x95\xe0\xa4\xbc"); /* excluded from composition */
+    FORM(NORM_NFKD, "\xc2\xbd",
+         "1\xe2\x81\x84"
+         "2");
+    FORM(NORM_NFC, "\xe0\xa5\x98",
+         "\xe0\xa4\x95\xe0\xa4\xbc"); /* excluded from composition */
 }
 
 TEST(normalizer_runs_its_steps_in_order)

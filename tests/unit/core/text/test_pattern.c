@@ -22,7 +22,8 @@ static void expect_matches(const char *regex, const char *text, const char *want
         at = end;
     }
     if (strcmp(got.data, want) != 0)
-        test_fail(__FILE__, line, "%s: \"%s\", expected \"%s\" %s", regex, got.data, want, err.msg);
+        test_fail(__FILE__, line, "%s: \"%s\", expected \"%s\" %s", regex, got.data, want,
+                  err.msg);
     pattern_free(p);
     pattern_run_free(run);
     buf_free(&got);
@@ -32,7 +33,10 @@ static void expect_matches(const char *regex, const char *text, const char *want
 
 TEST(pattern_reads_the_dialect_of_tokenizer_files)
 {
-    MATCHES("\\s+", "a \t\xc2\xa0" "b\xe1\xa0\x8e", " \t\xc2\xa0|"); /* U+180E is no white space */
+    MATCHES("\\s+",
+            "a \t\xc2\xa0"
+            "b\xe1\xa0\x8e",
+            " \t\xc2\xa0|"); /* U+180E is no white space */
     MATCHES("\\S+", " a\xe1\xa0\x8e ", "a\xe1\xa0\x8e|");
     MATCHES("[^\\s\\p{L}]+", "a. b!", ".|!|");
     MATCHES("[\\s\\d]+", "a1 2b", "1 2|");
@@ -45,10 +49,11 @@ TEST(pattern_reads_the_dialect_of_tokenizer_files)
 TEST(pattern_refuses_what_the_dialects_read_differently)
 {
     static const char *const bad[] = {
-        "", "a*", "\\s*", "^a", "a$", "\\w+", "\\h", "\\b", "\\K", "\\G", "\\1", "\\x41", "\\Ra",
-        "\\p{Han}", "\\p{^L}", "\\pL", "[[:alpha:]]", "[a[b]]", "[a&&b]", "[]a]", "[^]a]",
-        "a{2}+", "a{,2}", "(?<n>a)", "(?>a)", "(?#x)a", "(?R)", "(*UTF)a", "(?m)a", "(a", "[a",
-        "a)", "a\\", "\\Q", "(?C1)a",
+        "",        "a*",    "\\s*",        "^a",     "a$",     "\\w+", "\\h",
+        "\\b",     "\\K",   "\\G",         "\\1",    "\\x41",  "\\Ra", "\\p{Han}",
+        "\\p{^L}", "\\pL",  "[[:alpha:]]", "[a[b]]", "[a&&b]", "[]a]", "[^]a]",
+        "a{2}+",   "a{,2}", "(?<n>a)",     "(?>a)",  "(?#x)a", "(?R)", "(*UTF)a",
+        "(?m)a",   "(a",    "[a",          "a)",     "a\\",    "\\Q",  "(?C1)a",
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct err err = {0};

@@ -3,18 +3,25 @@
 
 #include "tests/test.h"
 
-static const char *const tokens[] = {"<eot>", "<tool>", "a", "b", "ab", "1", "2", "12", "\xc4\xa0"};
+static const char *const tokens[] = {"<eot>", "<tool>", "a",  "b",       "ab",
+                                     "1",     "2",      "12", "\xc4\xa0"};
 static const int32_t types[] = {3, 4, 1, 1, 1, 1, 1, 1, 1};
 static const char *const merges[] = {"a b", "1 2"};
 
 static struct tokenizer_gguf plain(const char *pre)
 {
-    return (struct tokenizer_gguf){.pre = pre, .tokens = tokens, .types = types, .n_tokens = 9,
-                                   .merges = merges, .n_merges = 2, .bos = 0, .add_bos = true};
+    return (struct tokenizer_gguf){.pre = pre,
+                                   .tokens = tokens,
+                                   .types = types,
+                                   .n_tokens = 9,
+                                   .merges = merges,
+                                   .n_merges = 2,
+                                   .bos = 0,
+                                   .add_bos = true};
 }
 
-static void expect_ids(const struct tokenizer *t, const char *text, int flags, const int32_t *want,
-                       size_t n, int line)
+static void expect_ids(const struct tokenizer *t, const char *text, int flags,
+                       const int32_t *want, size_t n, int line)
 {
     struct token_list ids = {0};
     EXPECT_EQ(tokenizer_encode(t, text, strlen(text), flags, &ids, NULL), 0);
@@ -23,8 +30,8 @@ static void expect_ids(const struct tokenizer *t, const char *text, int flags, c
     token_list_free(&ids);
 }
 
-#define IDS(text, flags, ...)                                                                    \
-    expect_ids(t, text, flags, (const int32_t[]){__VA_ARGS__},                                   \
+#define IDS(text, flags, ...)                                                              \
+    expect_ids(t, text, flags, (const int32_t[]){__VA_ARGS__},                             \
                sizeof((const int32_t[]){__VA_ARGS__}) / sizeof(int32_t), __LINE__)
 
 TEST(tokenizer_gguf_knows_its_pre_tokenizers)
@@ -85,7 +92,7 @@ static void expect_refused(struct tokenizer_gguf g, const char *named, int line)
 TEST(tokenizer_gguf_refuses_by_name)
 {
     static const char *const twice[] = {"a", "a"}, *const bad[] = {"a", "\xff"},
-                      *const rule[] = {"a b c"}, *const unknown[] = {"a z"};
+                             *const rule[] = {"a b c"}, *const unknown[] = {"a z"};
     struct tokenizer_gguf g = plain("smollm");
     expect_refused(plain("default"), "default", __LINE__);
     expect_refused(plain("deepseek-llm"), "deepseek-llm", __LINE__);

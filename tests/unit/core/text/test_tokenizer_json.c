@@ -1,4 +1,5 @@
-/* tokenizer.json: what is refused and by which name, the settings beside it, hostile text. */
+/* tokenizer.json: what is refused and by which name, the settings beside it, hostile text.
+ */
 #include "core/tokenizer.h"
 
 #include <stdio.h>
@@ -8,7 +9,9 @@
 
 #include "tests/test.h"
 
-#define MODEL "\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[\"a b\"]}"
+#define MODEL                                                                              \
+    "\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[\"a "    \
+    "b\"]}"
 #define DECODER "\"decoder\":{\"type\":\"ByteLevel\"}"
 #define GOOD MODEL "," DECODER
 
@@ -50,52 +53,69 @@ static const struct {
     {"{" DECODER ",\"model\":{\"type\":\"WordPiece\",\"vocab\":{}}}", "WordPiece"},
     {"{" DECODER ",\"model\":{\"type\":\"BPE\",\"merges\":[]}}", "vocab"},
     {"{" DECODER ",\"model\":{\"type\":\"BPE\",\"vocab\":{}}}", "merges"},
-    {"{" DECODER ",\"model\":{\"vocab\":{\"a\":0},\"merges\":[],\"dropout\":0.1}}", "dropout"},
-    {"{" DECODER ",\"model\":{\"vocab\":{\"a\":0},\"merges\":[],\"end_of_word_suffix\":\"x\"}}",
+    {"{" DECODER ",\"model\":{\"vocab\":{\"a\":0},\"merges\":[],\"dropout\":0.1}}",
+     "dropout"},
+    {"{" DECODER
+     ",\"model\":{\"vocab\":{\"a\":0},\"merges\":[],\"end_of_word_suffix\":\"x\"}}",
      "end_of_word_suffix"},
-    {"{" DECODER ",\"model\":{\"vocab\":{\"a\":0},\"merges\":[],\"unk_token\":\"u\"}}", "unk"},
+    {"{" DECODER ",\"model\":{\"vocab\":{\"a\":0},\"merges\":[],\"unk_token\":\"u\"}}",
+     "unk"},
     {"{" DECODER ",\"model\":{\"vocab\":{\"a\":-1},\"merges\":[]}}", "\"a\""},
     {"{" DECODER ",\"model\":{\"vocab\":{\"a\":0.5},\"merges\":[]}}", "\"a\""},
     {"{" DECODER ",\"model\":{\"vocab\":{\"a\":1e18},\"merges\":[]}}", "\"a\""},
     {"{" DECODER ",\"model\":{\"vocab\":{\"a\":\"0\"},\"merges\":[]}}", "\"a\""},
     {"{" DECODER ",\"model\":{\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]}}", "twice"},
-    {"{" DECODER ",\"model\":{\"vocab\":{\"a\":0,\"b\":1},\"merges\":[\"a b\"]}}", "merge 0"},
+    {"{" DECODER ",\"model\":{\"vocab\":{\"a\":0,\"b\":1},\"merges\":[\"a b\"]}}",
+     "merge 0"},
     {"{" DECODER ",\"model\":{\"vocab\":{\"a\":0},\"merges\":[\"a\"]}}", "merges"},
     {"{" DECODER ",\"model\":{\"vocab\":{\"a\":0},\"merges\":[\"a a a\"]}}", "merges"},
     {"{" DECODER ",\"model\":{\"vocab\":{\"a\":0},\"merges\":[[\"a\"]]}}", "merges"},
     {"{" DECODER ",\"model\":{\"vocab\":{\"a\":0},\"merges\":[7]}}", "merges"},
     {"{" MODEL "}", "decoder"},
     {"{" MODEL ",\"decoder\":{\"type\":\"WordPiece\"}}", "WordPiece"},
-    {"{" MODEL ",\"decoder\":{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}}", "Strip"},
+    {"{" MODEL
+     ",\"decoder\":{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}}",
+     "Strip"},
     {"{" MODEL ",\"decoder\":{\"type\":\"Sequence\",\"decoders\":[]}}", "decoders"},
     {"{" MODEL ",\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Fuse\"},"
-     "{\"type\":\"ByteFallback\"}]}}", "ByteFallback"},
+     "{\"type\":\"ByteFallback\"}]}}",
+     "ByteFallback"},
     {"{" MODEL ",\"decoder\":{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"a\"},"
-     "\"content\":\"\"}}", "Replace"},
+     "\"content\":\"\"}}",
+     "Replace"},
     {"{" GOOD ",\"normalizer\":{\"type\":\"Lowercase\"}}", "Lowercase"},
     {"{" GOOD ",\"normalizer\":{}}", "normalizer"},
     {"{" GOOD ",\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"a+\"},"
-     "\"content\":\"\"}}", "a+"},
+     "\"content\":\"\"}}",
+     "a+"},
     {"{" GOOD ",\"pre_tokenizer\":{\"type\":\"BertPreTokenizer\"}}", "BertPreTokenizer"},
     {"{" GOOD ",\"pre_tokenizer\":{\"type\":\"Sequence\"}}", "pretokenizers"},
     {"{" GOOD ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\w+\"},"
-     "\"behavior\":\"Isolated\"}}", "\\w"},
+     "\"behavior\":\"Isolated\"}}",
+     "\\w"},
     {"{" GOOD ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"a\"},"
-     "\"behavior\":\"Contiguous\"}}", "Contiguous"},
-    {"{" GOOD ",\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"ab\"}}", "Metaspace"},
+     "\"behavior\":\"Contiguous\"}}",
+     "Contiguous"},
+    {"{" GOOD ",\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"ab\"}}",
+     "Metaspace"},
     {"{" GOOD ",\"post_processor\":{\"type\":\"BertProcessing\"}}", "BertProcessing"},
-    {"{" GOOD ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[]}}", "single"},
+    {"{" GOOD ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[]}}",
+     "single"},
     {"{" GOOD ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":["
-     "{\"SpecialToken\":{\"id\":\"x\"}},{\"Sequence\":{\"id\":\"A\"}}]}}", "special_tokens"},
+     "{\"SpecialToken\":{\"id\":\"x\"}},{\"Sequence\":{\"id\":\"A\"}}]}}",
+     "special_tokens"},
     {"{" GOOD ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":["
      "{\"SpecialToken\":{\"id\":\"x\"}},{\"Sequence\":{\"id\":\"A\"}}],"
-     "\"special_tokens\":{\"x\":{\"ids\":[3]}}}}", "3"},
+     "\"special_tokens\":{\"x\":{\"ids\":[3]}}}}",
+     "3"},
     {"{" GOOD ",\"added_tokens\":{}}", "added_tokens"},
     {"{" GOOD ",\"added_tokens\":[{\"content\":\"x\"}]}", "added_tokens"},
     {"{" GOOD ",\"added_tokens\":[{\"id\":9,\"content\":\"\"}]}", "added token 9"},
     {"{" GOOD ",\"added_tokens\":[{\"id\":9,\"content\":\"a\"}]}", "added token 9"},
     {"{" GOOD ",\"added_tokens\":[{\"id\":1,\"content\":\"x\"}]}", "added token 1"},
-    {"{" GOOD ",\"added_tokens\":[{\"id\":9,\"content\":\"x\"},{\"id\":9,\"content\":\"y\"}]}", "9"},
+    {"{" GOOD
+     ",\"added_tokens\":[{\"id\":9,\"content\":\"x\"},{\"id\":9,\"content\":\"y\"}]}",
+     "9"},
 };
 
 TEST(tokenizer_json_refuses_by_name)
@@ -104,8 +124,8 @@ TEST(tokenizer_json_refuses_by_name)
         struct err err = {0};
         struct tokenizer *t = open_text(refused[i].json, &err);
         if (t || !strstr(err.msg, refused[i].named))
-            test_fail(__FILE__, __LINE__, "%s: \"%s\" does not name %s", refused[i].json, err.msg,
-                      refused[i].named);
+            test_fail(__FILE__, __LINE__, "%s: \"%s\" does not name %s", refused[i].json,
+                      err.msg, refused[i].named);
         tokenizer_free(t);
     }
 }
@@ -155,7 +175,8 @@ TEST(tokenizer_config_decides_what_is_added)
     expect_added(dir, "{\"add_bos_token\":true,\"bos_token\":\"ab\"}", 2, -1);
     expect_added(dir, "{\"add_bos_token\":true,\"bos_token\":null}", -1, -1);
     expect_added(dir, "{\"add_eos_token\":true,\"eos_token\":{\"content\":\"ab\"}}", -1, 2);
-    write_file(dir, "tokenizer_config.json", "{\"add_bos_token\":true,\"bos_token\":\"zz\"}");
+    write_file(dir, "tokenizer_config.json",
+               "{\"add_bos_token\":true,\"bos_token\":\"zz\"}");
     EXPECT(!tokenizer_open_dir(dir, &err));
     EXPECT(strstr(err.msg, "zz") != NULL);
     snprintf(path, sizeof path, "%s/tokenizer_config.json", dir);
@@ -187,8 +208,12 @@ static struct tokenizer *open_bytes(const char *pre)
 
 TEST(tokenizer_repairs_ill_formed_text)
 {
-    static const char in[] = "a\xff" "b\xe2\x82" "c\xed\xa0\x80";
-    static const char want[] = "a\xef\xbf\xbd" "b\xef\xbf\xbd" "c\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd";
+    static const char in[] = "a\xff"
+                             "b\xe2\x82"
+                             "c\xed\xa0\x80";
+    static const char want[] = "a\xef\xbf\xbd"
+                               "b\xef\xbf\xbd"
+                               "c\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd";
     struct token_list ids = {0};
     struct buf text = {0};
     struct tokenizer *t = open_bytes("{\"type\":\"ByteLevel\",\"add_prefix_space\":false}");
@@ -198,7 +223,8 @@ TEST(tokenizer_repairs_ill_formed_text)
     for (size_t i = 0; i < ids.n && i < sizeof want - 1; i++)
         EXPECT_EQ(ids.ids[i], (unsigned char)want[i]);
     tokenizer_decode(t, (const int32_t[]){'a', 0xe2, 0x82, 'b', 0xff, 0xe2}, 6, 0, &text);
-    EXPECT_STR(text.data, "a\xef\xbf\xbd" "b\xef\xbf\xbd\xef\xbf\xbd");
+    EXPECT_STR(text.data, "a\xef\xbf\xbd"
+                          "b\xef\xbf\xbd\xef\xbf\xbd");
     buf_free(&text);
     token_list_free(&ids);
     tokenizer_free(t);
@@ -206,13 +232,26 @@ TEST(tokenizer_repairs_ill_formed_text)
 
 TEST(tokenizer_takes_a_mebibyte_of_anything_in_linear_time)
 {
-    static const char *const parts[] = {"a", " ", "\n", "7", "a ", "\n ", "'", "\xcc\x81", "\xff",
-                                        " \xc2\xa0", "\xf0\x9f\x98\x80", "\r\n\t x"};
+    static const char *const parts[] = {"a",
+                                        " ",
+                                        "\n",
+                                        "7",
+                                        "a ",
+                                        "\n ",
+                                        "'",
+                                        "\xcc\x81",
+                                        "\xff",
+                                        " \xc2\xa0",
+                                        "\xf0\x9f\x98\x80",
+                                        "\r\n\t x"};
     static const char *const kinds[] = {
         "{\"type\":\"ByteLevel\",\"add_prefix_space\":false}",
-        "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"behavior\":\"Isolated\","
-        "\"pattern\":{\"Regex\":\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?"
-        "\\\\p{L}+|\\\\p{N}{1,3}| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|"
+        "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"behavior\":"
+        "\"Isolated\","
+        "\"pattern\":{\"Regex\":\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}"
+        "]?"
+        "\\\\p{L}+|\\\\p{N}{1,3}| "
+        "?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|"
         "\\\\s+(?!\\\\S)|\\\\s+\"}},{\"type\":\"ByteLevel\",\"add_prefix_space\":false,"
         "\"use_regex\":false}]}"};
     for (size_t k = 0; k < 2; k++) {
@@ -254,8 +293,8 @@ TEST(tokenizer_gives_no_tokens_when_a_limit_is_hit)
     struct err err = {0};
     struct token_list ids = {0};
     struct buf text = {0};
-    struct tokenizer *t = open_bytes(
-        "{\"type\":\"Split\",\"behavior\":\"Isolated\",\"pattern\":{\"Regex\":\"(a+a+)+b\"}}");
+    struct tokenizer *t = open_bytes("{\"type\":\"Split\",\"behavior\":\"Isolated\","
+                                     "\"pattern\":{\"Regex\":\"(a+a+)+b\"}}");
     ASSERT(t);
     token_list_add(&ids, 5);
     for (int i = 0; i < 3000; i++)

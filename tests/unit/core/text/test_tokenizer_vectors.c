@@ -1,5 +1,4 @@
-/* Tokenizers against vectors of the reference library: real vocabularies, and made-up ones of every
- * supported kind. */
+/* Tokenizers, real and made-up, against vectors of the reference library. */
 #include "core/tokenizer.h"
 
 #include <cjson/cJSON.h>
@@ -27,7 +26,8 @@ static struct tokenizer *open_file(const char *path)
     return t;
 }
 
-/* Random ids, mostly of the low ones where the byte tokens are, at random places of a split. */
+/* Random ids, mostly of the low ones where the byte tokens are, at random places of a
+ * split. */
 static void check_random_streams(const struct tokenizer *t, const char *name)
 {
     uint32_t seed = 12345;
@@ -50,7 +50,8 @@ static void check_shared(const char *shared, const char *name)
     snprintf(path, sizeof path, "%s/assets/tokenizers/%s/tokenizer.json", shared, name);
     struct tokenizer *t = open_file(path);
     ASSERT(t);
-    snprintf(path, sizeof path, "%s/assets/tokenization_vectors/hf_oracle/%s.json", shared, name);
+    snprintf(path, sizeof path, "%s/assets/tokenization_vectors/hf_oracle/%s.json", shared,
+             name);
     cJSON *root = token_cases_read(path);
     EXPECT_EQ(token_cases_check(t, cJSON_GetObjectItem(root, "cases"), name), 58);
     check_random_streams(t, name);
@@ -58,12 +59,12 @@ static void check_shared(const char *shared, const char *name)
     tokenizer_free(t);
 }
 
-#define SHARED_CASE(name)                                                                        \
-    TEST(tokenizer_equals_reference_##name)                                                      \
-    {                                                                                            \
-        if (!test_shared())                                                                      \
-            SKIP("no ../shared");                                                                \
-        check_shared(test_shared(), #name);                                                      \
+#define SHARED_CASE(name)                                                                  \
+    TEST(tokenizer_equals_reference_##name)                                                \
+    {                                                                                      \
+        if (!test_shared())                                                                \
+            SKIP("no ../shared");                                                          \
+        check_shared(test_shared(), #name);                                                \
     }
 SHARED_CASE(gpt2)
 SHARED_CASE(llama2)
@@ -94,8 +95,8 @@ static void check_line(const struct tokenizer *t, const char *text, size_t len, 
         if (n >= got.n || got.ids[n] != id)
             break;
     if (n != got.n || *line)
-        test_fail(__FILE__, __LINE__, "%s: \"%.*s\" differs at token %zu", name, (int)len, text,
-                  n);
+        test_fail(__FILE__, __LINE__, "%s: \"%.*s\" differs at token %zu", name, (int)len,
+                  text, n);
     token_list_free(&got);
 }
 
@@ -110,7 +111,8 @@ static void check_llama_cpp(const char *shared, const char *vocab, const char *v
     ASSERT(t);
     snprintf(path, sizeof path, "%s/assets/tokenization_vectors/llama.cpp/all.inp", shared);
     EXPECT(token_cases_load(path, &texts));
-    snprintf(path, sizeof path, "%s/assets/tokenization_vectors/llama.cpp/%s.out", shared, vectors);
+    snprintf(path, sizeof path, "%s/assets/tokenization_vectors/llama.cpp/%s.out", shared,
+             vectors);
     EXPECT(token_cases_load(path, &ids));
     char *text = texts.data, *line = ids.data;
     while (line && text && n < 46) {
@@ -163,8 +165,7 @@ TEST(tokenizer_equals_reference_for_every_kind)
     const cJSON *v;
     int n = 0;
     ASSERT(root);
-    cJSON_ArrayForEach(v, cJSON_GetObjectItem(root, "variants"))
-    {
+    cJSON_ArrayForEach (v, cJSON_GetObjectItem(root, "variants")) {
         const char *name = cJSON_GetObjectItem(v, "name")->valuestring;
         char *json = cJSON_PrintUnformatted(cJSON_GetObjectItem(v, "tokenizer"));
         struct err err = {0};

@@ -23,7 +23,8 @@ bool token_cases_load(const char *path, struct buf *out)
     return true;
 }
 
-/* The parser cuts strings at U+0000, so that stands as U+E000 until a string is taken out. */
+/* The parser cuts strings at U+0000, so that stands as U+E000 until a string is taken out.
+ */
 struct cJSON *token_cases_read(const char *path)
 {
     struct buf b = {0};
@@ -55,11 +56,12 @@ static void get_ids(const cJSON *c, const char *key, struct token_list *out)
 {
     const cJSON *v;
     out->n = 0;
-    cJSON_ArrayForEach(v, cJSON_GetObjectItem(c, key)) token_list_add(out, v->valueint);
+    cJSON_ArrayForEach (v, cJSON_GetObjectItem(c, key))
+        token_list_add(out, v->valueint);
 }
 
-static void check_encode(const struct tokenizer *t, const cJSON *c, const char *key, int flags,
-                         const char *name)
+static void check_encode(const struct tokenizer *t, const cJSON *c, const char *key,
+                         int flags, const char *name)
 {
     struct buf text = {0};
     struct token_list want = {0}, got = {0};
@@ -70,7 +72,8 @@ static void check_encode(const struct tokenizer *t, const cJSON *c, const char *
     get_ids(c, key, &want);
     if (tokenizer_encode(t, text.data, text.len, flags, &got, &err) < 0)
         test_fail(__FILE__, __LINE__, "%s: %s", name, err.msg);
-    if (got.n != want.n || (got.n && memcmp(got.ids, want.ids, got.n * sizeof *got.ids) != 0))
+    if (got.n != want.n ||
+        (got.n && memcmp(got.ids, want.ids, got.n * sizeof *got.ids) != 0))
         test_fail(__FILE__, __LINE__, "%s: \"%s\" has other %s (%zu, expected %zu)", name,
                   text.data, key, got.n, want.n);
     token_list_free(&want);
@@ -109,8 +112,8 @@ static size_t common_len(const struct buf *a, const struct buf *b)
     return n;
 }
 
-void token_cases_stream(const struct tokenizer *t, const int32_t *ids, size_t n, size_t n_prompt,
-                        const char *name)
+void token_cases_stream(const struct tokenizer *t, const int32_t *ids, size_t n,
+                        size_t n_prompt, const char *name)
 {
     struct buf before = {0}, whole = {0}, joined = {0};
     tokenizer_decode(t, ids, n_prompt, TOKENIZER_SKIP_SPECIAL, &before);
@@ -119,32 +122,36 @@ void token_cases_stream(const struct tokenizer *t, const int32_t *ids, size_t n,
     for (size_t i = n_prompt; i < n; i++) {
         size_t at = joined.len;
         detok_feed(d, ids[i], &joined);
-        if (joined.len > at && utf8_valid_len(joined.data + at, joined.len - at) != joined.len - at)
-            test_fail(__FILE__, __LINE__, "%s: token %d streamed half a character", name, ids[i]);
+        if (joined.len > at &&
+            utf8_valid_len(joined.data + at, joined.len - at) != joined.len - at)
+            test_fail(__FILE__, __LINE__, "%s: token %d streamed half a character", name,
+                      ids[i]);
     }
     detok_end(d, &joined);
     size_t skip = common_len(&whole, &before);
     if (joined.len != whole.len - skip ||
         (joined.len && memcmp(joined.data, whole.data + skip, joined.len) != 0))
-        test_fail(__FILE__, __LINE__, "%s: after %zu of %zu tokens \"%s\" was streamed of \"%s\"",
-                  name, n_prompt, n, joined.data ? joined.data : "", whole.data ? whole.data : "");
+        test_fail(__FILE__, __LINE__,
+                  "%s: after %zu of %zu tokens \"%s\" was streamed of \"%s\"", name,
+                  n_prompt, n, joined.data ? joined.data : "",
+                  whole.data ? whole.data : "");
     detok_free(d);
     buf_free(&before);
     buf_free(&whole);
     buf_free(&joined);
 }
 
-int token_cases_check(const struct tokenizer *t, const struct cJSON *cases, const char *name)
+int token_cases_check(const struct tokenizer *t, const struct cJSON *cases,
+                      const char *name)
 {
     const cJSON *c;
     int n_checked = 0;
-    cJSON_ArrayForEach(c, cases)
-    {
+    cJSON_ArrayForEach (c, cases) {
         check_encode(t, c, "ids", 0, name);
         check_encode(t, c, "ids_with_special", TOKENIZER_ADD_SPECIAL, name);
         check_decode(t, c, "ids", "decoded", 0, name);
-        check_decode(t, c, "ids_with_special", "decoded_skip_special", TOKENIZER_SKIP_SPECIAL,
-                     name);
+        check_decode(t, c, "ids_with_special", "decoded_skip_special",
+                     TOKENIZER_SKIP_SPECIAL, name);
         struct token_list ids = {0};
         get_ids(c, "ids", &ids);
         for (size_t n_prompt = 0; n_prompt <= ids.n; n_prompt++)
