@@ -91,7 +91,7 @@ static void on_tokenized(void *ud)
 static int check_ids(const int32_t *ids, size_t n, int vocab, struct err *err)
 {
     if (n == 0)
-        return err_param(err, ERR_INVALID, "prompt", "prompt is empty");
+        return err_param(err, ERR_INVALID, "prompt", "prompt is empty: it gives no token");
     for (size_t i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= vocab)
             return err_param(err, ERR_INVALID, "prompt",
@@ -106,9 +106,8 @@ static int fill_prompts(struct exchange *x, struct generation *g, struct err *er
     for (int i = 0; i < g->req.n_prompts; i++) {
         const struct completion_prompt *p = &g->req.prompts[i];
         const struct token_list *l = &g->lists[i];
-        bool is_empty = p->text && p->text_len == 0;
         const int32_t *ids = p->text ? l->ids : p->ids;
-        size_t n = is_empty ? 0 : p->text ? l->n : (size_t)p->n_ids;
+        size_t n = p->text ? l->n : (size_t)p->n_ids;
         if (check_ids(ids, n, vocab, err) < 0)
             return -1;
         g->prompts[i] = (struct job_prompt){.ids = ids, .n_ids = (int)n};

@@ -176,7 +176,7 @@ TEST(life_idle_stream_does_not_spin)
     EXPECT(client_wait_for(fd, &got, " w0", 5000));
     double before = cpu_ms();
     usleep(500000);
-    EXPECT(cpu_ms() - before < 100);
+    EXPECT(cpu_ms() - before < 8); /* 1 asleep, 12 and more when woken all the time */
     close(fd);
     buf_free(&got);
     fixture_stop(&f);
