@@ -23,6 +23,7 @@ struct par {
     pthread_t *threads;
     par_fn fn; /* fn and arg stand still while a task of the ticket is not done */
     void *arg;
+    int first; /* what the ticket's tasks are counted from */
     atomic_uint_least64_t ticket; /* operation << 32 | n_tasks << 16 | next task */
     atomic_int n_done, n_asleep;
     atomic_bool is_closing;
@@ -53,7 +54,7 @@ static void run_tasks(struct par *p, int thread)
     while (has_task(t)) {
         if (!atomic_compare_exchange_weak(&p->ticket, &t, t + 1))
             continue;
-        p->fn(p->arg, (int)(t & MAX_TASKS), thread);
+        p->fn(p->arg, p->first + (int)(t & MAX_TASKS), thread);
         atomic_fetch_add(&p->n_done, 1);
         t = atomic_load(&p->ticket);
     }
@@ -139,17 +140,13 @@ int par_n_threads(const struct par *p)
     return p->n_threads;
 }
 
-void par_for(struct par *p, int n_tasks, par_fn fn, void *arg)
+/* Tasks first .. first + n_tasks - 1, joined. */
+static void run_operation(struct par *p, int first, int n_tasks, par_fn fn, void *arg)
 {
-    if (n_tasks <= 1 || p->n_threads == 1) {
-        for (int i = 0; i < n_tasks; i++)
-            fn(arg, i, 0);
-        return;
-    }
-    CHECK(n_tasks <= MAX_TASKS);
     uint64_t operation = (atomic_load(&p->ticket) >> 32) + 1;
     p->fn = fn;
     p->arg = arg;
+    p->first = first;
     atomic_store(&p->n_done, 0);
     atomic_store(&p->ticket, operation << 32 | (uint64_t)n_tasks << 16);
     wake_sleepers(p);
@@ -159,4 +156,17 @@ void par_for(struct par *p, int n_tasks, par_fn fn, void *arg)
         if (i > SPINS)
             sched_yield();
     }
+}
+
+void par_for(struct par *p, int n_tasks, par_fn fn, void *arg)
+{
+    int first = 0;
+    if (n_tasks <= 1 || p->n_threads == 1) {
+        for (int i = 0; i < n_tasks; i++)
+            fn(arg, i, 0);
+        return;
+    }
+    for (; n_tasks > MAX_TASKS; n_tasks -= MAX_TASKS, first += MAX_TASKS)
+        run_operation(p, first, MAX_TASKS, fn, arg);
+    run_operation(p, first, n_tasks, fn, arg);
 }

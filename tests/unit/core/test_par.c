@@ -1,4 +1,5 @@
-/* The compute pool: every task once, on one thread at a time, and workers that wake up again. */
+/* The compute pool: every task once, on one thread at a time, and workers that wake up
+ * again. */
 #include "core/par.h"
 
 #include <stdatomic.h>
@@ -51,7 +52,26 @@ TEST(par_runs_every_task_once)
     }
 }
 
-/* Plain memory written by the tasks of one operation is seen by those of the next, and by the caller. */
+static void count_many(void *arg, int task, int thread)
+{
+    (void)thread;
+    atomic_fetch_add((atomic_int *)arg + task, 1);
+}
+
+TEST(par_takes_more_tasks_than_a_ticket_holds)
+{
+    enum { MANY = 140000 };
+    struct par *p = par_new(3);
+    atomic_int *runs = xcalloc(MANY, sizeof *runs);
+    par_for(p, MANY, count_many, runs);
+    for (int i = 0; i < MANY; i++)
+        EXPECT_EQ(runs[i], 1);
+    free(runs);
+    par_free(p);
+}
+
+/* Plain memory written by the tasks of one operation is seen by those of the next, and by
+ * the caller. */
 static void mirror(void *arg, int task, int thread)
 {
     (void)thread;
