@@ -43,9 +43,9 @@ int runner_post(struct runner *r, struct run *run, struct err *err);
 void runner_wait(struct runner *r, struct run **runs, int n_runs);
 void runner_wait_event(struct runner *r);
 
-/* While held, the engine thread stands still in its next wake call: after a step that gave events, before
- * it looks at what was posted or cancelled since. runner_step lets a standing engine do its next step
- * with events, takes those, and finds it standing again. */
+/* While held, the engine thread stands still in its next wake call: after a step that gave
+ * events, before it looks at what was posted or cancelled since. runner_step lets a standing
+ * engine do its next step with events, takes those, and finds it standing again. */
 void runner_hold(struct runner *r);
 void runner_release(struct runner *r);
 void runner_step(struct runner *r);

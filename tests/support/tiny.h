@@ -5,9 +5,10 @@
 #include "core/engine.h"
 #include "tests/support/rng.h"
 
-#define TINY_GQA "tests/golden/models/gqa"   /* 3 layers, head_dim 16, 256 positions, f32 */
-#define TINY_WIDE "tests/golden/models/wide" /* 2 layers, head_dim 32, biases, 3 KV heads, f32 */
-#define TINY_DEMO "demo/tiny/model"          /* 4 layers, head_dim 32, 2048 positions, bf16 */
+#define TINY_GQA "tests/golden/models/gqa" /* 3 layers, head_dim 16, 256 positions, f32 */
+#define TINY_WIDE                                                                          \
+    "tests/golden/models/wide"      /* 2 layers, head_dim 32, biases, 3 KV heads, f32 */
+#define TINY_DEMO "demo/tiny/model" /* 4 layers, head_dim 32, 2048 positions, bf16 */
 
 /* Opens a model of the project; stops the program if it is not there. */
 struct base_model *tiny_open(const char *rel);

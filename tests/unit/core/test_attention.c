@@ -32,7 +32,8 @@ struct world {
 static size_t head_at(const struct world *w, int token, int layer, int head)
 {
     const struct model_shape *s = &w->shape;
-    return (((size_t)token * LAYERS + (size_t)layer) * (size_t)s->n_kv_heads + (size_t)head) *
+    return (((size_t)token * LAYERS + (size_t)layer) * (size_t)s->n_kv_heads +
+            (size_t)head) *
            (size_t)s->head_dim;
 }
 
@@ -53,12 +54,12 @@ static void fill_nan(void *p, size_t bytes)
     memset(p, 0xff, bytes); /* a NaN as f32 and as bf16 */
 }
 
-static void store(const struct world *w, const struct history *h, int token, int layer, int head,
-                  void *k_tile, void *v_tile)
+static void store(const struct world *w, const struct history *h, int token, int layer,
+                  int head, void *k_tile, void *v_tile)
 {
     size_t at = head_at(w, token, layer, head);
-    rope_store(h->k + at, h->v + at, w->shape.head_dim, token % KV_TILE, w->shape.kv_dtype, k_tile,
-               v_tile);
+    rope_store(h->k + at, h->v + at, w->shape.head_dim, token % KV_TILE, w->shape.kv_dtype,
+               k_tile, v_tile);
 }
 
 /* What is no token is garbage: in the padding of a prefix as in unused slots of blocks. */
@@ -74,11 +75,13 @@ static void make_prefix(struct world *w, int i, struct rng *r, int n)
     for (int t = 0; t < n; t++)
         for (int l = 0; l < LAYERS; l++)
             for (int g = 0; g < s->n_kv_heads; g++) {
-                size_t run = (size_t)(l * s->n_kv_heads + g) * tiles + (size_t)(t / KV_TILE);
+                size_t run =
+                    (size_t)(l * s->n_kv_heads + g) * tiles + (size_t)(t / KV_TILE);
                 store(w, h, t, l, g, memory + run * w->pool.tile_bytes,
                       memory + half + run * w->pool.tile_bytes);
             }
-    w->prefixes[i] = (struct kv_prefix){n, (int)tiles, n, s->kv_dtype, 2 * half, memory, memory + half};
+    w->prefixes[i] =
+        (struct kv_prefix){n, (int)tiles, n, s->kv_dtype, 2 * half, memory, memory + half};
 }
 
 static void make_own(struct world *w, int i, struct rng *r, int n)
@@ -111,17 +114,22 @@ static void make_batch(struct world *w, struct rng *r, int n_seqs)
         int n_rows = i % 2 ? 1 : rng_between(r, 1, n < left / 2 ? n : left / 2);
         w->which[i] = i * 3 / n_seqs - 1;
         make_own(w, i, r, n);
-        batch_add_seq(&w->batch, w->blocks[i], w->which[i] < 0 ? NULL : &w->prefixes[w->which[i]]);
+        batch_add_seq(&w->batch, w->blocks[i],
+                      w->which[i] < 0 ? NULL : &w->prefixes[w->which[i]]);
         for (int t = n - n_rows; t < n; t++)
             batch_add_row(&w->batch, t, false);
     }
 }
 
-static void world_init(struct world *w, struct rng *r, int dh, int hk, int n_rep, enum dtype t)
+static void world_init(struct world *w, struct rng *r, int dh, int hk, int n_rep,
+                       enum dtype t)
 {
     struct err err = {0};
-    *w = (struct world){.shape = {.n_layers = LAYERS, .n_heads = hk * n_rep, .n_kv_heads = hk,
-                                  .head_dim = dh, .kv_dtype = t}};
+    *w = (struct world){.shape = {.n_layers = LAYERS,
+                                  .n_heads = hk * n_rep,
+                                  .n_kv_heads = hk,
+                                  .head_dim = dh,
+                                  .kv_dtype = t}};
     CHECK(kv_pool_init(&w->pool, &w->shape, 128, &err) == 0);
     fill_nan(w->pool.memory, w->pool.memory_len);
     make_prefix(w, 0, r, rng_between(r, 1, 300));
@@ -161,8 +169,8 @@ struct softmax { /* of one query, as it is written in books */
     int n;
 };
 
-static void add_keys(const struct world *w, struct softmax *s, const struct history *h, int n, int layer,
-                     int g, const float *q)
+static void add_keys(const struct world *w, struct softmax *s, const struct history *h,
+                     int n, int layer, int g, const float *q)
 {
     int dh = w->shape.head_dim;
     for (int t = 0; t < n; t++) {
@@ -197,7 +205,8 @@ static double worst_of_row(const struct world *w, int seq, int row, int layer)
         int g = h / (m->n_heads / m->n_kv_heads), p = w->which[seq];
         struct softmax s = {0};
         if (p >= 0)
-            add_keys(w, &s, &w->prefix_history[p], w->prefixes[p].n_tokens, layer, g, w->q + at);
+            add_keys(w, &s, &w->prefix_history[p], w->prefixes[p].n_tokens, layer, g,
+                     w->q + at);
         add_keys(w, &s, &w->own[seq], w->batch.rows[row].slot + 1, layer, g, w->q + at);
         finish(w, &s);
         for (int d = 0; d < m->head_dim; d++) {
@@ -213,13 +222,15 @@ static void check(struct world *w, int n_threads, const struct kernels *k)
     struct par *par = par_new(n_threads);
     struct attention_ws *ws = attention_ws_new(&w->shape, MAX_ROWS, n_threads);
     for (int layer = 0; layer < LAYERS; layer++) {
-        attention(w->out, w->q, (size_t)(w->shape.n_heads * w->shape.head_dim), layer, &w->batch, &w->pool,
-                  &w->shape, k, ws, par);
+        attention(w->out, w->q, (size_t)(w->shape.n_heads * w->shape.head_dim), layer,
+                  &w->batch, &w->pool, &w->shape, k, ws, par);
         for (int i = 0; i < w->batch.n_seqs; i++)
-            for (int r = w->batch.seqs[i].row; r < w->batch.seqs[i].row + w->batch.seqs[i].n_rows; r++) {
+            for (int r = w->batch.seqs[i].row;
+                 r < w->batch.seqs[i].row + w->batch.seqs[i].n_rows; r++) {
                 double off = worst_of_row(w, i, r, layer);
                 if (!(off < 1e-5))
-                    test_fail(__FILE__, __LINE__, "head_dim %d, row %d of sequence %d, slot %d: off by %g",
+                    test_fail(__FILE__, __LINE__,
+                              "head_dim %d, row %d of sequence %d, slot %d: off by %g",
                               w->shape.head_dim, r, i, w->batch.rows[r].slot, off);
             }
     }

@@ -5,7 +5,8 @@
 
 TEST(batch_groups_rows_by_prefix)
 {
-    struct kv_prefix p = {.n_tokens = 7, .first_pos = 7}, q = {.n_tokens = 20, .first_pos = 20};
+    struct kv_prefix p = {.n_tokens = 7, .first_pos = 7},
+                     q = {.n_tokens = 20, .first_pos = 20};
     int32_t blocks[5] = {0, 1, 2, 3, 4};
     const struct kv_prefix *prefixes[5] = {NULL, NULL, &p, &p, &q};
     static const int n_rows[5] = {2, 1, 3, 1, 2};

@@ -1,4 +1,5 @@
-/* The engine from outside: admission, cancelling, ends of answers, broken prefixes, closing, figures. */
+/* The engine from outside: admission, cancelling, ends of answers, broken prefixes,
+ * closing. */
 #define _GNU_SOURCE /* memmem */
 #include "core/engine.h"
 
@@ -48,7 +49,8 @@ static struct run *post(struct bench *b, struct run *run)
     return run;
 }
 
-static struct run *post_greedy(struct bench *b, int n_prompt, int max_tokens, const struct kv_prefix *p)
+static struct run *post_greedy(struct bench *b, int n_prompt, int max_tokens,
+                               const struct kv_prefix *p)
 {
     return post(b, run_new(b->ids, n_prompt, max_tokens, p));
 }
@@ -60,13 +62,23 @@ static struct run *answer(struct bench *b, struct run *run)
     return run;
 }
 
-static struct run *answer_greedy(struct bench *b, int n_prompt, int max_tokens, const struct kv_prefix *p)
+static struct run *answer_greedy(struct bench *b, int n_prompt, int max_tokens,
+                                 const struct kv_prefix *p)
 {
     return answer(b, run_new(b->ids, n_prompt, max_tokens, p));
 }
 
+/* A compile call returns before its step has ended, and gauges are those of the last whole
+ * step: one job later they are certain. */
+static void expect_no_blocks(struct bench *b)
+{
+    run_free(answer_greedy(b, 1, 1, NULL));
+    EXPECT_EQ(stats_of(b).kv_blocks_used, 0);
+}
+
 /* A refusal: the code, and words that its message must have. */
-static void expect_refused(struct bench *b, struct run *run, enum err_code code, const char *const *words)
+static void expect_refused(struct bench *b, struct run *run, enum err_code code,
+                           const char *const *words)
 {
     struct err err = {0};
     EXPECT_EQ(runner_post(b->runner, run, &err), -1);
@@ -77,7 +89,11 @@ static void expect_refused(struct bench *b, struct run *run, enum err_code code,
     run_free(run);
 }
 
-#define WORDS(...) (const char *const[]){__VA_ARGS__, NULL}
+#define WORDS(...)                                                                         \
+    (const char *const[])                                                                  \
+    {                                                                                      \
+        __VA_ARGS__, NULL                                                                  \
+    }
 
 static void free_runs(struct run **runs, int n)
 {
@@ -85,7 +101,8 @@ static void free_runs(struct run **runs, int n)
         run_free(runs[i]);
 }
 
-/* ---- cancelling ---------------------------------------------------------------------------------- */
+/* ---- cancelling
+ * ---------------------------------------------------------------------------------- */
 
 TEST(engine_cancel_frees_a_running_job_within_a_step)
 {
@@ -151,12 +168,14 @@ TEST(engine_cancel_takes_all_choices_of_a_job)
     bench_close(&b);
 }
 
-/* ---- admission ----------------------------------------------------------------------------------- */
+/* ---- admission
+ * ----------------------------------------------------------------------------------- */
 
 TEST(engine_refuses_what_the_queue_does_not_hold)
 {
     struct bench b;
-    bench_open(&b, TINY_GQA, (struct engine_opts){.n_threads = 1, .max_batch = 1, .max_queue = 2});
+    bench_open(&b, TINY_GQA,
+               (struct engine_opts){.n_threads = 1, .max_batch = 1, .max_queue = 2});
     runner_hold(b.runner);
     struct run *runs[4] = {post_greedy(&b, 5, 5, NULL)};
     runner_wait_event(b.runner);
@@ -165,7 +184,8 @@ TEST(engine_refuses_what_the_queue_does_not_hold)
     two->job.n = 2;
     expect_refused(&b, two, ERR_QUEUE_FULL, WORDS("1 sequences wait", "holds 2"));
     runs[2] = post_greedy(&b, 5, 5, NULL);
-    expect_refused(&b, run_new(b.ids, 5, 5, NULL), ERR_QUEUE_FULL, WORDS("2 sequences wait"));
+    expect_refused(&b, run_new(b.ids, 5, 5, NULL), ERR_QUEUE_FULL,
+                   WORDS("2 sequences wait"));
     runner_release(b.runner);
     runner_wait(b.runner, runs, 3);
     runs[3] = answer_greedy(&b, 5, 5, NULL); /* and takes work again */
@@ -181,10 +201,13 @@ TEST(engine_refuses_what_exceeds_the_context_with_the_numbers)
     bench_open(&b, TINY_GQA, (struct engine_opts){.n_threads = 1, .max_ctx = 64});
     struct kv_prefix *p = tiny_prefix(b.base, &b.rng, 10);
     EXPECT_EQ(engine_max_ctx(runner_engine(b.runner)), 64);
-    expect_refused(&b, run_new(b.ids, 40, 25, NULL), ERR_CONTEXT,
-                   WORDS("64 tokens", "needs 65", "0 virtual", "40 prompt", "25 max_tokens"));
-    expect_refused(&b, run_new(b.ids, 40, 15, p), ERR_CONTEXT, WORDS("needs 65", "10 virtual"));
-    expect_refused(&b, run_new(b.ids, 1, INT32_MAX, p), ERR_CONTEXT, WORDS("2147483647 max_tokens"));
+    expect_refused(
+        &b, run_new(b.ids, 40, 25, NULL), ERR_CONTEXT,
+        WORDS("64 tokens", "needs 65", "0 virtual", "40 prompt", "25 max_tokens"));
+    expect_refused(&b, run_new(b.ids, 40, 15, p), ERR_CONTEXT,
+                   WORDS("needs 65", "10 virtual"));
+    expect_refused(&b, run_new(b.ids, 1, INT32_MAX, p), ERR_CONTEXT,
+                   WORDS("2147483647 max_tokens"));
     struct run *fits = answer_greedy(&b, 40, 14, p);
     EXPECT_EQ(fits->answers[0].n_ids, 14);
     run_free(fits);
@@ -198,7 +221,8 @@ TEST(engine_refuses_tokens_that_are_none)
     bench_open(&b, TINY_GQA, (struct engine_opts){.n_threads = 1});
     int32_t bad[2][2] = {{3, -1}, {base_model_shape(b.base)->vocab, 3}};
     for (int i = 0; i < 2; i++)
-        expect_refused(&b, run_new(bad[i], 2, 5, NULL), ERR_INVALID, WORDS("vocabulary of 320"));
+        expect_refused(&b, run_new(bad[i], 2, 5, NULL), ERR_INVALID,
+                       WORDS("vocabulary of 320"));
     expect_refused(&b, run_new(bad[0], 0, 5, NULL), ERR_INVALID, WORDS("empty"));
     bench_close(&b);
 }
@@ -216,10 +240,12 @@ TEST(engine_refuses_what_never_fits_the_pool)
 {
     struct bench b;
     size_t bytes = 4 * block_bytes(TINY_GQA);
-    bench_open(&b, TINY_GQA, (struct engine_opts){.n_threads = 1, .max_ctx = 256, .kv_bytes = bytes});
+    bench_open(&b, TINY_GQA,
+               (struct engine_opts){.n_threads = 1, .max_ctx = 256, .kv_bytes = bytes});
     EXPECT_EQ(stats_of(&b).kv_blocks_total, 4);
-    expect_refused(&b, run_new(b.ids, 40, 25, NULL), ERR_CONTEXT,
-                   WORDS("5 KV blocks of 16", "40 prompt tokens + 25 max_tokens", "pool has 4"));
+    expect_refused(
+        &b, run_new(b.ids, 40, 25, NULL), ERR_CONTEXT,
+        WORDS("5 KV blocks of 16", "40 prompt tokens + 25 max_tokens", "pool has 4"));
     struct run *run = answer_greedy(&b, 40, 24, NULL);
     EXPECT_EQ(run->answers[0].n_ids, 24);
     run_free(run);
@@ -246,12 +272,14 @@ TEST(engine_open_names_wrong_options)
     base_model_free(m);
 }
 
-/* Three of four blocks are taken; the next needs two and waits; the last would fit but came later. */
+/* Three of four blocks are taken; the next needs two and waits; the last would fit but came
+ * later. */
 TEST(engine_lets_wait_what_fits_later_first_come_first_served)
 {
     struct bench b;
     size_t bytes = 4 * block_bytes(TINY_GQA);
-    bench_open(&b, TINY_GQA, (struct engine_opts){.n_threads = 1, .max_ctx = 256, .kv_bytes = bytes});
+    bench_open(&b, TINY_GQA,
+               (struct engine_opts){.n_threads = 1, .max_ctx = 256, .kv_bytes = bytes});
     runner_hold(b.runner);
     struct run *runs[3] = {post_greedy(&b, 30, 10, NULL)};
     runner_wait_event(b.runner);
@@ -274,7 +302,8 @@ TEST(engine_lets_wait_what_fits_later_first_come_first_served)
     bench_close(&b);
 }
 
-/* ---- prompt scores ------------------------------------------------------------------------------- */
+/* ---- prompt scores
+ * ------------------------------------------------------------------------------- */
 
 TEST(engine_scores_a_prompt_without_generating)
 {
@@ -288,13 +317,15 @@ TEST(engine_scores_a_prompt_without_generating)
     EXPECT(a->prompt_logprobs[0] != a->prompt_logprobs[0]);
     for (int i = 1; i < 30; i++)
         EXPECT(a->prompt_logprobs[i] < 0);
-    EXPECT(a->has_ended && a->n_ids == 0 && a->n_generated == 0 && a->finish == FINISH_LENGTH);
+    EXPECT(a->has_ended && a->n_ids == 0 && a->n_generated == 0 &&
+           a->finish == FINISH_LENGTH);
     EXPECT_EQ(stats_of(&b).generated_tokens, 0);
     run_free(run);
     bench_close(&b);
 }
 
-/* What was generated, put into the prompt, is scored as it was when it was generated: bit for bit. */
+/* What was generated, put into the prompt, is scored as it was when it was generated: bit
+ * for bit. */
 TEST(engine_scores_a_prompt_as_it_generated_it)
 {
     struct bench b;
@@ -335,7 +366,8 @@ TEST(engine_logprobs_are_those_of_a_distribution)
     bench_close(&b);
 }
 
-/* ---- ends of answers: EOS ------------------------------------------------------------------------ */
+/* ---- ends of answers: EOS
+ * ------------------------------------------------------------------------ */
 
 enum { EOS_CHOICES = 100, EOS_TOKENS = 30 };
 
@@ -410,39 +442,47 @@ TEST(engine_makes_no_eos_before_min_tokens)
     bench_close(&b);
 }
 
-/* ---- ends of answers: stop strings --------------------------------------------------------------- */
+/* ---- ends of answers: stop strings
+ * --------------------------------------------------------------- */
 
 static struct run *english(struct bench *b, int max_tokens)
 {
     struct token_list l = {0};
     struct err err = {0};
     const char *text = "Shall I compare thee to a summer's day? ";
-    EXPECT_EQ(tokenizer_encode(base_model_tokenizer(b->base), text, strlen(text), 0, &l, &err), 0);
+    EXPECT_EQ(
+        tokenizer_encode(base_model_tokenizer(b->base), text, strlen(text), 0, &l, &err),
+        0);
     memcpy(b->ids, l.ids, l.n * sizeof *l.ids);
     struct run *run = run_new(b->ids, (int)l.n, max_tokens, NULL);
     token_list_free(&l);
     return run;
 }
 
-/* The length of the text that the first n tokens of the answer make, as streaming showed it. */
+/* The length of the text that the first n tokens of the answer make, as streaming showed
+ * it. */
 static size_t text_of_tokens(struct bench *b, const struct run *run, int n, struct buf *out)
 {
-    struct detok *d = detok_new(base_model_tokenizer(b->base), b->ids, (size_t)run->prompt.n_ids);
+    struct detok *d =
+        detok_new(base_model_tokenizer(b->base), b->ids, (size_t)run->prompt.n_ids);
     for (int i = 0; i < n; i++)
         detok_feed(d, run->answers[0].ids[i], out);
     detok_free(d);
     return out->len;
 }
 
-static void expect_stopped(struct bench *b, const struct run *whole, const struct run *cut, int index)
+static void expect_stopped(struct bench *b, const struct run *whole, const struct run *cut,
+                           int index)
 {
     const struct answer *w = &whole->answers[0], *c = &cut->answers[0];
     const struct job_stop *st = &cut->job.stops[index];
     const char *at = memmem(w->text, w->text_len, st->text, st->len);
     EXPECT_EQ(c->finish, FINISH_STOP);
     EXPECT_EQ(c->stop_index, index);
-    EXPECT(at && c->text_len == (size_t)(at - w->text) && memcmp(c->text, w->text, c->text_len) == 0);
-    EXPECT(c->n_ids == c->n_generated && memcmp(c->ids, w->ids, (size_t)c->n_ids * sizeof *c->ids) == 0);
+    EXPECT(at && c->text_len == (size_t)(at - w->text) &&
+           memcmp(c->text, w->text, c->text_len) == 0);
+    EXPECT(c->n_ids == c->n_generated &&
+           memcmp(c->ids, w->ids, (size_t)c->n_ids * sizeof *c->ids) == 0);
     struct buf text = {0}; /* it ended with the very token that completed the string */
     EXPECT(text_of_tokens(b, whole, c->n_ids, &text) >= c->text_len + st->len);
     buf_clear(&text);
@@ -510,7 +550,8 @@ TEST(engine_gives_back_what_it_held_for_a_stop_string_that_never_came)
     bench_close(&b);
 }
 
-/* ---- choices ------------------------------------------------------------------------------------- */
+/* ---- choices
+ * ------------------------------------------------------------------------------------- */
 
 static struct run *three(struct bench *b, uint64_t seed)
 {
@@ -536,7 +577,8 @@ TEST(engine_seeded_choices_differ_and_repeat)
     bench_close(&b);
 }
 
-/* The noise belongs to the choice within its prompt, so a list of prompts is as each prompt alone. */
+/* The noise belongs to the choice within its prompt, so a list of prompts is as each prompt
+ * alone. */
 TEST(engine_list_of_prompts_is_as_each_alone)
 {
     struct bench b;
@@ -555,7 +597,8 @@ TEST(engine_list_of_prompts_is_as_each_alone)
     bench_close(&b);
 }
 
-/* ---- broken prefixes ----------------------------------------------------------------------------- */
+/* ---- broken prefixes
+ * ----------------------------------------------------------------------------- */
 
 static void poison(const struct kv_prefix *p)
 {
@@ -570,13 +613,15 @@ TEST(engine_broken_prefix_fails_its_own_jobs_alone)
 {
     struct bench b;
     bench_open(&b, TINY_GQA, (struct engine_opts){.n_threads = 2});
-    struct kv_prefix *fine = tiny_prefix(b.base, &b.rng, 20), *broken = tiny_prefix(b.base, &b.rng, 20);
+    struct kv_prefix *fine = tiny_prefix(b.base, &b.rng, 20),
+                     *broken = tiny_prefix(b.base, &b.rng, 20);
     poison(broken);
     struct run *alone = answer_greedy(&b, 40, 30, fine);
     runner_hold(b.runner);
     struct run *runs[4] = {post_greedy(&b, 40, 30, fine)};
     runner_wait_event(b.runner);
-    runs[1] = run_new(b.ids, 9, 30, broken); /* fails with several choices in the same step */
+    runs[1] =
+        run_new(b.ids, 9, 30, broken); /* fails with several choices in the same step */
     runs[1]->job.n = 3;
     post(&b, runs[1]);
     runs[2] = post_greedy(&b, 40, 30, fine);
@@ -609,15 +654,16 @@ TEST(engine_refuses_soft_prompts_that_are_not_finite)
     EXPECT_EQ(err.code, ERR_ADAPTER);
     EXPECT(!engine_prefix_from_rows(runner_engine(b.runner), rows, 257, &err));
     EXPECT(strstr(err.msg, "257 virtual tokens") && strstr(err.msg, "256"));
-    EXPECT_EQ(stats_of(&b).kv_blocks_used, 0);
+    expect_no_blocks(&b);
     free(rows);
     bench_close(&b);
 }
 
-/* ---- figures ------------------------------------------------------------------------------------- */
+/* ---- figures
+ * ------------------------------------------------------------------------------------- */
 
-static void expect_grown(const struct engine_stats *a, const struct engine_stats *b, int reads, int rows,
-                         int prefill, int decode)
+static void expect_grown(const struct engine_stats *a, const struct engine_stats *b,
+                         int reads, int rows, int prefill, int decode)
 {
     EXPECT_EQ(b->steps - a->steps, 1);
     EXPECT_EQ(b->prefix_reads - a->prefix_reads, reads);
@@ -631,7 +677,8 @@ TEST(engine_reads_a_prefix_once_per_step_however_many_share_it)
 {
     struct bench b;
     bench_open(&b, TINY_GQA, (struct engine_opts){.n_threads = 1});
-    struct kv_prefix *p[2] = {tiny_prefix(b.base, &b.rng, 40), tiny_prefix(b.base, &b.rng, 3)};
+    struct kv_prefix *p[2] = {tiny_prefix(b.base, &b.rng, 40),
+                              tiny_prefix(b.base, &b.rng, 3)};
     runner_hold(b.runner);
     struct run *runs[7] = {post_greedy(&b, 4, 20, NULL)};
     runner_wait_event(b.runner);
@@ -678,18 +725,20 @@ TEST(engine_counts_rows_of_compiling_apart)
     struct bench b;
     struct err err = {0};
     bench_open(&b, TINY_GQA, (struct engine_opts){.n_threads = 1, .prefill_chunk = 16});
-    struct kv_prefix *p = engine_prefix_from_tokens(runner_engine(b.runner), b.ids, 50, &err);
+    struct kv_prefix *p =
+        engine_prefix_from_tokens(runner_engine(b.runner), b.ids, 50, &err);
     ASSERT(p != NULL);
     EXPECT(p->n_tokens == 50 && p->first_pos == 50 && p->n_tiles == 4);
     EXPECT_EQ(stats_of(&b).compile_rows, 50);
     EXPECT_EQ(stats_of(&b).prefill_rows, 0);
     EXPECT_EQ(stats_of(&b).steps, 4);
-    EXPECT_EQ(stats_of(&b).kv_blocks_used, 0);
+    expect_no_blocks(&b);
     kv_prefix_free(p);
     bench_close(&b);
 }
 
-/* ---- closing ------------------------------------------------------------------------------------- */
+/* ---- closing
+ * ------------------------------------------------------------------------------------- */
 
 struct compiling {
     struct bench *b;
@@ -700,14 +749,16 @@ struct compiling {
 static void *compile_main(void *ud)
 {
     struct compiling *c = ud;
-    c->made = engine_prefix_from_tokens(runner_engine(c->b->runner), c->b->ids, 600, &c->err);
+    c->made =
+        engine_prefix_from_tokens(runner_engine(c->b->runner), c->b->ids, 600, &c->err);
     return NULL;
 }
 
 TEST(engine_close_ends_running_waiting_and_compiling)
 {
     struct bench b;
-    bench_open(&b, TINY_DEMO, (struct engine_opts){.n_threads = 2, .max_batch = 2, .prefill_chunk = 1});
+    bench_open(&b, TINY_DEMO,
+               (struct engine_opts){.n_threads = 2, .max_batch = 2, .prefill_chunk = 1});
     struct compiling c = {.b = &b};
     pthread_t thread;
     runner_hold(b.runner);

@@ -1,5 +1,6 @@
-/* Batch invariance: a request's answer is bitwise the same alone and in any mix, with any chunking of
- * prompts, any number of threads and any limit on the batch, on every instruction set. */
+/* Batch invariance: a request's answer is bitwise the same alone and in any mix, with any
+ * chunking of prompts, any number of threads and any limit on the batch, on every
+ * instruction set. */
 #include "tests/support/run.h"
 #include "tests/support/tiny.h"
 #include "tests/test.h"
@@ -21,8 +22,8 @@ struct spec {
     struct sampling sampling;
 };
 
-/* Lengths cross tiles of 16 and spans of 128 keys, in prefixes and in own keys. The prefixes are of
- * 1, 5, 16, 17, 40, 130 and 150 tokens; contexts stay within 256. */
+/* Lengths cross tiles of 16 and spans of 128 keys, in prefixes and in own keys. The
+ * prefixes are of 1, 5, 16, 17, 40, 130 and 150 tokens; contexts stay within 256. */
 static const struct spec specs[N_SPECS] = {
     {-1, 1, 6, 1, false, false, false, {.top_p = 1}},
     {-1, 5, 12, 1, true, false, false, {.top_p = 1}},
@@ -53,8 +54,8 @@ static const struct spec specs[N_SPECS] = {
 struct world {
     struct base_model *base;
     struct kv_prefix *prefixes[N_PREFIXES];
-    float *rows; /* soft prompt of 130 rows */
-    int32_t *text;  /* text adapter of 40 tokens */
+    float *rows;   /* soft prompt of 130 rows */
+    int32_t *text; /* text adapter of 40 tokens */
     int32_t *prompts[N_SPECS];
     char stops[N_SPECS][16];
     struct run *expected[N_SPECS];
@@ -90,7 +91,8 @@ static struct run *run_alone(const struct world *w, struct runner *r, int i)
     return run;
 }
 
-/* A few characters from the middle of the answer that the request gives without stop strings. */
+/* A few characters from the middle of the answer that the request gives without stop
+ * strings. */
 static void choose_stop(struct world *w, struct runner *r, int i)
 {
     struct run *run = run_alone(w, r, i);
@@ -116,7 +118,8 @@ static struct kv_prefix *compile(const struct world *w, struct engine *e, int i)
     return p;
 }
 
-static struct kv_prefix *hidden_prefix(const struct base_model *b, struct rng *r, int n_tokens)
+static struct kv_prefix *hidden_prefix(const struct base_model *b, struct rng *r,
+                                       int n_tokens)
 {
     const struct model_shape *s = base_model_shape(b);
     struct err err = {0};
@@ -148,7 +151,8 @@ static void world_open(struct world *w, const char *model)
 {
     struct rng rng = {4711};
     *w = (struct world){.base = tiny_open(model)};
-    struct runner *r = runner_new(w->base, (struct engine_opts){.n_threads = 1, .max_ctx = 256});
+    struct runner *r =
+        runner_new(w->base, (struct engine_opts){.n_threads = 1, .max_ctx = 256});
     make_prefixes(w, runner_engine(r), &rng);
     for (int i = 0; i < N_SPECS; i++)
         w->prompts[i] = tiny_ids(w->base, &rng, specs[i].n_prompt);
@@ -196,7 +200,8 @@ static bool all_done(struct run **runs, int n)
     return true;
 }
 
-/* Posts some of the requests, some of them after others have begun; all must answer as alone. */
+/* Posts some of the requests, some of them after others have begun; all must answer as
+ * alone. */
 static int run_mix(const struct world *w, struct runner *r, struct rng *rng, int max_mix)
 {
     struct run *runs[MAX_MIX];
@@ -238,7 +243,8 @@ static void report(const struct engine_opts *o, const char *model)
            o->max_batch);
 }
 
-static void run_mixes(const char *model, const char *isa, int n_mixes, int max_mix, uint64_t seed)
+static void run_mixes(const char *model, const char *isa, int n_mixes, int max_mix,
+                      uint64_t seed)
 {
     enum { PER_ENGINE = 8 };
     struct world w;
@@ -285,7 +291,8 @@ TEST(invariance_demo_bf16)
     run_mixes(TINY_DEMO, "avx512", tiny_scaled(100), MAX_MIX, 9);
 }
 
-/* ---- prefixes compiled beside other work --------------------------------------------------------- */
+/* ---- prefixes compiled beside other work
+ * --------------------------------------------------------- */
 
 struct compiler {
     const struct world *w;
@@ -303,8 +310,9 @@ static void *compile_main(void *ud)
 
 static bool same_prefix(const struct kv_prefix *a, const struct kv_prefix *b)
 {
-    return a->n_tokens == b->n_tokens && a->first_pos == b->first_pos && a->bytes == b->bytes &&
-           memcmp(a->k, b->k, a->bytes / 2) == 0 && memcmp(a->v, b->v, a->bytes / 2) == 0;
+    return a->n_tokens == b->n_tokens && a->first_pos == b->first_pos &&
+           a->bytes == b->bytes && memcmp(a->k, b->k, a->bytes / 2) == 0 &&
+           memcmp(a->v, b->v, a->bytes / 2) == 0;
 }
 
 static void compile_beside(const struct world *w, struct runner *r, struct rng *rng)

@@ -1,5 +1,5 @@
-/* Every kernel table of this CPU against OpenBLAS and double-precision references, and rows that do not
- * depend on their neighbours. */
+/* Every kernel table of this CPU against OpenBLAS and double-precision references, and rows
+ * that do not depend on their neighbours. */
 #include "tests/support/rng.h"
 #include "tests/test.h"
 
@@ -26,13 +26,15 @@ static void with_tables(table_fn fn)
     }
 }
 
-/* ---- matrix products ----------------------------------------------------------------------------- */
+/* ---- matrix products
+ * ----------------------------------------------------------------------------- */
 
 enum { MAX_ROWS = 21, CANARY = 12345 };
 
 struct product { /* y[R, N] = x[R, K] w[N, K]^T, w packed in panels of sixteen outputs */
     int R, K, n_panels;
-    float *x, *w, *packed, *y, *expected, *size; /* size: sum of |x| |w|, for the tolerance */
+    float *x, *w, *packed, *y, *expected,
+        *size; /* size: sum of |x| |w|, for the tolerance */
     uint16_t *packed16;
 };
 
@@ -59,8 +61,8 @@ static void blas(const struct product *p, float *out, float (*fn)(float))
         x[i] = fn(p->x[i]);
     for (size_t i = 0; i < N * K; i++)
         w[i] = fn(p->w[i]);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, p->R, (int)N, p->K, 1, x, p->K, w, p->K, 0, out,
-                (int)N);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, p->R, (int)N, p->K, 1, x, p->K, w,
+                p->K, 0, out, (int)N);
     free(x);
     free(w);
 }
@@ -101,11 +103,19 @@ static void product_fini(struct product *p)
     free(p->size);
 }
 
-static void run_panels(const struct kernels *k, const struct product *p, enum dtype t, const float *x,
-                       int n_rows, float *y, bool accumulate)
+static void run_panels(const struct kernels *k, const struct product *p, enum dtype t,
+                       const float *x, int n_rows, float *y, bool accumulate)
 {
-    struct panel_args a = {x, (size_t)p->K, n_rows, t == DTYPE_F32 ? (const void *)p->packed : p->packed16,
-                           (size_t)p->K * 16, 16, p->n_panels, p->K, y, (size_t)p->n_panels * 16,
+    struct panel_args a = {x,
+                           (size_t)p->K,
+                           n_rows,
+                           t == DTYPE_F32 ? (const void *)p->packed : p->packed16,
+                           (size_t)p->K * 16,
+                           16,
+                           p->n_panels,
+                           p->K,
+                           y,
+                           (size_t)p->n_panels * 16,
                            accumulate};
     (t == DTYPE_F32 ? k->panels_f32 : k->panels_bf16)(&a);
 }
@@ -113,7 +123,8 @@ static void run_panels(const struct kernels *k, const struct product *p, enum dt
 static bool is_close(const struct product *p, float base)
 {
     for (int i = 0; i < p->R * p->n_panels * 16; i++) {
-        double tolerance = 4 * sqrt(p->K) * 0x1p-24 * ((double)p->size[i] + fabs((double)base));
+        double tolerance =
+            4 * sqrt(p->K) * 0x1p-24 * ((double)p->size[i] + fabs((double)base));
         if (!(fabs((double)p->y[i] - (double)p->expected[i] - (double)base) <= tolerance))
             return false;
     }
@@ -127,16 +138,16 @@ static void check_product(const struct kernels *k, struct product *p, enum dtype
         p->y[i] = CANARY;
     run_panels(k, p, t, p->x, p->R, p->y, false);
     if (!is_close(p, 0))
-        test_fail(__FILE__, __LINE__, "%s %s: %d x %d x %d is off", k->name, dtype_name(t), p->R, p->K,
-                  p->n_panels * 16);
+        test_fail(__FILE__, __LINE__, "%s %s: %d x %d x %d is off", k->name, dtype_name(t),
+                  p->R, p->K, p->n_panels * 16);
     for (size_t i = 0; i < N; i++)
         EXPECT(p->y[(size_t)p->R * N + i] == CANARY);
     for (size_t i = 0; i < (size_t)p->R * N; i++)
         p->y[i] = 3;
     run_panels(k, p, t, p->x, p->R, p->y, true);
     if (!is_close(p, 3))
-        test_fail(__FILE__, __LINE__, "%s %s: accumulating %d x %d x %d is off", k->name, dtype_name(t),
-                  p->R, p->K, p->n_panels * 16);
+        test_fail(__FILE__, __LINE__, "%s %s: accumulating %d x %d x %d is off", k->name,
+                  dtype_name(t), p->R, p->K, p->n_panels * 16);
 }
 
 static void check_products(const struct kernels *k)
@@ -159,18 +170,23 @@ TEST(kernels_panels_equal_openblas)
 }
 
 /* Any run of the rows, copied to any place, gives the same bits as all of them together. */
-static void check_rows_alone(const struct kernels *k, const struct product *p, enum dtype t, struct rng *r)
+static void check_rows_alone(const struct kernels *k, const struct product *p, enum dtype t,
+                             struct rng *r)
 {
     size_t N = (size_t)p->n_panels * 16, K = (size_t)p->K;
     run_panels(k, p, t, p->x, p->R, p->y, false);
-    float *x = xcalloc((size_t)p->R * K + 16, sizeof *x), *y = xcalloc((size_t)p->R * N, sizeof *y);
+    float *x = xcalloc((size_t)p->R * K + 16, sizeof *x),
+          *y = xcalloc((size_t)p->R * N, sizeof *y);
     for (int i = 0; i < 40; i++) {
-        int from = rng_below(r, p->R), n = rng_between(r, 1, p->R - from), shift = rng_below(r, 16);
-        memcpy(x + shift, p->x + (size_t)from * K, (size_t)n * K * sizeof *x); /* other alignment too */
+        int from = rng_below(r, p->R), n = rng_between(r, 1, p->R - from),
+            shift = rng_below(r, 16);
+        memcpy(x + shift, p->x + (size_t)from * K,
+               (size_t)n * K * sizeof *x); /* other alignment too */
         run_panels(k, p, t, x + shift, n, y, false);
         if (memcmp(y, p->y + (size_t)from * N, (size_t)n * N * sizeof *y) != 0)
-            test_fail(__FILE__, __LINE__, "%s %s: rows %d to %d of %d differ alone (K %d, N %zu)",
-                      k->name, dtype_name(t), from, from + n - 1, p->R, p->K, N);
+            test_fail(__FILE__, __LINE__,
+                      "%s %s: rows %d to %d of %d differ alone (K %d, N %zu)", k->name,
+                      dtype_name(t), from, from + n - 1, p->R, p->K, N);
     }
     free(x);
     free(y);
@@ -181,7 +197,8 @@ static void check_all_alone(const struct kernels *k)
     struct rng r = {6};
     for (int i = 0; i < 30; i++) {
         struct product p;
-        product_init(&p, &r, rng_between(&r, 1, MAX_ROWS), rng_between(&r, 1, 150), rng_between(&r, 1, 6));
+        product_init(&p, &r, rng_between(&r, 1, MAX_ROWS), rng_between(&r, 1, 150),
+                     rng_between(&r, 1, 6));
         check_rows_alone(k, &p, DTYPE_F32, &r);
         check_rows_alone(k, &p, DTYPE_BF16, &r);
         product_fini(&p);
@@ -225,7 +242,8 @@ TEST(kernels_panels_carry_nan)
     with_tables(check_nan_products);
 }
 
-/* The value tiles of attention: keys as inputs, head dimensions as outputs, a row of keys far apart. */
+/* The value tiles of attention: keys as inputs, head dimensions as outputs, a row of keys
+ * far apart. */
 static void check_value_tile(const struct kernels *k)
 {
     enum { R = 9, KEYS = 13, DH = 48, LDX = 128 };
@@ -252,7 +270,8 @@ TEST(kernels_panels_with_other_strides)
     with_tables(check_value_tile);
 }
 
-/* ---- softmax ------------------------------------------------------------------------------------- */
+/* ---- softmax
+ * ------------------------------------------------------------------------------------- */
 
 enum { MAX_SCORES = 700 };
 
@@ -264,8 +283,8 @@ static double sum_of_exp(const float *s, int n, double scale, double max)
     return sum;
 }
 
-/* Spans of every length one after the other; the running sum and the rescaled values must be those of
- * one softmax over all. */
+/* Spans of every length one after the other; the running sum and the rescaled values must
+ * be those of one softmax over all. */
 static void check_softmax(const struct kernels *k)
 {
     struct rng r = {9};
@@ -275,7 +294,8 @@ static void check_softmax(const struct kernels *k)
         int n_total = rng_between(&r, 1, MAX_SCORES);
         rng_fill(&r, raw, (size_t)n_total, 20);
         for (int at = 0, n; at < n_total; at += n) {
-            n = rng_between(&r, 1, n_total - at < SOFTMAX_SPAN ? n_total - at : SOFTMAX_SPAN);
+            n = rng_between(&r, 1,
+                            n_total - at < SOFTMAX_SPAN ? n_total - at : SOFTMAX_SPAN);
             memcpy(p, raw + at, (size_t)n * sizeof *p);
             double before = max;
             for (int i = at; i < at + n; i++)
@@ -284,7 +304,8 @@ static void check_softmax(const struct kernels *k)
             EXPECT(fabs((double)m - max) < 1e-5);
             EXPECT(fabs((double)f - (at ? exp(before - max) : 0)) < 1e-5);
             for (int i = 0; i < n; i++)
-                EXPECT(fabs((double)p[i] - exp((double)raw[at + i] * (double)scale - max)) < 3e-6);
+                EXPECT(fabs((double)p[i] - exp((double)raw[at + i] * (double)scale - max)) <
+                       3e-6);
             weight = sum_of_exp(raw, at + n, (double)scale, max);
             EXPECT(fabs((double)l - weight) < 1e-5 * weight);
         }
@@ -337,7 +358,8 @@ TEST(kernels_sum_exp)
     with_tables(check_sum_exp);
 }
 
-/* ---- rows of the network ------------------------------------------------------------------------- */
+/* ---- rows of the network
+ * ------------------------------------------------------------------------- */
 
 static void check_norm(const struct kernels *k)
 {
@@ -391,7 +413,8 @@ TEST(kernels_silu_mul)
     with_tables(check_silu);
 }
 
-/* ---- choosing ------------------------------------------------------------------------------------ */
+/* ---- choosing
+ * ------------------------------------------------------------------------------------ */
 
 TEST(kernels_generic_can_be_forced)
 {

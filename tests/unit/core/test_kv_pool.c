@@ -7,8 +7,8 @@
 #include "tests/support/rng.h"
 #include "tests/test.h"
 
-static const struct model_shape shape = {.n_layers = 3, .n_kv_heads = 2, .head_dim = 10,
-                                         .kv_dtype = DTYPE_BF16};
+static const struct model_shape shape = {
+    .n_layers = 3, .n_kv_heads = 2, .head_dim = 10, .kv_dtype = DTYPE_BF16};
 
 TEST(kv_pool_block_holds_all_layers_and_heads)
 {
@@ -93,8 +93,8 @@ TEST(kv_pool_never_hands_a_block_out_twice)
 
 TEST(kv_pool_that_memory_cannot_hold_is_refused)
 {
-    struct model_shape huge = {.n_layers = 4096, .n_kv_heads = 128, .head_dim = 256,
-                               .kv_dtype = DTYPE_F32};
+    struct model_shape huge = {
+        .n_layers = 4096, .n_kv_heads = 128, .head_dim = 256, .kv_dtype = DTYPE_F32};
     struct kv_pool p;
     struct err err = {0};
     EXPECT_EQ(kv_pool_init(&p, &huge, INT32_MAX / KV_TILE, &err), -1);

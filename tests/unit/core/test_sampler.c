@@ -68,14 +68,17 @@ static void dist_filter(struct dist *d, const struct sampling *s)
         d->p[i] /= total;
 }
 
-static int32_t pick(const struct dist *d, const struct sampling *s, uint32_t choice, uint32_t pos)
+static int32_t pick(const struct dist *d, const struct sampling *s, uint32_t choice,
+                    uint32_t pos)
 {
     static float copy[MAX_VOCAB];
     memcpy(copy, d->logits, sizeof copy);
-    return sampler_pick(copy, d->n, s, choice, pos, (struct sampler_ban){NULL, 0}, kernels_get());
+    return sampler_pick(copy, d->n, s, choice, pos, (struct sampler_ban){NULL, 0},
+                        kernels_get());
 }
 
-/* Frequencies over many positions: none outside, and chi-square within five sigma of its mean. */
+/* Frequencies over many positions: none outside, and chi-square within five sigma of its
+ * mean. */
 static void expect_frequencies(const struct dist *d, const struct sampling *s, int n_draws)
 {
     int *seen = xcalloc((size_t)d->n, sizeof *seen), n_cells = 0;
@@ -102,8 +105,10 @@ static void expect_frequencies(const struct dist *d, const struct sampling *s, i
         n_cells++;
     }
     if (chi > n_cells - 1 + 5 * sqrt(2.0 * n_cells))
-        test_fail(__FILE__, __LINE__, "chi-square %.1f over %d cells (T %g, top_p %g, top_k %d, min_p %g)",
-                  chi, n_cells, (double)s->temperature, (double)s->top_p, s->top_k, (double)s->min_p);
+        test_fail(__FILE__, __LINE__,
+                  "chi-square %.1f over %d cells (T %g, top_p %g, top_k %d, min_p %g)", chi,
+                  n_cells, (double)s->temperature, (double)s->top_p, s->top_k,
+                  (double)s->min_p);
     free(seen);
 }
 
@@ -120,10 +125,12 @@ static void check_case(struct rng *r, int vocab, struct sampling s, int n_draws)
 }
 
 static const struct sampling filters[] = {
-    {1, 1, 0, 0, 0},       {0.5f, 1, 0, 0, 0},     {2, 1, 0, 0, 0},       {1, 0.9f, 0, 0, 0},
-    {1, 0.5f, 0, 0, 0},    {1, 0.01f, 0, 0, 0},    {1, 1, 0, 1, 0},       {1, 1, 0, 7, 0},
-    {1.3f, 1, 0.1f, 0, 0}, {0.7f, 1, 0.02f, 0, 0}, {1, 1, 1, 0, 0},       {1, 0.8f, 0, 10, 0},
-    {2, 0.7f, 0.05f, 0, 0}, {2, 0.9f, 0.01f, 12, 0}, {1, 0.95f, 0, 100000, 0}, {1, 1e-6f, 0, 0, 0},
+    {1, 1, 0, 0, 0},        {0.5f, 1, 0, 0, 0},      {2, 1, 0, 0, 0},
+    {1, 0.9f, 0, 0, 0},     {1, 0.5f, 0, 0, 0},      {1, 0.01f, 0, 0, 0},
+    {1, 1, 0, 1, 0},        {1, 1, 0, 7, 0},         {1.3f, 1, 0.1f, 0, 0},
+    {0.7f, 1, 0.02f, 0, 0}, {1, 1, 1, 0, 0},         {1, 0.8f, 0, 10, 0},
+    {2, 0.7f, 0.05f, 0, 0}, {2, 0.9f, 0.01f, 12, 0}, {1, 0.95f, 0, 100000, 0},
+    {1, 1e-6f, 0, 0, 0},
 };
 
 enum { N_FILTERS = sizeof filters / sizeof filters[0] };
@@ -165,12 +172,14 @@ TEST(sampler_never_takes_what_is_banned)
             rng_fill(&r, d.logits, 8, 1);
             d.logits[4] = 9;
             struct sampling s = filters[i];
-            int32_t id = sampler_pick(d.logits, 8, &s, 0, pos, (struct sampler_ban){ids, 3}, kernels_get());
+            int32_t id = sampler_pick(d.logits, 8, &s, 0, pos, (struct sampler_ban){ids, 3},
+                                      kernels_get());
             EXPECT(id > 0 && id < 7 && id != 4);
         }
 }
 
-/* As the temperature falls, sampling becomes greedy: also where 1 / temperature leaves f32. */
+/* As the temperature falls, sampling becomes greedy: also where 1 / temperature leaves f32.
+ */
 TEST(sampler_at_tiny_temperatures_is_greedy)
 {
     static const float cold[] = {1e-3f, 1e-6f, 1e-20f, 1e-38f, 1e-39f, 1e-45f};
@@ -227,12 +236,15 @@ TEST(sampler_scores_are_log_probabilities)
         }
         for (int i = 0; i < n_top; i++) {
             EXPECT_EQ(top[i].id, d.order[i]);
-            EXPECT(top[i].logprob == sampler_score(d.logits, vocab, top[i].id, 0, NULL, kernels_get()));
+            EXPECT(top[i].logprob ==
+                   sampler_score(d.logits, vocab, top[i].id, 0, NULL, kernels_get()));
         }
     }
 }
 
-/* ---- noise --------------------------------------------------------------------------------------- */
+/* ---- noise
+ * ---------------------------------------------------------------------------------------
+ */
 
 static double chi_of_noise(uint64_t seed, uint32_t choice, uint32_t step)
 {

@@ -10,8 +10,8 @@
 
 enum { MAX_RUNNING = 4, CHUNK = 10, MAX_SEQS = 12 };
 
-static const struct model_shape shape = {.n_layers = 1, .n_kv_heads = 1, .head_dim = 2,
-                                         .kv_dtype = DTYPE_F32};
+static const struct model_shape shape = {
+    .n_layers = 1, .n_kv_heads = 1, .head_dim = 2, .kv_dtype = DTYPE_F32};
 static const int32_t prompt[200] = {3, 1, 4, 1, 5, 9, 2, 6};
 
 struct desk { /* a scheduler, its pool and batch, and what was posted */
@@ -32,12 +32,16 @@ static void desk_init(struct desk *d, int n_blocks)
     batch_init(&d->batch, MAX_RUNNING + CHUNK, MAX_RUNNING, 8);
 }
 
-static struct seq *desk_add(struct desk *d, int n_prompt, int max_new, const struct kv_prefix *p)
+static struct seq *desk_add(struct desk *d, int n_prompt, int max_new,
+                            const struct kv_prefix *p)
 {
     struct seq *q = xcalloc(1, sizeof *q);
     int i = d->n++;
     d->jobs[i] = (struct job){.n_logprobs = -1};
-    *q = (struct seq){.job = &d->jobs[i], .prompt = prompt, .n_prompt = n_prompt, .max_new = max_new,
+    *q = (struct seq){.job = &d->jobs[i],
+                      .prompt = prompt,
+                      .n_prompt = n_prompt,
+                      .max_new = max_new,
                       .prefix = p};
     d->seqs[i] = q;
     sched_add(&d->sched, q);
@@ -93,7 +97,8 @@ TEST(sched_admits_in_order_while_there_are_places_and_blocks)
 {
     struct desk d;
     desk_init(&d, 6);
-    struct seq *a = desk_add(&d, 30, 2, NULL), *b = desk_add(&d, 40, 30, NULL), *c = desk_add(&d, 1, 1, NULL);
+    struct seq *a = desk_add(&d, 30, 2, NULL), *b = desk_add(&d, 40, 30, NULL),
+               *c = desk_add(&d, 1, 1, NULL);
     step(&d);
     EXPECT_EQ(d.sched.n_running, 1); /* b needs five of four: it waits, and c behind it */
     EXPECT_EQ(d.sched.n_waiting, 2);
@@ -121,7 +126,8 @@ TEST(sched_takes_all_decoding_rows_and_a_bounded_chunk)
 {
     struct desk d;
     desk_init(&d, 100);
-    struct seq *a = desk_add(&d, 3, 5, NULL), *b = desk_add(&d, 17, 5, NULL), *c = desk_add(&d, 4, 5, NULL);
+    struct seq *a = desk_add(&d, 3, 5, NULL), *b = desk_add(&d, 17, 5, NULL),
+               *c = desk_add(&d, 4, 5, NULL);
     step(&d);
     EXPECT(rows_of(&d, a) == 3 && rows_of(&d, b) == 7 && rows_of(&d, c) == 0);
     step(&d);
@@ -141,11 +147,14 @@ TEST(sched_rows_carry_tokens_slots_and_positions)
     step(&d);
     step(&d);
     EXPECT_EQ(d.batch.n_rows, 2);
-    EXPECT(d.batch.rows[1].slot == 11 && d.batch.rows[1].pos == 61 && d.batch.rows[0].logits == -1);
-    EXPECT_EQ(d.batch.rows[1].logits, 0); /* the last prompt row gives the first new token */
+    EXPECT(d.batch.rows[1].slot == 11 && d.batch.rows[1].pos == 61 &&
+           d.batch.rows[0].logits == -1);
+    EXPECT_EQ(d.batch.rows[1].logits,
+              0); /* the last prompt row gives the first new token */
     a->last = 77;
     step(&d);
-    EXPECT(d.batch.n_rows == 1 && d.batch.rows[0].token == 77 && d.batch.rows[0].slot == 12);
+    EXPECT(d.batch.n_rows == 1 && d.batch.rows[0].token == 77 &&
+           d.batch.rows[0].slot == 12);
     EXPECT_EQ(d.batch.rows[0].logits, 0);
     desk_fini(&d);
 }
@@ -160,7 +169,8 @@ TEST(sched_wants_logits_of_prompts_only_for_scores)
     step(&d);
     for (int i = 0; i < 4; i++) {
         EXPECT_EQ(d.batch.rows[i].token, prompt[i]);
-        EXPECT_EQ(d.batch.rows[i].logits, -1); /* echo without scores, and nothing to generate */
+        EXPECT_EQ(d.batch.rows[i].logits,
+                  -1); /* echo without scores, and nothing to generate */
         EXPECT_EQ(d.batch.rows[4 + i].logits, i);
     }
     EXPECT(d.sched.order[0] == a && d.sched.order[1] == b);
@@ -170,7 +180,8 @@ TEST(sched_wants_logits_of_prompts_only_for_scores)
 TEST(sched_puts_sequences_of_one_prefix_side_by_side)
 {
     struct desk d;
-    struct kv_prefix p[2] = {{.n_tokens = 5, .first_pos = 5}, {.n_tokens = 6, .first_pos = 6}};
+    struct kv_prefix p[2] = {{.n_tokens = 5, .first_pos = 5},
+                             {.n_tokens = 6, .first_pos = 6}};
     desk_init(&d, 100);
     struct seq *a = desk_add(&d, 2, 5, &p[1]), *b = desk_add(&d, 2, 5, &p[0]);
     struct seq *c = desk_add(&d, 2, 5, &p[1]), *n = desk_add(&d, 2, 5, NULL);

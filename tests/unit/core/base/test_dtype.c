@@ -26,7 +26,8 @@ TEST(dtype_f16_of_all_values)
 {
     for (uint32_t h = 0; h < 65536; h++)
         if (!is_same((double)f16_to_f32((uint16_t)h), half_value((uint16_t)h)))
-            test_fail(__FILE__, __LINE__, "f16 %04x gives %g", h, (double)f16_to_f32((uint16_t)h));
+            test_fail(__FILE__, __LINE__, "f16 %04x gives %g", h,
+                      (double)f16_to_f32((uint16_t)h));
 }
 
 TEST(dtype_bf16_comes_back)
@@ -50,7 +51,8 @@ TEST(dtype_bf16_rounds_to_nearest_even)
         memcpy(&f, &bits, sizeof f);
         if (!isfinite(f))
             continue;
-        uint16_t down = (uint16_t)(bits >> 16), up = (uint16_t)(down + 1), got = f32_to_bf16(f);
+        uint16_t down = (uint16_t)(bits >> 16), up = (uint16_t)(down + 1),
+                 got = f32_to_bf16(f);
         uint32_t rest = bits & 0xffffu;
         uint16_t expected = rest > 0x8000u || (rest == 0x8000u && (down & 1)) ? up : down;
         EXPECT_EQ(got, expected);
@@ -66,7 +68,8 @@ TEST(dtype_bf16_of_special_values)
     EXPECT(back != back);
     EXPECT_EQ(f32_to_bf16(INFINITY), 0x7f80);
     EXPECT_EQ(f32_to_bf16(-INFINITY), 0xff80);
-    EXPECT_EQ(f32_to_bf16(3.4e38f), 0x7f80); /* rounds to infinity: callers look after the cast */
+    EXPECT_EQ(f32_to_bf16(3.4e38f),
+              0x7f80); /* rounds to infinity: callers look after the cast */
     EXPECT_EQ(f32_to_bf16(-0.0f), 0x8000);
 }
 
@@ -77,7 +80,9 @@ TEST(dtype_to_f32_reads_at_any_alignment)
     float floats[3] = {1, 2, -1}, out[3];
     for (size_t shift = 0; shift < 4; shift++)
         for (int t = DTYPE_F32; t <= DTYPE_F16; t++) {
-            const void *src = t == DTYPE_F32 ? (void *)floats : t == DTYPE_F16 ? (void *)halves : brains;
+            const void *src = t == DTYPE_F32   ? (void *)floats
+                              : t == DTYPE_F16 ? (void *)halves
+                                               : brains;
             memcpy(bytes + shift, src, 3 * dtype_size((enum dtype)t));
             memset(out, 0, sizeof out);
             dtype_to_f32((enum dtype)t, bytes + shift, out, 3);

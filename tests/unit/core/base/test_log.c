@@ -9,8 +9,8 @@
 #include "tests/test.h"
 
 /* What one call writes to stderr. */
-static void capture(enum log_format format, enum log_level level, const char *id, const char *text,
-                    char *out, size_t size)
+static void capture(enum log_format format, enum log_level level, const char *id,
+                    const char *text, char *out, size_t size)
 {
     int pipes[2], saved = dup(STDERR_FILENO);
     CHECK(saved >= 0 && pipe2(pipes, O_NONBLOCK) == 0);
@@ -41,8 +41,9 @@ TEST(log_json_line_is_an_object)
     char line[4096];
     capture(LOG_JSON, LOG_WARN, "r\"1", "say \"hi\" \\", line, sizeof line);
     EXPECT(strncmp(line, "{\"time\":\"2", 10) == 0);
-    EXPECT(strstr(line, "\",\"level\":\"warn\",\"station\":\"emit\",\"request_id\":\"r\\\"1\","
-                        "\"text\":\"say \\\"hi\\\" \\\\\"}\n") != NULL);
+    EXPECT(strstr(line,
+                  "\",\"level\":\"warn\",\"station\":\"emit\",\"request_id\":\"r\\\"1\","
+                  "\"text\":\"say \\\"hi\\\" \\\\\"}\n") != NULL);
 }
 
 TEST(log_lines_cannot_be_forged)
