@@ -67,6 +67,18 @@ class Refusals(unittest.TestCase):
         self.assertEqual((done.returncode, done.stdout), (1, ""), done)
         self.assertIn("/nonexistent.dir", done.stderr.splitlines()[-1])
 
+    def test_state_that_cannot_be(self):
+        for path in ("/proc/nope", "/etc/passwd"):
+            with self.subTest(path=path):
+                done = run("--model", GQA, "--state", path, "--listen", "127.0.0.1:0")
+                self.assertEqual((done.returncode, done.stdout), (1, ""), done)
+                self.assertIn(path, done.stderr.splitlines()[-1])
+
+    def test_folder_without_a_model(self):
+        done = run("--model", self.tmp)
+        self.assertEqual((done.returncode, done.stdout), (1, ""), done)
+        self.assertIn(self.tmp, done.stderr)
+
     def test_listen_addresses(self):
         for address in ["nonsense", "127.0.0.1", "127.0.0.1:99999", "127.0.0.1:x", ":::"]:
             with self.subTest(address=address):

@@ -62,6 +62,22 @@ class Streaming(CompletionCase):
                 self.assertEqual(joined(events), whole["text"])
                 self.assertNotIn(stop, joined(events))
 
+    def test_stop_and_logprobs_of_several_choices(self):
+        text = self.text(max_tokens=60, ignore_eos=True)
+        for at in range(6, 40, 9):
+            fields = {"max_tokens": 60, "ignore_eos": True, "n": 2, "logprobs": 2,
+                      "stop": [text[at:at + 2], "never"]}
+            whole = self.complete(**fields)
+            events = self.events(**fields, stream_options={"include_usage": True})
+            self.assertEqual(events[-1]["usage"], whole["usage"])
+            for choice in whole["choices"]:
+                self.assertEqual(choice["text"], text[:text.index(fields["stop"][0])])
+                self.assertEqual(joined(events, choice["index"]), choice["text"])
+                tokens = [t for e in events for c in e["choices"]
+                          if c["index"] == choice["index"] and c["logprobs"]
+                          for t in c["logprobs"]["tokens"]]
+                self.assertEqual(tokens, choice["logprobs"]["tokens"])
+
     def test_logprobs_are_those_of_the_whole(self):
         fields = {"max_tokens": 20, "logprobs": 3, "return_tokens_as_token_ids": True,
                   "ignore_eos": True}

@@ -170,6 +170,8 @@ class Goldens(unittest.TestCase):
     def test_smollm2_and_the_demo_adapters(self):
         if not DEMO.exists():
             self.skipTest(f"the demo model is not in {CACHE} (scripts/get_demo_model)")
+        if SLOW > 1:
+            self.skipTest("a real model in f32 takes too long in a slow flavour")
         by_adapter = {}  # one case of each: this model takes its time in f32
         for case in json.loads((GOLDEN / "smollm2.json").read_text())["cases"]:
             by_adapter.setdefault(case["adapter"], case)

@@ -147,6 +147,27 @@ class Errors(HttpCase):
                 self.assertNotIn(b" 200 ", self.d.raw(data, timeout=1)[:20])
                 self.assert_alive()
 
+    def test_pipelined_requests(self):
+        one = (b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+               b"Content-Length: %d\r\n\r\n" % len(GOOD) + GOOD)
+        with socket.create_connection(("127.0.0.1", self.d.port), limit(10)) as sock:
+            sock.sendall(one * 5)
+            answers = b""
+            while answers.count(b"HTTP/1.1 200") < 5:
+                chunk = sock.recv(65536)
+                self.assertTrue(chunk, answers)
+                answers += chunk
+
+    def test_http_1_0(self):
+        for more, status in ((b"", b"200"), (b',"stream":true', b"400")):
+            body = GOOD[:-1] + more + b"}"
+            answer = self.d.raw(b"POST /v1/completions HTTP/1.0\r\nContent-Type: application/json"
+                                b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            if not more or b"text/event-stream" not in answer:
+                self.assertEqual(answer.split(b" ", 2)[1], status, answer)
+            else:  # streaming until the close is HTTP/1.0 too
+                self.assertIn(b"data: [DONE]", answer)
+
     def test_keep_alive_after_errors(self):
         conn = self.d.connect()
         for _ in range(3):

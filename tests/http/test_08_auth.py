@@ -1,6 +1,8 @@
 """Bearer keys: what is open, what is not, and that keys stay out of the log."""
 
 import pathlib
+import shutil
+import tempfile
 import unittest
 
 from harness import GQA, Daemon, HttpCase
@@ -59,6 +61,25 @@ class Auth(HttpCase):
         answer = self.d.request("POST", "/v1/completions", b" " * 500_000,
                                 {"Content-Type": "application/json"})
         self.assert_error(answer, 401)
+
+
+class Preflight(unittest.TestCase):
+    def test_a_browser_asks_without_a_key(self):
+        tmp = tempfile.mkdtemp(prefix="prefixd-case-")
+        self.addCleanup(shutil.rmtree, tmp, True)
+        path = pathlib.Path(tmp, "keys")
+        path.write_text(KEYS[0] + "\r\n\r\n" + KEYS[1])
+        origin = "http://app.example"
+        with Daemon(GQA, flags=["--api-key-file", path], config={"cors_origin": origin}) as d:
+            asked = d.request("OPTIONS", "/v1/completions", headers={
+                "Origin": origin, "Access-Control-Request-Method": "POST"})
+            self.assertIn(asked.status, (200, 204), asked)
+            refused = d.get("/v1/models", headers={"Origin": origin})
+            self.assertEqual(refused.status, 401)
+            self.assertEqual(refused.headers["Access-Control-Allow-Origin"], origin)
+            for key in KEYS:
+                allowed = d.get("/v1/models", headers={"Authorization": f"Bearer {key}"})
+                self.assertEqual(allowed.status, 200, allowed)
 
 
 class Remote(unittest.TestCase):

@@ -62,6 +62,15 @@ class Cancel(HttpCase):
         sock.close()
         self.until(0, 0, "a reset connection to be noticed")
 
+    def test_gone_while_its_prompt_is_read(self):
+        for prompt in (b"[" + b"7," * 40_000 + b"7]", b'"' + b"word " * 6_000 + b'"'):
+            with self.subTest(prompt=prompt[:8]):
+                sock = send(self.d, b'{"max_tokens":9,"stream":true,"prompt":' + prompt + b"}")
+                self.until(1, 0, "it to run", 5)
+                sock.close()
+                self.until(0, 0, "it to be noticed as gone")
+                self.assertEqual(self.d.metrics().kv_usage, 0)
+
     def test_gone_while_queued(self):
         running = [self.send(b',"stream":true') for _ in range(2)]
         self.until(2, 0, "two to run", 5)
@@ -104,6 +113,15 @@ class Deadline(HttpCase):
                       config={"request_deadline_ms": 300})
 
     FIELDS = {"prompt": [1], "max_tokens": 60000, "ignore_eos": True}
+
+    def test_waiting_counts_too(self):
+        """With every place taken, those that wait end at their own deadline."""
+        taken = [send(self.d, BODY % b"") for _ in range(40)]
+        self.d.wait(lambda: self.d.metrics().waiting > 0, 5, "a queue")
+        for sock in taken:
+            self.assertRegex(sock.recv(64), rb"^HTTP/1.1 (408|503|504)")
+            sock.close()
+        self.d.wait(lambda: self.d.metrics().kv_usage == 0, 2, "all blocks to come back")
 
     def test_whole_answers_fail_with_a_status(self):
         began = time.monotonic()

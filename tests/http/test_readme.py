@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import unittest
 
-from harness import CACHE, DEMO, ROOT, Daemon, limit
+from harness import CACHE, DEMO, ROOT, SLOW, Daemon, limit
 
 README = ROOT / "README.md"
 
@@ -46,6 +46,8 @@ class Readme(unittest.TestCase):
         self.assertTrue(commands, "README.md holds no curl line")
         if not DEMO.exists():
             self.skipTest(f"the demo model is not in {CACHE} (scripts/get_demo_model)")
+        if SLOW > 4:
+            self.skipTest("a real model takes too long in so slow a flavour")
         if not shutil.which("curl"):
             self.skipTest("no curl here")
         tmp = tempfile.mkdtemp(prefix="prefixd-readme-")
