@@ -80,10 +80,12 @@ static void drain(struct server *s)
 static void on_signal(void *ud, int signum)
 {
     struct server *s = server_of(ud);
-    if (s->state == SERVER_DRAINING) {
+    if (s->state == SERVER_DRAINING && has_running(s)) {
         log_warn("stop", "signal %d again: exit", signum);
         _exit(128 + signum);
     }
+    if (s->state == SERVER_DRAINING)
+        return;
     log_info("stop", "signal %d: draining", signum);
     s->state = SERVER_DRAINING;
     s->stop_us = loop_now_us() + s->cfg->drain_ms * 1000;
@@ -129,7 +131,9 @@ void server_remove(struct server *s, struct exchange *x)
         x->prev->next = x->next;
     else
         s->exchanges = x->next;
-    if (!s->exchanges && s->state == SERVER_READY)
+    if (s->state == SERVER_DRAINING)
+        drain(s);
+    else if (!s->exchanges && s->state == SERVER_READY)
         loop_set_ticking(s->loop, false);
 }
 
