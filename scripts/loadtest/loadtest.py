@@ -4,7 +4,8 @@
     scripts/loadtest/loadtest.py --clients 8 --requests 64 --max-tokens 64
 
 Each of N clients keeps one connection and sends its share of the requests one after another;
-request i asks for model i modulo the list of models (default: all that /v1/models names).
+request i asks for model i modulo the list of models (default: the base and every adapter), and
+for a task in turn where an adapter has several.
 Progress and errors go to stderr, the result to stdout.
 """
 
@@ -103,23 +104,41 @@ def spread(values, scale=1.0, digits=2):
             for name, share in (("p50", 0.5), ("p95", 0.95))}
 
 
+def note(errors, text):
+    """Counts every error, shows the first few."""
+    errors.append(text)
+    if len(errors) <= 5:
+        print(f"error: {text}", file=sys.stderr)
+
+
+async def list_models(args):
+    """[(model, number of tasks)]."""
+    client = Client(args.url, args.key)
+    models = [m["id"] for m in (await client.whole("GET", "/v1/models"))["data"]]
+    adapters = (await client.whole("GET", "/v1/adapters"))["data"]
+    await client.close()
+    tasks = {a["id"]: a.get("tasks", 1) for a in adapters}
+    return [(m, tasks.get(m, 1)) for m in args.models or models]
+
+
 async def client_loop(args, client, queue, models, results, errors, deadline):
     while not queue.empty() and time.perf_counter() < deadline:
         i = queue.get_nowait()
-        model = models[i % len(models)]
+        model, tasks = models[i % len(models)]
         fields = {"model": model, "prompt": PROMPTS[i % len(PROMPTS)], "stream": True,
                   "max_tokens": args.max_tokens, "ignore_eos": True, "seed": i,
                   "temperature": args.temperature, "stream_options": {"include_usage": True}}
-        if args.task_id is not None:
-            fields["task_id"] = args.task_id
+        if tasks > 1:
+            fields["task_id"] = i // len(models) % tasks
         try:
             left = max(0.1, deadline - time.perf_counter())
             results.append((model, *await asyncio.wait_for(client.complete(fields), left)))
-        except (OSError, ValueError, IndexError, asyncio.TimeoutError,
-                asyncio.IncompleteReadError) as error:
-            errors.append(f"{model}: {error or type(error).__name__}")
-            print(f"error: {errors[-1]}", file=sys.stderr)
+        except asyncio.TimeoutError:  # the time is over, which is no failure of the daemon
+            break
+        except (OSError, ValueError, IndexError, asyncio.IncompleteReadError) as error:
+            note(errors, f"{model}: {str(error) or type(error).__name__}")
             await client.close()
+            continue
         if len(results) % 16 == 0:
             print(f"{len(results)}/{args.requests}", file=sys.stderr)
     await client.close()
@@ -136,11 +155,7 @@ def summary(args, models, results, errors, seconds):
 
 
 async def run(args):
-    models = args.models
-    if not models:
-        client = Client(args.url, args.key)
-        models = [m["id"] for m in (await client.whole("GET", "/v1/models"))["data"]]
-        await client.close()
+    models = await list_models(args)
     queue = asyncio.Queue()
     for i in range(args.requests):
         queue.put_nowait(i)
@@ -162,7 +177,6 @@ def main():
     parser.add_argument("--seconds", type=float, default=300, help="stop after this long")
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--temperature", type=float, default=0)
-    parser.add_argument("--task-id", type=int, help="for multitask adapters")
     parser.add_argument("--models", type=lambda s: s.split(","), help="comma-separated")
     args = parser.parse_args()
     try:
