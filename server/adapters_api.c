@@ -10,6 +10,7 @@
 #include "server/loop.h"
 #include "server/routes.h"
 #include "server/server.h"
+#include "server/upload.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -21,7 +22,7 @@ struct change {
     struct change *next;
     struct exchange *x;
     struct adapter_change *work;
-    struct http_body *body; /* whose bytes work reads; NULL for a delete */
+    struct upload *body; /* whose bytes work reads; NULL for a delete */
     bool is_delete, is_failed;
     struct err err;
 };
@@ -141,7 +142,7 @@ static void on_changed(void *ud)
     struct server *s = x->server;
     commit(c);
     adapter_change_free(c->work);
-    http_body_free(c->body);
+    upload_free(c->body);
     s->changes = c->next;
     free(c);
     x->is_work_live = false;
@@ -185,7 +186,7 @@ static const char *base_of(const char *file)
 }
 
 /* The file's own name says what a part is; a field's name does when the file is called otherwise. */
-static const char *part_name(const struct http_part *p)
+static const char *part_name(const struct upload_part *p)
 {
     size_t n = sizeof known_parts / sizeof *known_parts;
     for (size_t i = 0; i < n; i++)
@@ -198,7 +199,7 @@ static const char *part_name(const struct http_part *p)
     return NULL;
 }
 
-static int add_part(struct adapter_file *files, int *n, const struct http_part *p, struct err *err)
+static int add_part(struct adapter_file *files, int *n, const struct upload_part *p, struct err *err)
 {
     const char *name = part_name(p);
     if (!name)
@@ -218,9 +219,9 @@ static int add_part(struct adapter_file *files, int *n, const struct http_part *
 
 static int take_parts(struct exchange *x, struct adapter_file *files, int *n, struct err *err)
 {
-    const struct http_part *parts;
+    const struct upload_part *parts;
     int n_parts;
-    if (http_parts(x->req, &parts, &n_parts, err) < 0)
+    if (upload_parts(http_body(x->req), &parts, &n_parts, err) < 0)
         return -1;
     for (int i = 0; i < n_parts; i++)
         if (add_part(files, n, &parts[i], err) < 0)
@@ -232,7 +233,7 @@ static int take_json(struct exchange *x, struct adapter_file *files, int *n, str
 {
     const char *body;
     size_t len, blank = 0;
-    if (http_body(x->req, &body, &len, err) < 0)
+    if (upload_bytes(http_body(x->req), &body, &len, err) < 0)
         return -1;
     while (blank < len && strchr(" \t\r\n", body[blank]))
         blank++;

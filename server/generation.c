@@ -8,6 +8,7 @@
 #include "server/http.h"
 #include "server/loop.h"
 #include "server/server.h"
+#include "server/upload.h"
 
 #include <sodium.h>
 #include <stdio.h>
@@ -52,7 +53,7 @@ enum exchange_step_result generation_parse(struct exchange *x)
     const char *body;
     size_t len;
     struct generation *g = arena_alloc(&x->arena, sizeof *g);
-    if (http_body(x->req, &body, &len, &err) < 0 || check_form(x, body, len, &err) < 0 ||
+    if (upload_bytes(http_body(x->req), &body, &len, &err) < 0 || check_form(x, body, len, &err) < 0 ||
         completion_parse(&g->req, body, len, &x->arena, &err) < 0)
         return exchange_fail(x, &err);
     if (g->req.is_stream && http_is_1_0(x->req)) {

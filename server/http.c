@@ -9,6 +9,7 @@
 #include "core/base/log.h"
 #include "core/base/mem.h"
 #include "server/exchange.h"
+#include "server/upload.h"
 
 #include <microhttpd.h>
 #include <poll.h>
@@ -24,7 +25,6 @@ enum {
     HTTP_MAGIC = 0x68747470,
     CONNECTION_MEMORY = 64 * 1024,
     STREAM_BLOCK = 16 * 1024,
-    FORM_BUFFER = 64 * 1024,
     MAX_HEADERS = 16,
 };
 
@@ -43,14 +43,6 @@ struct header {
     char *name, *value;
 };
 
-struct http_body {
-    struct http *http;
-    size_t len; /* bytes counted in http->body_bytes */
-    struct buf bytes;
-    struct http_part parts[HTTP_MAX_PARTS];
-    int n_parts;
-};
-
 struct http_req {
     unsigned magic;
     struct http *http;
@@ -60,11 +52,9 @@ struct http_req {
     const char *method, *version;
     char *path;
     /* the body */
-    bool takes_body, is_form, is_too_large, is_malformed, has_too_many_parts, is_received;
-    size_t max_body;
+    struct upload *body; /* NULL until accepted, and after it was kept */
     uint64_t dropped;
-    struct http_body *body; /* NULL until accepted, and after it was kept */
-    struct MHD_PostProcessor *form;
+    bool is_received;
     /* the answer */
     struct header headers[MAX_HEADERS];
     int n_headers;
@@ -120,11 +110,9 @@ static void req_free(struct http_req *r)
         r->prev->next = r->next;
     else
         h->reqs = r->next;
-    if (r->form)
-        MHD_destroy_post_processor(r->form);
     if (r->response)
         MHD_destroy_response(r->response);
-    http_body_free(r->body);
+    upload_free(r->body);
     for (int i = 0; i < r->n_headers; i++) {
         free(r->headers[i].name);
         free(r->headers[i].value);
@@ -163,142 +151,40 @@ const char *http_header(const struct http_req *r, const char *name)
 
 /* ---- the body ------------------------------------------------------------------------------------ */
 
-static struct http_part *part_of(struct http_req *r, const char *field, const char *file, uint64_t off)
-{
-    struct http_body *b = r->body;
-    if (off > 0)
-        return b->n_parts ? &b->parts[b->n_parts - 1] : NULL;
-    if (b->n_parts == HTTP_MAX_PARTS)
-        return NULL;
-    struct http_part *p = &b->parts[b->n_parts++];
-    snprintf(p->field, sizeof p->field, "%s", field ? field : "");
-    snprintf(p->file, sizeof p->file, "%s", file ? file : "");
-    return p;
-}
-
-static enum MHD_Result on_part(void *cls, enum MHD_ValueKind kind, const char *field,
-                               const char *file, const char *type, const char *encoding,
-                               const char *data, uint64_t off, size_t size)
-{
-    struct http_req *r = req_of(cls);
-    struct http_part *p = part_of(r, field, file, off);
-    (void)kind, (void)type, (void)encoding;
-    if (!p) {
-        r->has_too_many_parts = true;
-        return MHD_NO;
-    }
-    buf_add(&p->body, data, size);
-    return MHD_YES;
-}
-
 void http_accept_body(struct http_req *r, size_t max, bool is_form)
 {
-    r->takes_body = true;
-    r->is_form = is_form;
-    r->max_body = max;
-    r->body = xcalloc(1, sizeof *r->body);
-    r->body->http = r->http;
-    if (!is_form)
-        return;
-    r->form = MHD_create_post_processor(r->conn, FORM_BUFFER, on_part, r);
-    r->is_malformed = !r->form; /* no boundary */
+    size_t *counter = &r->http->body_bytes;
+    CHECK(!r->body && !r->is_received);
+    r->body = is_form ? upload_new_form(max, counter, r->conn) : upload_new(max, counter);
 }
 
-static void empty_body(struct http_body *b)
+const struct upload *http_body(const struct http_req *r)
 {
-    b->http->body_bytes -= b->len;
-    b->len = 0;
-    buf_free(&b->bytes);
-    for (int i = 0; i < b->n_parts; i++)
-        buf_free(&b->parts[i].body);
+    CHECK(r->body && r->is_received);
+    return r->body;
 }
 
-void http_body_free(struct http_body *b)
+struct upload *http_keep_body(struct http_req *r)
 {
-    if (!b)
-        return;
-    empty_body(b);
-    free(b);
-}
-
-struct http_body *http_keep_body(struct http_req *r)
-{
-    struct http_body *b = r->body;
-    CHECK(b && r->is_received);
+    struct upload *body = r->body;
+    CHECK(body && r->is_received);
     r->body = NULL;
-    return b;
-}
-
-static bool is_refused(const struct http_req *r)
-{
-    return !r->takes_body || r->is_too_large || r->is_malformed || r->response;
-}
-
-static void take_bytes(struct http_req *r, const char *bytes, size_t len)
-{
-    struct http_body *b = r->body;
-    if (len > r->max_body - b->len) {
-        r->is_too_large = true;
-        empty_body(b);
-        return;
-    }
-    b->len += len;
-    b->http->body_bytes += len;
-    if (!r->is_form)
-        buf_add(&b->bytes, bytes, len);
-    else if (MHD_post_process(r->form, bytes, len) != MHD_YES)
-        r->is_malformed = true;
-}
-
-/* False when the client sends so much of a refused body that the connection has to be cut. */
-static bool receive(struct http_req *r, const char *bytes, size_t len)
-{
-    if (!is_refused(r))
-        take_bytes(r, bytes, len);
-    else
-        r->dropped += len;
-    return r->dropped <= drop_limit;
-}
-
-static void end_body(struct http_req *r)
-{
-    r->is_received = true;
-    if (r->form && MHD_destroy_post_processor(r->form) != MHD_YES)
-        r->is_malformed = true;
-    r->form = NULL;
-}
-
-static int check_body(const struct http_req *r, struct err *err)
-{
-    if (r->is_too_large)
-        return err_set(err, ERR_TOO_LARGE, "The body is larger than the limit of %zu bytes",
-                       r->max_body);
-    if (r->has_too_many_parts)
-        return err_set(err, ERR_INVALID, "The form has more than %d parts", HTTP_MAX_PARTS);
-    if (r->is_malformed)
-        return err_set(err, ERR_INVALID, "The body is no well-formed multipart/form-data");
-    return 0;
-}
-
-int http_body(const struct http_req *r, const char **bytes, size_t *len, struct err *err)
-{
-    CHECK(r->body);
-    *bytes = r->body->bytes.data ? r->body->bytes.data : "";
-    *len = r->body->bytes.len;
-    return check_body(r, err);
-}
-
-int http_parts(const struct http_req *r, const struct http_part **parts, int *n, struct err *err)
-{
-    CHECK(r->body);
-    *parts = r->body->parts;
-    *n = r->body->n_parts;
-    return check_body(r, err);
+    return body;
 }
 
 size_t http_body_bytes(const struct http *h)
 {
     return h->body_bytes;
+}
+
+/* False when the client sends so much of a refused body that the connection has to be cut. */
+static bool receive(struct http_req *r, const char *bytes, size_t len)
+{
+    if (r->body && !r->response && !upload_is_refused(r->body))
+        upload_add(r->body, bytes, len);
+    else
+        r->dropped += len;
+    return r->dropped <= drop_limit;
 }
 
 /* ---- the answer ---------------------------------------------------------------------------------- */
@@ -425,7 +311,9 @@ static enum MHD_Result on_headers(struct http_req *r)
 static enum MHD_Result on_complete_request(struct http_req *r)
 {
     if (!r->is_received) {
-        end_body(r);
+        r->is_received = true;
+        if (r->body)
+            upload_end(r->body);
         exchange_received(r->exchange);
     }
     if (r->is_gone)

@@ -22,7 +22,7 @@
 
 struct http;
 struct http_req;
-struct http_body;
+struct upload;
 struct server;
 struct exchange;
 
@@ -55,23 +55,13 @@ const char *http_header(const struct http_req *r, const char *name); /* NULL if 
 
 /* ---- the body ------------------------------------------------------------------------------------ */
 
-enum { HTTP_MAX_PARTS = 8 };
-
-struct http_part { /* of multipart/form-data */
-    char field[64], file[64]; /* "" if absent; longer names are cut */
-    struct buf body;
-};
-
 /* At most max bytes; is_form: multipart/form-data, into parts. */
 void http_accept_body(struct http_req *r, size_t max, bool is_form);
 
-/* What was read: 0, or -1 if the body was too large or no well-formed form. */
-int http_body(const struct http_req *r, const char **bytes, size_t *len, struct err *err);
-int http_parts(const struct http_req *r, const struct http_part **parts, int *n, struct err *err);
-
-/* The caller's from here on, beyond the request's end; what the two above gave stays valid. */
-struct http_body *http_keep_body(struct http_req *r);
-void http_body_free(struct http_body *b); /* accepts NULL */
+/* What was accepted, once it is complete. Lent until the request's end, or, with the second, the
+ * caller's own (upload_free), beyond that. */
+const struct upload *http_body(const struct http_req *r);
+struct upload *http_keep_body(struct http_req *r);
 
 /* Bytes of bodies in memory now, all requests together. */
 size_t http_body_bytes(const struct http *h);

@@ -9,6 +9,7 @@
 #include "server/http.h"
 #include "server/loop.h"
 #include "server/server.h"
+#include "server/upload.h"
 
 #include <cJSON.h>
 #include <math.h>
@@ -32,7 +33,7 @@ static cJSON *parse_object(struct exchange *x, struct err *err)
     struct json_limits lim = {.max_len = (size_t)x->server->cfg->max_body,
                               .max_depth = MAX_DEPTH,
                               .max_items = (size_t)x->server->cfg->max_body};
-    if (http_body(x->req, &body, &len, err) < 0 || json_check(body, len, &lim, err) < 0)
+    if (upload_bytes(http_body(x->req), &body, &len, err) < 0 || json_check(body, len, &lim, err) < 0)
         return NULL;
     cJSON *root = cJSON_ParseWithLength(body, len);
     if (cJSON_IsObject(root))

@@ -1,0 +1,139 @@
+/* Collecting a body, or the parts of a form. */
+#include "server/upload.h"
+
+#include "core/base/check.h"
+#include "core/base/mem.h"
+
+#include <microhttpd.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { FORM_BUFFER = 64 * 1024 };
+
+struct upload {
+    size_t max, len;
+    size_t *counter;
+    struct buf bytes;
+    struct MHD_PostProcessor *form; /* until the end */
+    struct upload_part parts[UPLOAD_MAX_PARTS];
+    int n_parts;
+    bool is_form, is_too_large, is_malformed, has_too_many_parts;
+};
+
+struct upload *upload_new(size_t max, size_t *counter)
+{
+    struct upload *u = xcalloc(1, sizeof *u);
+    u->max = max;
+    u->counter = counter;
+    return u;
+}
+
+static struct upload_part *part_of(struct upload *u, const char *field, const char *file, uint64_t off)
+{
+    if (off > 0)
+        return u->n_parts ? &u->parts[u->n_parts - 1] : NULL;
+    if (u->n_parts == UPLOAD_MAX_PARTS)
+        return NULL;
+    struct upload_part *p = &u->parts[u->n_parts++];
+    snprintf(p->field, sizeof p->field, "%s", field ? field : "");
+    snprintf(p->file, sizeof p->file, "%s", file ? file : "");
+    return p;
+}
+
+static enum MHD_Result on_part(void *cls, enum MHD_ValueKind kind, const char *field,
+                               const char *file, const char *type, const char *encoding,
+                               const char *data, uint64_t off, size_t size)
+{
+    struct upload *u = cls;
+    struct upload_part *p = part_of(u, field, file, off);
+    (void)kind, (void)type, (void)encoding;
+    if (!p) {
+        u->has_too_many_parts = true;
+        return MHD_NO;
+    }
+    buf_add(&p->body, data, size);
+    return MHD_YES;
+}
+
+struct upload *upload_new_form(size_t max, size_t *counter, void *connection)
+{
+    struct upload *u = upload_new(max, counter);
+    u->is_form = true;
+    u->form = MHD_create_post_processor(connection, FORM_BUFFER, on_part, u);
+    u->is_malformed = !u->form; /* no boundary */
+    return u;
+}
+
+static void drop_bytes(struct upload *u)
+{
+    *u->counter -= u->len;
+    u->len = 0;
+    buf_free(&u->bytes);
+    for (int i = 0; i < u->n_parts; i++)
+        buf_free(&u->parts[i].body);
+}
+
+void upload_free(struct upload *u)
+{
+    if (!u)
+        return;
+    if (u->form)
+        MHD_destroy_post_processor(u->form);
+    drop_bytes(u);
+    free(u);
+}
+
+bool upload_is_refused(const struct upload *u)
+{
+    return u->is_too_large || u->is_malformed;
+}
+
+void upload_add(struct upload *u, const void *bytes, size_t len)
+{
+    if (upload_is_refused(u))
+        return;
+    if (len > u->max - u->len) {
+        u->is_too_large = true;
+        drop_bytes(u);
+        return;
+    }
+    u->len += len;
+    *u->counter += len;
+    if (!u->is_form)
+        buf_add(&u->bytes, bytes, len);
+    else if (MHD_post_process(u->form, bytes, len) != MHD_YES)
+        u->is_malformed = true;
+}
+
+void upload_end(struct upload *u)
+{
+    if (u->form && MHD_destroy_post_processor(u->form) != MHD_YES)
+        u->is_malformed = true;
+    u->form = NULL;
+}
+
+static int check(const struct upload *u, struct err *err)
+{
+    CHECK(!u->form);
+    if (u->is_too_large)
+        return err_set(err, ERR_TOO_LARGE, "The body is larger than the limit of %zu bytes", u->max);
+    if (u->has_too_many_parts)
+        return err_set(err, ERR_INVALID, "The form has more than %d parts", UPLOAD_MAX_PARTS);
+    if (u->is_malformed)
+        return err_set(err, ERR_INVALID, "The body is no well-formed multipart/form-data");
+    return 0;
+}
+
+int upload_bytes(const struct upload *u, const char **bytes, size_t *len, struct err *err)
+{
+    *bytes = u->bytes.data ? u->bytes.data : "";
+    *len = u->bytes.len;
+    return check(u, err);
+}
+
+int upload_parts(const struct upload *u, const struct upload_part **parts, int *n, struct err *err)
+{
+    *parts = u->parts;
+    *n = u->n_parts;
+    return check(u, err);
+}
