@@ -1,7 +1,7 @@
 /* Adapters over HTTP.
  *
- * Thread: loop; run_change on the pool. A change holds its exchange (is_work_live) until it is done, so
- * that its end finds it; it is carried through even if its client goes away. */
+ * Thread: loop; run_change on the pool. A change holds its exchange (is_work_live) until it
+ * is done, so that its end finds it; it is carried through even if its client goes away. */
 #include "server/adapters_api.h"
 
 #include "core/base/json_out.h"
@@ -27,7 +27,7 @@ struct change {
     struct err err;
 };
 
-/* ---- looking ------------------------------------------------------------------------------------- */
+/* ---- looking ------------------------------------------------------------------------- */
 
 static void add_info(struct buf *out, const struct adapter_info *info)
 {
@@ -39,8 +39,9 @@ static void add_info(struct buf *out, const struct adapter_info *info)
     json_out_str(out, info->kind);
     buf_printf(out, ",\"virtual_tokens\":%d,\"tasks\":%d,\"bytes\":%zu,\"compile_ms\":%.3f",
                info->n_virtual_tokens, info->n_tasks, info->bytes, info->compile_ms);
-    buf_printf(out, ",\"durable\":%s,\"created\":%" PRId64 ",\"requests\":%d,\"base_model_hint\":",
-               info->is_durable ? "true" : "false", info->created, info->n_refs);
+    buf_printf(
+        out, ",\"durable\":%s,\"created\":%" PRId64 ",\"requests\":%d,\"base_model_hint\":",
+        info->is_durable ? "true" : "false", info->created, info->n_refs);
     json_out_str(out, info->base_hint);
     buf_add_char(out, '}');
 }
@@ -92,11 +93,12 @@ enum exchange_step_result adapters_api_get(struct exchange *x)
 enum exchange_step_result adapters_api_file(struct exchange *x)
 {
     struct err err = {0};
-    int fd = adapters_open_file(x->server->parts.adapters, x->match->args[0], x->match->args[1], &err);
+    int fd = adapters_open_file(x->server->parts.adapters, x->match->args[0],
+                                x->match->args[1], &err);
     return fd < 0 ? exchange_fail(x, &err) : exchange_reply_fd(x, fd);
 }
 
-/* ---- changing ------------------------------------------------------------------------------------ */
+/* ---- changing ------------------------------------------------------------------------ */
 
 static void run_change(void *ud)
 {
@@ -150,8 +152,8 @@ static void on_changed(void *ud)
     run_first(s);
 }
 
-static enum exchange_step_result queue_change(struct exchange *x, struct adapter_change *work,
-                                              bool is_delete)
+static enum exchange_step_result queue_change(struct exchange *x,
+                                              struct adapter_change *work, bool is_delete)
 {
     struct server *s = x->server;
     struct change *c = xcalloc(1, sizeof *c);
@@ -169,7 +171,7 @@ static enum exchange_step_result queue_change(struct exchange *x, struct adapter
     return STEP_WAIT;
 }
 
-/* ---- putting ------------------------------------------------------------------------------------- */
+/* ---- putting ------------------------------------------------------------------------- */
 
 static const struct {
     const char *field, *file;
@@ -185,7 +187,8 @@ static const char *base_of(const char *file)
     return slash ? slash + 1 : file;
 }
 
-/* The file's own name says what a part is; a field's name does when the file is called otherwise. */
+/* The file's own name says what a part is; a field's name does when the file is called
+ * otherwise. */
 static const char *part_name(const struct upload_part *p)
 {
     size_t n = sizeof known_parts / sizeof *known_parts;
@@ -199,7 +202,8 @@ static const char *part_name(const struct upload_part *p)
     return NULL;
 }
 
-static int add_part(struct adapter_file *files, int *n, const struct upload_part *p, struct err *err)
+static int add_part(struct adapter_file *files, int *n, const struct upload_part *p,
+                    struct err *err)
 {
     const char *name = part_name(p);
     if (!name)
@@ -217,7 +221,8 @@ static int add_part(struct adapter_file *files, int *n, const struct upload_part
     return 0;
 }
 
-static int take_parts(struct exchange *x, struct adapter_file *files, int *n, struct err *err)
+static int take_parts(struct exchange *x, struct adapter_file *files, int *n,
+                      struct err *err)
 {
     const struct upload_part *parts;
     int n_parts;
@@ -229,7 +234,8 @@ static int take_parts(struct exchange *x, struct adapter_file *files, int *n, st
     return 0;
 }
 
-static int take_json(struct exchange *x, struct adapter_file *files, int *n, struct err *err)
+static int take_json(struct exchange *x, struct adapter_file *files, int *n,
+                     struct err *err)
 {
     const char *body;
     size_t len, blank = 0;
@@ -239,9 +245,11 @@ static int take_json(struct exchange *x, struct adapter_file *files, int *n, str
         blank++;
     if (blank == len || body[blank] != '{')
         return err_set(err, ERR_MEDIA_TYPE,
-                       "Accepted are the two files of an adapter as multipart/form-data, or the JSON of "
+                       "Accepted are the two files of an adapter as multipart/form-data, "
+                       "or the JSON of "
                        "a text adapter");
-    files[(*n)++] = (struct adapter_file){.name = "adapter.json", .bytes = body, .len = len};
+    files[(*n)++] =
+        (struct adapter_file){.name = "adapter.json", .bytes = body, .len = len};
     return 0;
 }
 

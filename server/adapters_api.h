@@ -1,7 +1,7 @@
 /* /v1/adapters: list, look, put, delete, and the files back.
  *
- * Thread: loop; the slow part of a change runs on the pool, one change at a time in the order of their
- * arrival. */
+ * Thread: loop; the slow part of a change runs on the pool, one change at a time in the
+ * order of their arrival. */
 #ifndef PREFIXD_ADAPTERS_API_H
 #define PREFIXD_ADAPTERS_API_H
 

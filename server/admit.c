@@ -17,7 +17,9 @@ enum { UPLOADS_AT_ONCE = 2 }; /* in units of the largest upload */
 
 static bool is_id(const char *s)
 {
-    size_t n = s ? strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") : 0;
+    size_t n =
+        s ? strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
+          : 0;
     return n > 0 && n <= EXCHANGE_ID_MAX && s[n] == '\0';
 }
 
@@ -42,11 +44,13 @@ static int check_key(const struct exchange *x, struct err *err)
     const char *given = http_header(x->req, "Authorization");
     if (auth_allows(keys, given))
         return 0;
-    return err_set(err, ERR_UNAUTHORIZED, given ? "The API key is not valid"
-                                                : "An API key is needed: Authorization: Bearer KEY");
+    return err_set(err, ERR_UNAUTHORIZED,
+                   given ? "The API key is not valid"
+                         : "An API key is needed: Authorization: Bearer KEY");
 }
 
-/* %00 and %2F were left as they are by the decoding of the path; only a base's name may have a slash. */
+/* %00 and %2F were left as they are by the decoding of the path; only a base's name may
+ * have a slash. */
 static int check_path(const struct exchange *x, struct err *err)
 {
     const char *path = http_path(x->req);
@@ -55,11 +59,12 @@ static int check_path(const struct exchange *x, struct err *err)
         return err_set(err, ERR_INVALID, "The path is not UTF-8");
     for (const char *p = strchr(path, '%'); p; p = strchr(p + 1, '%'))
         if (strncmp(p, "%00", 3) == 0 || (!is_model && strncasecmp(p, "%2f", 3) == 0))
-            return err_set(err, ERR_INVALID, "The path holds %.3s, which no name may hold", p);
+            return err_set(err, ERR_INVALID, "The path holds %.3s, which no name may hold",
+                           p);
     return 0;
 }
 
-/* ---- the body ------------------------------------------------------------------------------------ */
+/* ---- the body ------------------------------------------------------------------------ */
 
 static bool has_type(const char *given, const char *type)
 {
@@ -67,19 +72,22 @@ static bool has_type(const char *given, const char *type)
     return strncasecmp(given, type, n) == 0 && strchr("; \t", given[n]);
 }
 
-/* curl -d says form-urlencoded of whatever it sends, and curl -T nothing at all: the body decides. */
+/* curl -d says form-urlencoded of whatever it sends, and curl -T nothing at all: the body
+ * decides. */
 static bool may_be_json(const char *type)
 {
     return !type || has_type(type, "application/json") ||
            has_type(type, "application/x-www-form-urlencoded");
 }
 
-static int check_type(const struct route *route, const char *type, bool *is_form, struct err *err)
+static int check_type(const struct route *route, const char *type, bool *is_form,
+                      struct err *err)
 {
     *is_form = route->body == ROUTE_UPLOAD && type && has_type(type, "multipart/form-data");
     if (*is_form || may_be_json(type))
         return 0;
-    return err_set(err, ERR_MEDIA_TYPE, "Content-Type %.80s is not accepted here; accepted: %s", type,
+    return err_set(err, ERR_MEDIA_TYPE,
+                   "Content-Type %.80s is not accepted here; accepted: %s", type,
                    route->body == ROUTE_UPLOAD ? "multipart/form-data, application/json"
                                                : "application/json");
 }
@@ -88,12 +96,14 @@ static int check_size(const struct exchange *x, size_t max, struct err *err)
 {
     const char *length = http_header(x->req, "Content-Length");
     if (length && http_header(x->req, "Transfer-Encoding"))
-        return err_set(err, ERR_INVALID, "Content-Length and Transfer-Encoding exclude each other");
+        return err_set(err, ERR_INVALID,
+                       "Content-Length and Transfer-Encoding exclude each other");
     unsigned long long n = length ? strtoull(length, NULL, 10) : 0;
     if (n > max)
-        return err_set(err, ERR_TOO_LARGE, "The body of %llu bytes is larger than the limit of %zu", n,
-                       max);
-    if (http_body_bytes(x->server->http) + n > UPLOADS_AT_ONCE * (size_t)x->server->cfg->max_upload)
+        return err_set(err, ERR_TOO_LARGE,
+                       "The body of %llu bytes is larger than the limit of %zu", n, max);
+    if (http_body_bytes(x->server->http) + n >
+        UPLOADS_AT_ONCE * (size_t)x->server->cfg->max_upload)
         return err_set(err, ERR_NO_MEMORY, "Too many bodies are being received");
     return 0;
 }
@@ -113,7 +123,7 @@ static int accept_body(struct exchange *x, struct err *err)
     return 0;
 }
 
-/* ---- the whole ----------------------------------------------------------------------------------- */
+/* ---- the whole ----------------------------------------------------------------------- */
 
 static enum exchange_step_result answer_options(struct exchange *x)
 {

@@ -1,4 +1,5 @@
-/* What is known from a request's headers alone: its id, its route, its key, what body it may send.
+/* What is known from a request's headers alone: its id, its route, its key, what body it
+ * may send.
  *
  * Thread: loop. */
 #ifndef PREFIXD_ADMIT_H

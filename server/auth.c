@@ -35,7 +35,8 @@ static int add_line(struct auth *a, char *line, int number, struct err *err)
 {
     size_t len = strlen(line);
     if (len == MAX_LINE - 1)
-        return err_set(err, ERR_INVALID, "line %d is longer than %d bytes", number, MAX_LINE - 2);
+        return err_set(err, ERR_INVALID, "line %d is longer than %d bytes", number,
+                       MAX_LINE - 2);
     char *start = line + strspn(line, " \t\r\n");
     len = strlen(start);
     while (len && strchr(" \t\r\n", start[len - 1]))

@@ -1,9 +1,10 @@
-/* Who may ask: bearer keys out of a file, compared without leaking how much of one was right.
+/* Who may ask: bearer keys out of a file, compared without leaking how much of one was
+ * right.
  *
  * Thread: opened at boot, immutable afterwards.
  *
- *     struct auth *a = auth_open("keys.txt", &err);      one key a line; blank lines and # are skipped
- *     if (!auth_allows(a, header)) -> 401
+ *     struct auth *a = auth_open("keys.txt", &err);      one key a line; blank lines and #
+ * are skipped if (!auth_allows(a, header)) -> 401
  */
 #ifndef PREFIXD_AUTH_H
 #define PREFIXD_AUTH_H

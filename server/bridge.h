@@ -1,7 +1,7 @@
 /* Jobs to the engine, events back.
  *
- * Thread: loop. The job lies in the exchange; the engine borrows it from bridge_post until its final
- * event, and the exchange outlives that whatever the client does. */
+ * Thread: loop. The job lies in the exchange; the engine borrows it from bridge_post until
+ * its final event, and the exchange outlives that whatever the client does. */
 #ifndef PREFIXD_BRIDGE_H
 #define PREFIXD_BRIDGE_H
 

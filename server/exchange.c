@@ -23,7 +23,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* ---- steps --------------------------------------------------------------------------------------- */
+/* ---- steps --------------------------------------------------------------------------- */
 
 static enum exchange_step_result ex_admit(struct exchange *x)
 {
@@ -84,7 +84,7 @@ void exchange_run(struct exchange *x)
     }
 }
 
-/* ---- life ---------------------------------------------------------------------------------------- */
+/* ---- life ---------------------------------------------------------------------------- */
 
 struct exchange *exchange_of(void *p)
 {
@@ -134,17 +134,20 @@ static void log_end(const struct exchange *x, const char *method, const char *pa
     const struct generation *g = x->gen;
     char more[300] = "";
     if (g)
-        snprintf(more, sizeof more,
-                 " model=%.80s adapter=%s version=%.12s prompt_tokens=%d generated_tokens=%d "
-                 "ttft_ms=%.1f",
-                 g->req.model && g->req.model[0] ? g->req.model : x->server->base_name,
-                 g->adapter ? g->adapter : "-", g->version ? adapter_version_digest(g->version) : "-",
-                 g->usage.prompt_tokens, g->usage.completion_tokens, (double)g->ttft_us / 1e3);
+        snprintf(
+            more, sizeof more,
+            " model=%.80s adapter=%s version=%.12s prompt_tokens=%d generated_tokens=%d "
+            "ttft_ms=%.1f",
+            g->req.model && g->req.model[0] ? g->req.model : x->server->base_name,
+            g->adapter ? g->adapter : "-",
+            g->version ? adapter_version_digest(g->version) : "-", g->usage.prompt_tokens,
+            g->usage.completion_tokens, (double)g->ttft_us / 1e3);
     int status = x->is_whole ? x->status : err_http_status(ERR_CANCELLED);
-    enum log_level level = x->err.code == ERR_INTERNAL || x->err.code == ERR_IO ? LOG_ERROR : LOG_INFO;
-    log_write(level, "stream", x->request_id, "%s %.200s %d ms=%.1f%s%s%s", method, path, status,
-              (double)(loop_now_us() - x->start_us) / 1e3, more, x->err.code ? " error=" : "",
-              x->err.code ? x->err.msg : "");
+    enum log_level level =
+        x->err.code == ERR_INTERNAL || x->err.code == ERR_IO ? LOG_ERROR : LOG_INFO;
+    log_write(level, "stream", x->request_id, "%s %.200s %d ms=%.1f%s%s%s", method, path,
+              status, (double)(loop_now_us() - x->start_us) / 1e3, more,
+              x->err.code ? " error=" : "", x->err.code ? x->err.msg : "");
 }
 
 static void free_now(struct exchange *x)
@@ -190,7 +193,7 @@ void exchange_tick(struct exchange *x, int64_t now_us)
         generation_tick(x, now_us);
 }
 
-/* ---- replies ------------------------------------------------------------------------------------- */
+/* ---- replies ------------------------------------------------------------------------- */
 
 static void add_common_headers(struct exchange *x, int status)
 {
@@ -225,7 +228,8 @@ enum exchange_step_result exchange_reply(struct exchange *x, int status, const c
     return STEP_DONE;
 }
 
-enum exchange_step_result exchange_reply_json(struct exchange *x, int status, struct buf *body)
+enum exchange_step_result exchange_reply_json(struct exchange *x, int status,
+                                              struct buf *body)
 {
     return exchange_reply(x, status, "application/json", body);
 }

@@ -1,8 +1,9 @@
 /* One HTTP request and its answer, from headers to the last byte.
  *
- * Thread: loop. An exchange lives until three sides have let go of it: HTTP (req), the engine
- * (is_job_live) and the pool (is_work_live); exchange_release frees it when none is left. Its arena dies
- * with it. It changes state in exchange_run alone: every asynchronous completion ends there.
+ * Thread: loop. An exchange lives until three sides have let go of it: HTTP (req), the
+ * engine (is_job_live) and the pool (is_work_live); exchange_release frees it when none is
+ * left. Its arena dies with it. It changes state in exchange_run alone: every asynchronous
+ * completion ends there.
  */
 #ifndef PREFIXD_EXCHANGE_H
 #define PREFIXD_EXCHANGE_H
@@ -14,14 +15,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define EXCHANGE_STEPS(XX)                                                                       \
-    XX(admit, "checking route and key")                                                          \
-    XX(receive, "reading the body")                                                              \
-    XX(parse, "parsing the request")                                                             \
-    XX(tokenize, "tokenizing")          /* waits: pool */                                        \
-    XX(adapt, "acquiring the adapter")                                                           \
-    XX(post, "queueing for the engine")                                                          \
-    XX(stream, "streaming")             /* waits: events */                                      \
+#define EXCHANGE_STEPS(XX)                                                                 \
+    XX(admit, "checking route and key")                                                    \
+    XX(receive, "reading the body")                                                        \
+    XX(parse, "parsing the request")                                                       \
+    XX(tokenize, "tokenizing") /* waits: pool */                                           \
+    XX(adapt, "acquiring the adapter")                                                     \
+    XX(post, "queueing for the engine")                                                    \
+    XX(stream, "streaming") /* waits: events */                                            \
     XX(finish, "closing")
 
 enum exchange_step {
@@ -62,37 +63,39 @@ struct exchange {
     int64_t start_us, deadline_us;
     struct arena arena;
     struct generation *gen; /* completions */
-    void (*fini_extra)(struct exchange *x); /* of what a handler keeps beside the arena; may be NULL */
+    /* Of what a handler keeps beside the arena; may be NULL. */
+    void (*fini_extra)(struct exchange *x);
     void *extra;
 
-    int status; /* of the answer, 0 while there is none */
+    int status;        /* of the answer, 0 while there is none */
     bool is_streaming; /* headers are out, events follow */
     bool is_answered;  /* the last byte of the answer is known */
-    bool is_whole; /* the client got all of it */
-    struct err err; /* why it failed, code ERR_NONE if it did not */
+    bool is_whole;     /* the client got all of it */
+    struct err err;    /* why it failed, code ERR_NONE if it did not */
 };
 
-/* ---- called by http.c ---------------------------------------------------------------------------- */
+/* ---- called by http.c ---------------------------------------------------------------- */
 
 struct exchange *exchange_new(struct server *s, struct http_req *req);
-void exchange_received(struct exchange *x);               /* the body is complete */
-void exchange_gone(struct exchange *x);                   /* the client went away */
+void exchange_received(struct exchange *x);                 /* the body is complete */
+void exchange_gone(struct exchange *x);                     /* the client went away */
 void exchange_http_done(struct exchange *x, bool is_whole); /* req is void from here on */
-bool exchange_is_late(const struct exchange *x);          /* beyond its deadline */
+bool exchange_is_late(const struct exchange *x);            /* beyond its deadline */
 
-/* ---- called by whatever it waited for ------------------------------------------------------------ */
+/* ---- called by whatever it waited for ------------------------------------------------ */
 
 void exchange_run(struct exchange *x);
 void exchange_tick(struct exchange *x, int64_t now_us);
 void exchange_release(struct exchange *x); /* frees x if nobody holds it any more */
 
-/* ---- called by handlers -------------------------------------------------------------------------- */
+/* ---- called by handlers -------------------------------------------------------------- */
 
 /* Each answers and returns STEP_DONE. */
 enum exchange_step_result exchange_fail(struct exchange *x, const struct err *err);
 enum exchange_step_result exchange_reply(struct exchange *x, int status, const char *type,
                                          struct buf *body);
-enum exchange_step_result exchange_reply_json(struct exchange *x, int status, struct buf *body);
+enum exchange_step_result exchange_reply_json(struct exchange *x, int status,
+                                              struct buf *body);
 enum exchange_step_result exchange_reply_fd(struct exchange *x, int fd);
 
 /* A stream of server-sent events; after it is begun exchange_fail sends an error event. */
@@ -101,6 +104,6 @@ void exchange_add_stream(struct exchange *x, const struct buf *events);
 enum exchange_step_result exchange_end_stream(struct exchange *x);
 
 bool exchange_is_over(const struct exchange *x); /* answered, or nobody there to answer */
-struct exchange *exchange_of(void *p); /* checks the magic number */
+struct exchange *exchange_of(void *p);           /* checks the magic number */
 
 #endif

@@ -1,6 +1,7 @@
 /* A completion's way to the engine: parse, tokenize, adapt, post.
  *
- * Thread: loop; tokenize_texts may run on the pool, where it touches the token lists alone. */
+ * Thread: loop; tokenize_texts may run on the pool, where it touches the token lists alone.
+ */
 #include "server/generation.h"
 
 #include "core/base/mem.h"
@@ -19,10 +20,11 @@
 
 enum { INLINE_TEXT = 8 * 1024 }; /* bytes that are tokenised on the loop */
 
-/* ---- parse --------------------------------------------------------------------------------------- */
+/* ---- parse --------------------------------------------------------------------------- */
 
 /* A form's type is accepted for JSON's sake alone. */
-static int check_form(const struct exchange *x, const char *body, size_t len, struct err *err)
+static int check_form(const struct exchange *x, const char *body, size_t len,
+                      struct err *err)
 {
     const char *type = http_header(x->req, "Content-Type");
     size_t blank = 0;
@@ -53,7 +55,8 @@ enum exchange_step_result generation_parse(struct exchange *x)
     const char *body;
     size_t len;
     struct generation *g = arena_alloc(&x->arena, sizeof *g);
-    if (upload_bytes(http_body(x->req), &body, &len, &err) < 0 || check_form(x, body, len, &err) < 0 ||
+    if (upload_bytes(http_body(x->req), &body, &len, &err) < 0 ||
+        check_form(x, body, len, &err) < 0 ||
         completion_parse(&g->req, body, len, &x->arena, &err) < 0)
         return exchange_fail(x, &err);
     if (g->req.is_stream && http_is_1_0(x->req)) {
@@ -65,7 +68,7 @@ enum exchange_step_result generation_parse(struct exchange *x)
     return STEP_MORE;
 }
 
-/* ---- tokenize ------------------------------------------------------------------------------------ */
+/* ---- tokenize ------------------------------------------------------------------------ */
 
 static void tokenize_texts(void *ud)
 {
@@ -74,8 +77,8 @@ static void tokenize_texts(void *ud)
     const struct tokenizer *t = base_model_tokenizer(x->server->parts.base);
     for (int i = 0; i < g->req.n_prompts; i++) {
         const struct completion_prompt *p = &g->req.prompts[i];
-        if (p->text && tokenizer_encode(t, p->text, p->text_len, TOKENIZER_ADD_SPECIAL, &g->lists[i],
-                                        &g->tokenize_err) < 0)
+        if (p->text && tokenizer_encode(t, p->text, p->text_len, TOKENIZER_ADD_SPECIAL,
+                                        &g->lists[i], &g->tokenize_err) < 0)
             return;
     }
 }
@@ -96,7 +99,8 @@ static int check_ids(const int32_t *ids, size_t n, int vocab, struct err *err)
     for (size_t i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= vocab)
             return err_param(err, ERR_INVALID, "prompt",
-                             "prompt holds the token %d; accepted is 0 to %d", ids[i], vocab - 1);
+                             "prompt holds the token %d; accepted is 0 to %d", ids[i],
+                             vocab - 1);
     return 0;
 }
 
@@ -146,7 +150,7 @@ enum exchange_step_result generation_tokenize(struct exchange *x)
     return fill_prompts(x, g, &err) < 0 ? exchange_fail(x, &err) : STEP_MORE;
 }
 
-/* ---- adapt --------------------------------------------------------------------------------------- */
+/* ---- adapt --------------------------------------------------------------------------- */
 
 /* NULL: the base itself. */
 static const char *adapter_name(const char *model, const char *base)
@@ -167,12 +171,13 @@ enum exchange_step_result generation_adapt(struct exchange *x)
     g->version = adapters_acquire(x->server->parts.adapters, name, &err);
     if (!g->version) {
         if (err.code == ERR_MODEL_NOT_FOUND)
-            err_param(&err, ERR_MODEL_NOT_FOUND, "model", "The model `%.100s` does not exist",
-                      g->req.model);
+            err_param(&err, ERR_MODEL_NOT_FOUND, "model",
+                      "The model `%.100s` does not exist", g->req.model);
         return exchange_fail(x, &err);
     }
     g->adapter = name;
-    g->job.prefix = adapter_version_prefix(g->version, g->req.has_task, g->req.task_id, &err);
+    g->job.prefix =
+        adapter_version_prefix(g->version, g->req.has_task, g->req.task_id, &err);
     if (!g->job.prefix)
         return exchange_fail(x, &err);
     http_add_header(x->req, "X-Adapter-Id", name);
@@ -181,7 +186,7 @@ enum exchange_step_result generation_adapt(struct exchange *x)
     return STEP_MORE;
 }
 
-/* ---- post ---------------------------------------------------------------------------------------- */
+/* ---- post ---------------------------------------------------------------------------- */
 
 static void fill_job(struct generation *g)
 {
@@ -202,8 +207,8 @@ static void fill_job(struct generation *g)
     j->is_echo = c->is_echo;
 }
 
-/* What an answer starts with: with echo the prompt's text; without, the places of its tokens are
- * counted from the prompt's end. */
+/* What an answer starts with: with echo the prompt's text; without, the places of its
+ * tokens are counted from the prompt's end. */
 static void start_choice(struct exchange *x, struct generation *g, int index)
 {
     const struct tokenizer *t = base_model_tokenizer(x->server->parts.base);

@@ -1,9 +1,9 @@
 /* A completion under way: from the body to a job, and from the job's events to the answer.
  *
- * Thread: loop; texts longer than a few KiB are tokenised on the pool. The steps are called by
- * exchange_run in the order of their declaration; generation_event collects, generation_answer writes
- * what was collected since the last call. The adapter's version is pinned from generation_adapt until
- * the exchange is freed, so it outlives the job.
+ * Thread: loop; texts longer than a few KiB are tokenised on the pool. The steps are called
+ * by exchange_run in the order of their declaration; generation_event collects,
+ * generation_answer writes what was collected since the last call. The adapter's version is
+ * pinned from generation_adapt until the exchange is freed, so it outlives the job.
  */
 #ifndef PREFIXD_GENERATION_H
 #define PREFIXD_GENERATION_H

@@ -1,4 +1,5 @@
-/* A completion's way back: events of the engine into one answer, or into the chunks of a stream.
+/* A completion's way back: events of the engine into one answer, or into the chunks of a
+ * stream.
  *
  * Thread: loop. */
 #include "core/base/check.h"
@@ -12,15 +13,15 @@
 
 #include <string.h>
 
-/* ---- collecting ---------------------------------------------------------------------------------- */
+/* ---- collecting ---------------------------------------------------------------------- */
 
 static void add_scores(struct exchange *x, const struct event *ev)
 {
     struct generation *g = x->gen;
     if (g->req.n_logprobs >= 0)
         choice_out_add_scores(&g->choices[ev->choice],
-                              base_model_tokenizer(x->server->parts.base), ev->tokens, ev->n_tokens,
-                              g->req.wants_token_ids);
+                              base_model_tokenizer(x->server->parts.base), ev->tokens,
+                              ev->n_tokens, g->req.wants_token_ids);
 }
 
 static void note_times(struct exchange *x, int choice)
@@ -75,7 +76,7 @@ void generation_event(struct exchange *x, const struct event *ev)
         buf_add(&g->choices[ev->choice].text, ev->text, ev->text_len);
 }
 
-/* ---- answering ----------------------------------------------------------------------------------- */
+/* ---- answering ----------------------------------------------------------------------- */
 
 static enum exchange_step_result fail_unfinished(struct exchange *x)
 {
@@ -95,7 +96,8 @@ static enum exchange_step_result answer_whole(struct exchange *x)
         return STEP_WAIT;
     if (g->n_ended < g->n_choices)
         return fail_unfinished(x);
-    completion_render(&json, &g->head, g->choices, g->n_choices, g->req.n_logprobs >= 0, &g->usage);
+    completion_render(&json, &g->head, g->choices, g->n_choices, g->req.n_logprobs >= 0,
+                      &g->usage);
     return exchange_reply_json(x, 200, &json);
 }
 
@@ -106,7 +108,8 @@ static void add_chunk(struct generation *g, int i, struct buf *json, struct buf 
     if (o->text.len == 0 && o->tokens.len == 0 && !o->finish_reason)
         return;
     buf_clear(json);
-    completion_render_chunk(json, &g->head, i, o, g->req.n_logprobs >= 0, g->req.has_usage_chunk);
+    completion_render_chunk(json, &g->head, i, o, g->req.n_logprobs >= 0,
+                            g->req.has_usage_chunk);
     sse_add_data(out, json->data, json->len);
     choice_out_clear(o);
 }
@@ -166,7 +169,8 @@ static enum exchange_step_result answer_stream(struct exchange *x)
 enum exchange_step_result generation_answer(struct exchange *x)
 {
     if (!x->gen->is_started)
-        return STEP_WAIT; /* until the first event a refusal still has a status of its own */
+        return STEP_WAIT; /* until the first event a refusal still has a status of its own
+                           */
     return x->gen->req.is_stream ? answer_stream(x) : answer_whole(x);
 }
 

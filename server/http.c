@@ -1,7 +1,8 @@
 /* Requests and replies over libmicrohttpd, driven from the loop.
  *
- * Thread: loop. A connection that has nothing to read or write is suspended: a content reader that gave 0
- * without suspending would be called again and again. Whoever adds bytes or a reply resumes it. */
+ * Thread: loop. A connection that has nothing to read or write is suspended: a content
+ * reader that gave 0 without suspending would be called again and again. Whoever adds bytes
+ * or a reply resumes it. */
 #define _GNU_SOURCE /* POLLRDHUP */
 #include "server/http.h"
 
@@ -28,8 +29,8 @@ enum {
     MAX_HEADERS = 16,
 };
 
-/* A body that is refused is still read up to this many bytes, so that the client sees the answer and not
- * a reset connection. */
+/* A body that is refused is still read up to this many bytes, so that the client sees the
+ * answer and not a reset connection. */
 static const uint64_t drop_limit = 64u << 20;
 
 struct http {
@@ -65,7 +66,7 @@ struct http_req {
     bool is_queued, is_suspended, is_streaming, is_ended, is_gone;
 };
 
-/* ---- suspending ---------------------------------------------------------------------------------- */
+/* ---- suspending ---------------------------------------------------------------------- */
 
 static void suspend(struct http_req *r)
 {
@@ -82,10 +83,10 @@ static void resume(struct http_req *r)
     MHD_resume_connection(r->conn);
 }
 
-/* ---- life of a request --------------------------------------------------------------------------- */
+/* ---- life of a request --------------------------------------------------------------- */
 
-static struct http_req *req_new(struct http *h, struct MHD_Connection *conn, const char *path,
-                                const char *method, const char *version)
+static struct http_req *req_new(struct http *h, struct MHD_Connection *conn,
+                                const char *path, const char *method, const char *version)
 {
     struct http_req *r = xcalloc(1, sizeof *r);
     r->magic = HTTP_MAGIC;
@@ -149,7 +150,7 @@ const char *http_header(const struct http_req *r, const char *name)
     return MHD_lookup_connection_value(r->conn, MHD_HEADER_KIND, name);
 }
 
-/* ---- the body ------------------------------------------------------------------------------------ */
+/* ---- the body ------------------------------------------------------------------------ */
 
 void http_accept_body(struct http_req *r, size_t max, bool is_form)
 {
@@ -177,7 +178,8 @@ size_t http_body_bytes(const struct http *h)
     return h->body_bytes;
 }
 
-/* False when the client sends so much of a refused body that the connection has to be cut. */
+/* False when the client sends so much of a refused body that the connection has to be cut.
+ */
 static bool receive(struct http_req *r, const char *bytes, size_t len)
 {
     if (r->body && !r->response && !upload_is_refused(r->body))
@@ -187,7 +189,7 @@ static bool receive(struct http_req *r, const char *bytes, size_t len)
     return r->dropped <= drop_limit;
 }
 
-/* ---- the answer ---------------------------------------------------------------------------------- */
+/* ---- the answer ---------------------------------------------------------------------- */
 
 void http_add_header(struct http_req *r, const char *name, const char *value)
 {
@@ -195,7 +197,8 @@ void http_add_header(struct http_req *r, const char *name, const char *value)
     r->headers[r->n_headers++] = (struct header){xstrdup(name), xstrdup(value)};
 }
 
-static void set_response(struct http_req *r, int status, const char *type, struct MHD_Response *resp)
+static void set_response(struct http_req *r, int status, const char *type,
+                         struct MHD_Response *resp)
 {
     CHECK(resp && !r->response && !r->is_queued);
     r->response = resp;
@@ -253,8 +256,8 @@ void http_stream_begin(struct http_req *r, int status, const char *type)
 {
     r->is_streaming = true;
     set_response(r, status, type,
-                 MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, read_stream, r,
-                                                   NULL));
+                 MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK,
+                                                   read_stream, r, NULL));
 }
 
 void http_stream_add(struct http_req *r, const void *bytes, size_t len)
@@ -287,10 +290,11 @@ static enum MHD_Result queue(struct http_req *r)
     return ret;
 }
 
-/* ---- callbacks of the library -------------------------------------------------------------------- */
+/* ---- callbacks of the library -------------------------------------------------------- */
 
-/* A refusal known from the headers is sent at once, and the connection closed, only if the client waits
- * for a word before it sends the body or means to send more than we would drop. */
+/* A refusal known from the headers is sent at once, and the connection closed, only if the
+ * client waits for a word before it sends the body or means to send more than we would
+ * drop. */
 static bool may_answer_early(const struct http_req *r)
 {
     if (!r->response)
@@ -325,8 +329,8 @@ static enum MHD_Result on_complete_request(struct http_req *r)
 }
 
 static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const char *url,
-                                  const char *method, const char *version, const char *upload,
-                                  size_t *upload_len, void **req_cls)
+                                  const char *method, const char *version,
+                                  const char *upload, size_t *upload_len, void **req_cls)
 {
     if (!*req_cls) {
         struct http_req *r = req_new(cls, conn, url, method, version);
@@ -356,14 +360,14 @@ static void on_completed(void *cls, struct MHD_Connection *conn, void **req_cls,
 
 static int hex_digit(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0'
-         : c >= 'a' && c <= 'f' ? c - 'a' + 10
-         : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                : -1;
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
 }
 
-/* Decodes in place. %00 and %2F stay as they are: a NUL would cut the path, a slash would move the
- * name's end. No name holds a percent sign, so that they are refused later. */
+/* Decodes in place. %00 and %2F stay as they are: a NUL would cut the path, a slash would
+ * move the name's end. No name holds a percent sign, so that they are refused later. */
 static size_t unescape(void *cls, struct MHD_Connection *conn, char *s)
 {
     (void)cls, (void)conn;
@@ -383,7 +387,8 @@ static size_t unescape(void *cls, struct MHD_Connection *conn, char *s)
     return (size_t)(to - s);
 }
 
-static void on_log(void *cls, const char *fmt, va_list ap) __attribute__((format(printf, 2, 0)));
+static void on_log(void *cls, const char *fmt, va_list ap)
+    __attribute__((format(printf, 2, 0)));
 static void on_log(void *cls, const char *fmt, va_list ap)
 {
     char text[256];
@@ -393,23 +398,22 @@ static void on_log(void *cls, const char *fmt, va_list ap)
     log_debug("receive", "%s", text);
 }
 
-/* ---- the daemon ---------------------------------------------------------------------------------- */
+/* ---- the daemon ---------------------------------------------------------------------- */
 
 struct http *http_open(const struct http_opts *opts, struct err *err)
 {
     struct http *h = xcalloc(1, sizeof *h);
     h->server = opts->server;
     h->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, h,
-        MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,                   /* first, so that it hears all */
-        MHD_OPTION_LISTEN_SOCKET, opts->listen_fd,
-        MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL,
-        MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL,
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL,
+        on_request, h, MHD_OPTION_EXTERNAL_LOGGER, on_log,
+        NULL, /* first, so that it hears all */
+        MHD_OPTION_LISTEN_SOCKET, opts->listen_fd, MHD_OPTION_NOTIFY_COMPLETED,
+        on_completed, NULL, MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL,
         MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)opts->idle_timeout_s,
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)opts->max_connections,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
-        MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
-        MHD_OPTION_END);
+        MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
     if (h->daemon)
         return h;
     free(h);
@@ -449,8 +453,9 @@ static bool is_watched(const struct http_req *r)
     return !r->is_gone && (!r->is_received || r->is_suspended || r->is_streaming);
 }
 
-/* The end of a connection may come in one edge with the last bytes read from it, and then the library
- * does not hear of it. What was cut in the middle of its body is shut down here, which is heard. */
+/* The end of a connection may come in one edge with the last bytes read from it, and then
+ * the library does not hear of it. What was cut in the middle of its body is shut down
+ * here, which is heard. */
 static void end_gone(struct http_req *r, int fd)
 {
     char byte;
@@ -475,7 +480,8 @@ void http_find_gone(struct http *h)
     for (struct http_req *r = h->reqs; r; r = r->next) {
         if (!is_watched(r))
             continue;
-        fds[n].fd = MHD_get_connection_info(r->conn, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+        fds[n].fd =
+            MHD_get_connection_info(r->conn, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
         fds[n].events = POLLRDHUP; /* seen even behind bytes of a next request */
         reqs[n++] = r;
     }

@@ -1,14 +1,17 @@
-/* HTTP as an exchange sees it: a bounded body in, one reply or one stream out. Only http.c knows the
- * library behind it.
+/* HTTP as an exchange sees it: a bounded body in, one reply or one stream out. Only http.c
+ * knows the library behind it.
  *
- * Thread: loop, all of it. A request is born with its exchange (exchange_new) when its headers are read;
- * exchange_http_done tells the exchange that the request is over and its pointer void.
+ * Thread: loop, all of it. A request is born with its exchange (exchange_new) when its
+ * headers are read; exchange_http_done tells the exchange that the request is over and its
+ * pointer void.
  *
- * Body: the exchange says what it takes with http_accept_body when it sees the headers; without that the
- * body is read and dropped. exchange_run is called once the body is complete.
+ * Body: the exchange says what it takes with http_accept_body when it sees the headers;
+ * without that the body is read and dropped. exchange_run is called once the body is
+ * complete.
  *
- * Answer: either one http_reply*, or http_stream_begin, any number of http_stream_add, http_stream_end.
- * Both may come at once or later; until then the connection is asleep and costs nothing.
+ * Answer: either one http_reply*, or http_stream_begin, any number of http_stream_add,
+ * http_stream_end. Both may come at once or later; until then the connection is asleep and
+ * costs nothing.
  */
 #ifndef PREFIXD_HTTP_H
 #define PREFIXD_HTTP_H
@@ -34,43 +37,47 @@ struct http_opts {
 
 struct http *http_open(const struct http_opts *opts, struct err *err);
 void http_stop_listening(struct http *h);
-void http_close(struct http *h); /* ends every open request; exchange_http_done is called for each */
-void http_free(struct http *h);  /* after http_close, when no body is kept any more */
 
-/* For the loop: a descriptor that is readable when http_run has work, and the time after which it must
- * run anyway (-1: never). */
+/* Ends every open request; exchange_http_done is called for each. */
+void http_close(struct http *h);
+void http_free(struct http *h); /* after http_close, when no body is kept any more */
+
+/* For the loop: a descriptor that is readable when http_run has work, and the time after
+ * which it must run anyway (-1: never). */
 int http_poll_fd(const struct http *h);
 int http_timeout_ms(struct http *h);
 void http_run(struct http *h);
 
-/* Looks for clients that went away while nothing was being read or written; exchange_gone for each. */
+/* Looks for clients that went away while nothing was being read or written; exchange_gone
+ * for each. */
 void http_find_gone(struct http *h);
 
-/* ---- what was asked ------------------------------------------------------------------------------ */
+/* ---- what was asked ------------------------------------------------------------------ */
 
 const char *http_method(const struct http_req *r);
 const char *http_path(const struct http_req *r); /* percent-decoded, but for %00 and %2F */
 bool http_is_1_0(const struct http_req *r);
 const char *http_header(const struct http_req *r, const char *name); /* NULL if absent */
 
-/* ---- the body ------------------------------------------------------------------------------------ */
+/* ---- the body ------------------------------------------------------------------------ */
 
 /* At most max bytes; is_form: multipart/form-data, into parts. */
 void http_accept_body(struct http_req *r, size_t max, bool is_form);
 
-/* What was accepted, once it is complete. Lent until the request's end, or, with the second, the
- * caller's own (upload_free), beyond that. */
+/* What was accepted, once it is complete. Lent until the request's end, or, with the
+ * second, the caller's own (upload_free), beyond that. */
 const struct upload *http_body(const struct http_req *r);
 struct upload *http_keep_body(struct http_req *r);
 
 /* Bytes of bodies in memory now, all requests together. */
 size_t http_body_bytes(const struct http *h);
 
-/* ---- the answer ---------------------------------------------------------------------------------- */
+/* ---- the answer ---------------------------------------------------------------------- */
 
-void http_add_header(struct http_req *r, const char *name, const char *value); /* before the reply */
-void http_reply(struct http_req *r, int status, const char *type, struct buf *body); /* takes the body */
-void http_reply_fd(struct http_req *r, int status, const char *type, int fd, uint64_t size); /* takes fd */
+/* Headers come before the reply, which takes the body or the descriptor. */
+void http_add_header(struct http_req *r, const char *name, const char *value);
+void http_reply(struct http_req *r, int status, const char *type, struct buf *body);
+void http_reply_fd(struct http_req *r, int status, const char *type, int fd, uint64_t size);
 
 void http_stream_begin(struct http_req *r, int status, const char *type);
 void http_stream_add(struct http_req *r, const void *bytes, size_t len);

@@ -20,10 +20,11 @@ union address {
 
 static int refuse(const char *spec, struct err *err)
 {
-    return err_set(err, ERR_INVALID,
-                   "--listen %.80s: accepted is ADDRESS:PORT, such as 127.0.0.1:8080, [::1]:8080 or "
-                   "0.0.0.0:0, port 0 to 65535",
-                   spec);
+    return err_set(
+        err, ERR_INVALID,
+        "--listen %.80s: accepted is ADDRESS:PORT, such as 127.0.0.1:8080, [::1]:8080 or "
+        "0.0.0.0:0, port 0 to 65535",
+        spec);
 }
 
 static bool parse_port(const char *s, int *port)
@@ -100,6 +101,7 @@ int listen_open(struct listen_addr *a, struct err *err)
         return -1;
     }
     a->port = ntohs(a->is_v6 ? addr.v6.sin6_port : addr.v4.sin_port);
-    snprintf(a->url, sizeof a->url, a->is_v6 ? "http://[%s]:%d" : "http://%s:%d", a->host, a->port);
+    snprintf(a->url, sizeof a->url, a->is_v6 ? "http://[%s]:%d" : "http://%s:%d", a->host,
+             a->port);
     return fd;
 }

@@ -3,8 +3,9 @@
  * Thread: boot.
  *
  *     struct listen_addr a;
- *     if (listen_parse(&a, "127.0.0.1:8080", &err) < 0) ...     also [::1]:8080, localhost:0
- *     int fd = listen_open(&a, &err);                           a.url: what to print
+ *     if (listen_parse(&a, "127.0.0.1:8080", &err) < 0) ...     also [::1]:8080,
+ * localhost:0 int fd = listen_open(&a, &err);                           a.url: what to
+ * print
  */
 #ifndef PREFIXD_LISTEN_H
 #define PREFIXD_LISTEN_H

@@ -1,6 +1,8 @@
-/* One uv loop that drives HTTP, the engine's wake-ups, signals, a tick and work on the pool.
+/* One uv loop that drives HTTP, the engine's wake-ups, signals, a tick and work on the
+ * pool.
  *
- * Thread: loop; loop_wake from any. The HTTP library's own epoll descriptor sits under a uv_poll. */
+ * Thread: loop; loop_wake from any. The HTTP library's own epoll descriptor sits under a
+ * uv_poll. */
 #include "server/loop.h"
 
 #include "core/base/check.h"
@@ -42,8 +44,8 @@ int64_t loop_now_us(void)
 
 static void on_http_timer(uv_timer_t *t);
 
-/* A timer of 0 re-armed from its own callback would starve polling, so it is never less than 1 ms;
- * work that is ready now is done now, a few times at most. */
+/* A timer of 0 re-armed from its own callback would starve polling, so it is never less
+ * than 1 ms; work that is ready now is done now, a few times at most. */
 static void pump(struct loop *l)
 {
     if (!l->http)

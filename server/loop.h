@@ -1,7 +1,9 @@
-/* The loop thread's clockwork: HTTP, wake-ups from the engine, signals, a tick, work on the pool.
+/* The loop thread's clockwork: HTTP, wake-ups from the engine, signals, a tick, work on the
+ * pool.
  *
- * Thread: loop, except loop_wake (any) and the work functions (pool). Every callback runs on the loop
- * thread, and HTTP is pumped once after each, so that what one wake-up brought is written in one go.
+ * Thread: loop, except loop_wake (any) and the work functions (pool). Every callback runs
+ * on the loop thread, and HTTP is pumped once after each, so that what one wake-up brought
+ * is written in one go.
  */
 #ifndef PREFIXD_LOOP_H
 #define PREFIXD_LOOP_H
@@ -24,8 +26,9 @@ struct loop_handlers {
 enum { LOOP_TICK_MS = 100 };
 
 struct loop *loop_new(const struct loop_handlers *h, struct err *err);
-int loop_start(struct loop *l, struct http *http, struct err *err); /* watches http and signals */
-void loop_run(struct loop *l);                                      /* until loop_stop */
+int loop_start(struct loop *l, struct http *http,
+               struct err *err); /* watches http and signals */
+void loop_run(struct loop *l);   /* until loop_stop */
 void loop_stop(struct loop *l);
 void loop_detach_http(struct loop *l);
 void loop_free(struct loop *l); /* waits for work under way */

@@ -1,4 +1,5 @@
-/* The daemon: reads the configuration, opens the parts, serves, and frees them in reverse. */
+/* The daemon: reads the configuration, opens the parts, serves, and frees them in reverse.
+ */
 #include "adapters/adapters.h"
 #include "config/config.h"
 #include "core/base/log.h"
@@ -34,8 +35,9 @@ static struct engine *open_engine(const struct config *cfg, const struct base_mo
     return engine_open(base, &opts, err);
 }
 
-static struct adapters *open_adapters(const struct config *cfg, const struct server_parts *p,
-                                      const struct server *s, struct err *err)
+static struct adapters *open_adapters(const struct config *cfg,
+                                      const struct server_parts *p, const struct server *s,
+                                      struct err *err)
 {
     const struct adapters_opts opts = {
         .engine = p->engine,

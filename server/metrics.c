@@ -35,7 +35,13 @@ struct adapter_row {
     uint64_t requests;
 };
 
-enum finished { FINISHED_STOP, FINISHED_LENGTH, FINISHED_CANCELLED, FINISHED_ERROR, N_FINISHED };
+enum finished {
+    FINISHED_STOP,
+    FINISHED_LENGTH,
+    FINISHED_CANCELLED,
+    FINISHED_ERROR,
+    N_FINISHED
+};
 static const char *const finished_names[] = {"stop", "length", "cancelled", "error"};
 
 struct metrics {
@@ -61,7 +67,7 @@ void metrics_free(struct metrics *m)
     free(m);
 }
 
-/* ---- counting ------------------------------------------------------------------------------------ */
+/* ---- counting ------------------------------------------------------------------------ */
 
 static void observe(struct histogram *h, int64_t us)
 {
@@ -129,7 +135,7 @@ void metrics_add_exchange(struct metrics *m, const struct exchange *x)
         add_generation(m, x);
 }
 
-/* ---- rendering ----------------------------------------------------------------------------------- */
+/* ---- rendering ----------------------------------------------------------------------- */
 
 static void add_head(struct buf *out, const char *name, const char *type, const char *help)
 {
@@ -155,11 +161,13 @@ static void add_histogram(struct buf *out, const char *name, const char *help,
     add_head(out, name, "histogram", help);
     for (int i = 0; i < N_BUCKETS; i++) {
         sum += h->counts[i];
-        buf_printf(out, "prefixd_%s_bucket{le=\"%g\"} %" PRIu64 "\n", name, h->bounds[i], sum);
+        buf_printf(out, "prefixd_%s_bucket{le=\"%g\"} %" PRIu64 "\n", name, h->bounds[i],
+                   sum);
     }
     sum += h->counts[N_BUCKETS];
     buf_printf(out, "prefixd_%s_bucket{le=\"+Inf\"} %" PRIu64 "\n", name, sum);
-    buf_printf(out, "prefixd_%s_sum %.9g\nprefixd_%s_count %" PRIu64 "\n", name, h->sum, name, sum);
+    buf_printf(out, "prefixd_%s_sum %.9g\nprefixd_%s_count %" PRIu64 "\n", name, h->sum,
+               name, sum);
 }
 
 static void add_requests(const struct metrics *m, struct buf *out)
@@ -171,11 +179,14 @@ static void add_requests(const struct metrics *m, struct buf *out)
                        i + MIN_STATUS, m->by_status[i]);
     add_head(out, "request_success_total", "counter", "Completions, by how they ended");
     for (int i = 0; i < N_FINISHED; i++)
-        buf_printf(out, "prefixd_request_success_total{finished_reason=\"%s\"} %" PRIu64 "\n",
+        buf_printf(out,
+                   "prefixd_request_success_total{finished_reason=\"%s\"} %" PRIu64 "\n",
                    finished_names[i], m->by_finish[i]);
     add_head(out, "adapter_requests_total", "counter",
-             "Completions by adapter; \"\" is the base, \"_other\" all names beyond the first 100");
-    buf_printf(out, "prefixd_adapter_requests_total{adapter=\"\"} %" PRIu64 "\n", m->base_requests);
+             "Completions by adapter; \"\" is the base, \"_other\" all names beyond the "
+             "first 100");
+    buf_printf(out, "prefixd_adapter_requests_total{adapter=\"\"} %" PRIu64 "\n",
+               m->base_requests);
     for (int i = 0; i < m->n_adapters; i++)
         buf_printf(out, "prefixd_adapter_requests_total{adapter=\"%s\"} %" PRIu64 "\n",
                    m->adapters[i].name, m->adapters[i].requests);
@@ -194,25 +205,34 @@ static void add_engine(const struct engine_stats *e, struct buf *out)
     add_gauge(out, "kv_blocks_total", "Blocks of the KV pool", e->kv_blocks_total);
     add_gauge(out, "kv_block_bytes", "Bytes of one block", (double)e->kv_block_bytes);
     add_counter(out, "generation_tokens_total", "Tokens generated", e->generated_tokens);
-    add_counter(out, "prefill_rows_total", "Prompt rows computed for requests", e->prefill_rows);
+    add_counter(out, "prefill_rows_total", "Prompt rows computed for requests",
+                e->prefill_rows);
     add_counter(out, "decode_rows_total", "Rows computed for new tokens", e->decode_rows);
-    add_counter(out, "compile_rows_total", "Rows computed to compile adapters", e->compile_rows);
-    add_counter(out, "prefix_reads_total", "Prefixes read, once per step each", e->prefix_reads);
+    add_counter(out, "compile_rows_total", "Rows computed to compile adapters",
+                e->compile_rows);
+    add_counter(out, "prefix_reads_total", "Prefixes read, once per step each",
+                e->prefix_reads);
     add_counter(out, "prefix_rows_total", "Rows that read a prefix", e->prefix_rows);
     add_counter(out, "steps_total", "Forward passes", e->steps);
     add_head(out, "step_seconds_total", "counter", "Time spent in forward passes");
     buf_printf(out, "prefixd_step_seconds_total %.6f\n", (double)e->step_us / 1e6);
 }
 
-void metrics_render(const struct metrics *m, const struct engine_stats *engine, struct buf *out)
+void metrics_render(const struct metrics *m, const struct engine_stats *engine,
+                    struct buf *out)
 {
     add_head(out, "build_info", "gauge", "The version that runs");
     buf_printf(out, "prefixd_build_info{version=\"%s\"} 1\n", PREFIXD_VERSION);
     add_requests(m, out);
     add_engine(engine, out);
-    add_counter(out, "prompt_tokens_total", "Prompt tokens of completions", m->prompt_tokens);
-    add_counter(out, "virtual_tokens_total", "Virtual tokens in front of them", m->virtual_tokens);
-    add_histogram(out, "time_to_first_token_seconds", "From the request to its first token", &m->ttft);
-    add_histogram(out, "inter_token_latency_seconds", "Between two tokens of a choice", &m->gap);
-    add_histogram(out, "e2e_request_latency_seconds", "From the request to its answer's end", &m->e2e);
+    add_counter(out, "prompt_tokens_total", "Prompt tokens of completions",
+                m->prompt_tokens);
+    add_counter(out, "virtual_tokens_total", "Virtual tokens in front of them",
+                m->virtual_tokens);
+    add_histogram(out, "time_to_first_token_seconds", "From the request to its first token",
+                  &m->ttft);
+    add_histogram(out, "inter_token_latency_seconds", "Between two tokens of a choice",
+                  &m->gap);
+    add_histogram(out, "e2e_request_latency_seconds",
+                  "From the request to its answer's end", &m->e2e);
 }

@@ -19,6 +19,7 @@ void metrics_add_exchange(struct metrics *m, const struct exchange *x); /* at it
 void metrics_add_ttft(struct metrics *m, int64_t us);
 void metrics_add_gap(struct metrics *m, int64_t us); /* between two tokens of a choice */
 
-void metrics_render(const struct metrics *m, const struct engine_stats *engine, struct buf *out);
+void metrics_render(const struct metrics *m, const struct engine_stats *engine,
+                    struct buf *out);
 
 #endif

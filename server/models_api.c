@@ -14,12 +14,14 @@ struct listing {
     const struct server *server;
 };
 
-static void add_model(struct buf *out, const struct server *s, const char *id, int64_t created,
-                      int max_len)
+static void add_model(struct buf *out, const struct server *s, const char *id,
+                      int64_t created, int max_len)
 {
     buf_add_str(out, "{\"id\":");
     json_out_str(out, id);
-    buf_printf(out, ",\"object\":\"model\",\"created\":%" PRId64 ",\"owned_by\":\"prefixd\"", created);
+    buf_printf(out,
+               ",\"object\":\"model\",\"created\":%" PRId64 ",\"owned_by\":\"prefixd\"",
+               created);
     buf_add_str(out, ",\"root\":");
     json_out_str(out, s->base_name);
     buf_printf(out, ",\"max_model_len\":%d,\"parent\":", max_len);
@@ -31,7 +33,8 @@ static void add_base(struct buf *out, const struct server *s)
     buf_add_str(out, "null}");
 }
 
-static void add_adapter(struct buf *out, const struct server *s, const struct adapter_info *info)
+static void add_adapter(struct buf *out, const struct server *s,
+                        const struct adapter_info *info)
 {
     int max_len = engine_max_ctx(s->parts.engine) - info->n_virtual_tokens;
     add_model(out, s, info->name, info->created, max_len);
@@ -57,7 +60,8 @@ enum exchange_step_result models_api_list(struct exchange *x)
     return exchange_reply_json(x, 200, &json);
 }
 
-/* A base's name may hold a slash, which clients send as %2F and the path's decoding left so. */
+/* A base's name may hold a slash, which clients send as %2F and the path's decoding left
+ * so. */
 static void decode_slashes(char *s)
 {
     char *to = s;
@@ -84,7 +88,8 @@ enum exchange_step_result models_api_get(struct exchange *x)
     }
     const char *name = strncmp(id, s->base_name, n) == 0 && id[n] == ':' ? id + n + 1 : id;
     if (adapters_info(s->parts.adapters, name, &info, &err) < 0) {
-        err_param(&err, ERR_MODEL_NOT_FOUND, "model", "The model `%.100s` does not exist", id);
+        err_param(&err, ERR_MODEL_NOT_FOUND, "model", "The model `%.100s` does not exist",
+                  id);
         return exchange_fail(x, &err);
     }
     add_adapter(&json, s, &info);

@@ -1,4 +1,5 @@
-/* GET /v1/models and /v1/models/{id}: the base and its adapters as the OpenAI API lists models.
+/* GET /v1/models and /v1/models/{id}: the base and its adapters as the OpenAI API lists
+ * models.
  *
  * Thread: loop. */
 #ifndef PREFIXD_MODELS_API_H

@@ -62,7 +62,8 @@ static void allow(struct route_match *m, const char *method)
              strcmp(method, "GET") == 0 ? ", HEAD" : "");
 }
 
-int routes_find(struct route_match *m, const char *method, const char *path, struct err *err)
+int routes_find(struct route_match *m, const char *method, const char *path,
+                struct err *err)
 {
     const char *wanted = strcmp(method, "HEAD") == 0 ? "GET" : method;
     memset(m, 0, sizeof *m);
@@ -80,6 +81,7 @@ int routes_find(struct route_match *m, const char *method, const char *path, str
     if (m->route)
         return 0;
     if (m->allow[0])
-        return err_set(err, ERR_METHOD, "%.16s is not allowed here; allowed: %s", method, m->allow);
+        return err_set(err, ERR_METHOD, "%.16s is not allowed here; allowed: %s", method,
+                       m->allow);
     return err_set(err, ERR_NOT_FOUND, "Nothing is at %.16s %.120s", method, path);
 }

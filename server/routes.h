@@ -3,8 +3,8 @@
  * Thread: any; pure.
  *
  *     struct route_match m;
- *     if (routes_find(&m, "GET", "/v1/models/support", &err) < 0) -> 404, or 405 with m.allow
- *     m.route->handle(x) with m.args[0] = "support"
+ *     if (routes_find(&m, "GET", "/v1/models/support", &err) < 0) -> 404, or 405 with
+ * m.allow m.route->handle(x) with m.args[0] = "support"
  */
 #ifndef PREFIXD_ROUTES_H
 #define PREFIXD_ROUTES_H
@@ -37,6 +37,7 @@ struct route_match {
 };
 
 /* HEAD finds what GET finds. */
-int routes_find(struct route_match *m, const char *method, const char *path, struct err *err);
+int routes_find(struct route_match *m, const char *method, const char *path,
+                struct err *err);
 
 #endif

@@ -1,8 +1,9 @@
 /* Starting, running and stopping the server.
  *
- * Thread: loop. Stopping: no new connections; running requests finish, or are cancelled when the drain's
- * time is over; the engine is closed and its last events handed out; HTTP is closed, which ends what is
- * still open; the loop runs dry, which waits for the pool. A second signal exits at once. */
+ * Thread: loop. Stopping: no new connections; running requests finish, or are cancelled
+ * when the drain's time is over; the engine is closed and its last events handed out; HTTP
+ * is closed, which ends what is still open; the loop runs dry, which waits for the pool. A
+ * second signal exits at once. */
 #include "server/server.h"
 
 #include "core/base/log.h"
@@ -46,7 +47,7 @@ bool server_is_draining(const struct server *s)
     return s->state >= SERVER_DRAINING;
 }
 
-/* ---- stopping ------------------------------------------------------------------------------------ */
+/* ---- stopping ------------------------------------------------------------------------ */
 
 static void cancel_all(struct server *s)
 {
@@ -94,7 +95,7 @@ static void on_signal(void *ud, int signum)
     drain(s);
 }
 
-/* ---- running ------------------------------------------------------------------------------------- */
+/* ---- running ------------------------------------------------------------------------- */
 
 static void on_wake(void *ud)
 {
@@ -149,7 +150,7 @@ void server_run(struct server *s)
     log_info("stop", "stopped");
 }
 
-/* ---- starting ------------------------------------------------------------------------------------ */
+/* ---- starting ------------------------------------------------------------------------ */
 
 /* The last component of the model's path, without ".gguf". */
 static char *name_of(const char *path)
@@ -169,10 +170,11 @@ static int check_open(const struct server *s, struct err *err)
 {
     if (s->auth || s->addr.is_loopback || s->cfg->allow_open)
         return 0;
-    return err_set(err, ERR_INVALID,
-                   "--listen %.80s: without --api-key-file only loopback is accepted (127.0.0.0/8, "
-                   "[::1], localhost), unless allow_unauthenticated_remote is true",
-                   s->cfg->listen);
+    return err_set(
+        err, ERR_INVALID,
+        "--listen %.80s: without --api-key-file only loopback is accepted (127.0.0.0/8, "
+        "[::1], localhost), unless allow_unauthenticated_remote is true",
+        s->cfg->listen);
 }
 
 static int set_up(struct server *s, struct err *err)
@@ -216,11 +218,13 @@ static int max_connections(const struct server *s)
         setrlimit(RLIMIT_NOFILE, &lim);
         getrlimit(RLIMIT_NOFILE, &lim);
     }
-    int64_t room = lim.rlim_cur == RLIM_INFINITY ? wanted : (int64_t)lim.rlim_cur - OWN_FILES;
+    int64_t room =
+        lim.rlim_cur == RLIM_INFINITY ? wanted : (int64_t)lim.rlim_cur - OWN_FILES;
     room = room > 1 ? room : 1;
     if (wanted <= room)
         return (int)wanted;
-    log_warn("boot", "max_connections %lld is more than the limit of open files allows: %lld",
+    log_warn("boot",
+             "max_connections %lld is more than the limit of open files allows: %lld",
              (long long)wanted, (long long)room);
     return (int)room;
 }

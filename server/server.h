@@ -2,11 +2,13 @@
  *
  * Thread: the one that calls server_run is the loop thread; server_wake from any thread.
  *
- *     struct server *s = server_new(&cfg, &err);            checks address and keys, opens nothing
+ *     struct server *s = server_new(&cfg, &err);            checks address and keys, opens
+ * nothing
  *     ... engine_open with .wake = server_wake, .wake_ud = s; adapters_open ...
  *     server_start(s, &parts, &err);                        listens
- *     server_run(s);                                        until SIGTERM and the drain after it
- *     server_free(s);                                       after it the parts may be freed
+ *     server_run(s);                                        until SIGTERM and the drain
+ * after it server_free(s);                                       after it the parts may be
+ * freed
  */
 #ifndef PREFIXD_SERVER_H
 #define PREFIXD_SERVER_H
@@ -50,8 +52,8 @@ struct server {
     struct auth *auth; /* NULL: no keys */
     struct metrics *metrics;
     struct listen_addr addr;
-    int keepalive_ms;     /* a waiting stream gets a comment this often */
-    size_t max_backlog;   /* bytes that a stream's reader may be behind */
+    int keepalive_ms;           /* a waiting stream gets a comment this often */
+    size_t max_backlog;         /* bytes that a stream's reader may be behind */
     struct exchange *exchanges; /* every live one */
     struct change *changes;     /* of adapters, oldest first; the first one runs */
     struct thread_owner owner;
@@ -65,7 +67,7 @@ void server_free(struct server *s);
 
 void server_wake(void *server);
 
-/* ---- for exchanges ------------------------------------------------------------------------------- */
+/* ---- for exchanges ------------------------------------------------------------------- */
 
 void server_add(struct server *s, struct exchange *x);
 void server_remove(struct server *s, struct exchange *x);

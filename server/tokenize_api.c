@@ -1,6 +1,7 @@
 /* Text to tokens and back for clients.
  *
- * Thread: loop; run_tokenize may run on the pool, where it touches the request's text and list alone. */
+ * Thread: loop; run_tokenize may run on the pool, where it touches the request's text and
+ * list alone. */
 #include "server/tokenize_api.h"
 
 #include "core/base/json_check.h"
@@ -33,7 +34,8 @@ static cJSON *parse_object(struct exchange *x, struct err *err)
     struct json_limits lim = {.max_len = (size_t)x->server->cfg->max_body,
                               .max_depth = MAX_DEPTH,
                               .max_items = (size_t)x->server->cfg->max_body};
-    if (upload_bytes(http_body(x->req), &body, &len, err) < 0 || json_check(body, len, &lim, err) < 0)
+    if (upload_bytes(http_body(x->req), &body, &len, err) < 0 ||
+        json_check(body, len, &lim, err) < 0)
         return NULL;
     cJSON *root = cJSON_ParseWithLength(body, len);
     if (cJSON_IsObject(root))
@@ -43,14 +45,14 @@ static cJSON *parse_object(struct exchange *x, struct err *err)
     return NULL;
 }
 
-/* ---- tokenize ------------------------------------------------------------------------------------ */
+/* ---- tokenize ------------------------------------------------------------------------ */
 
 static void run_tokenize(void *ud)
 {
     struct exchange *x = exchange_of(ud);
     struct tokenizing *t = x->extra;
-    tokenizer_encode(base_model_tokenizer(x->server->parts.base), t->text, t->len, t->flags, &t->ids,
-                     &t->err);
+    tokenizer_encode(base_model_tokenizer(x->server->parts.base), t->text, t->len, t->flags,
+                     &t->ids, &t->err);
 }
 
 static enum exchange_step_result answer_tokens(struct exchange *x)
@@ -91,13 +93,15 @@ static int read_special(const cJSON *root, bool is_prompt, int *flags, struct er
         if (!v || cJSON_IsNull(v))
             continue;
         if (!cJSON_IsBool(v))
-            return err_param(err, ERR_INVALID, names[i], "%s has to be true or false", names[i]);
+            return err_param(err, ERR_INVALID, names[i], "%s has to be true or false",
+                             names[i]);
         *flags = cJSON_IsTrue(v) ? TOKENIZER_ADD_SPECIAL : 0;
     }
     return 0;
 }
 
-static int read_text(struct exchange *x, const cJSON *root, struct tokenizing *t, struct err *err)
+static int read_text(struct exchange *x, const cJSON *root, struct tokenizing *t,
+                     struct err *err)
 {
     const cJSON *prompt = cJSON_GetObjectItemCaseSensitive(root, "prompt");
     const cJSON *content = cJSON_GetObjectItemCaseSensitive(root, "content");
@@ -132,7 +136,7 @@ enum exchange_step_result tokenize_api_tokenize(struct exchange *x)
     return STEP_WAIT;
 }
 
-/* ---- detokenize ---------------------------------------------------------------------------------- */
+/* ---- detokenize ---------------------------------------------------------------------- */
 
 static int read_ids(const struct exchange *x, const cJSON *root, struct token_list *ids,
                     struct err *err)
@@ -140,7 +144,8 @@ static int read_ids(const struct exchange *x, const cJSON *root, struct token_li
     int vocab = base_model_shape(x->server->parts.base)->vocab;
     const cJSON *list = cJSON_GetObjectItemCaseSensitive(root, "tokens"), *v;
     if (!cJSON_IsArray(list))
-        return err_param(err, ERR_INVALID, "tokens", "tokens has to be a list of token ids");
+        return err_param(err, ERR_INVALID, "tokens",
+                         "tokens has to be a list of token ids");
     cJSON_ArrayForEach(v, list)
     {
         double d = cJSON_IsNumber(v) ? v->valuedouble : -1;
@@ -163,7 +168,8 @@ enum exchange_step_result tokenize_api_detokenize(struct exchange *x)
     int rc = read_ids(x, root, &ids, &err);
     cJSON_Delete(root);
     if (rc == 0) {
-        tokenizer_decode(base_model_tokenizer(x->server->parts.base), ids.ids, ids.n, 0, &text);
+        tokenizer_decode(base_model_tokenizer(x->server->parts.base), ids.ids, ids.n, 0,
+                         &text);
         buf_add_str(&json, "{\"content\":");
         json_out_string(&json, text.data, text.len);
         buf_add_str(&json, ",\"prompt\":");

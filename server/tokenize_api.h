@@ -1,4 +1,5 @@
-/* POST /tokenize and /detokenize, in the words of llama-server ("content") and of vLLM ("prompt").
+/* POST /tokenize and /detokenize, in the words of llama-server ("content") and of vLLM
+ * ("prompt").
  *
  * Thread: loop; long texts are tokenised on the pool. */
 #ifndef PREFIXD_TOKENIZE_API_H

@@ -28,7 +28,8 @@ struct upload *upload_new(size_t max, size_t *counter)
     return u;
 }
 
-static struct upload_part *part_of(struct upload *u, const char *field, const char *file, uint64_t off)
+static struct upload_part *part_of(struct upload *u, const char *field, const char *file,
+                                   uint64_t off)
 {
     if (off > 0)
         return u->n_parts ? &u->parts[u->n_parts - 1] : NULL;
@@ -116,9 +117,11 @@ static int check(const struct upload *u, struct err *err)
 {
     CHECK(!u->form);
     if (u->is_too_large)
-        return err_set(err, ERR_TOO_LARGE, "The body is larger than the limit of %zu bytes", u->max);
+        return err_set(err, ERR_TOO_LARGE, "The body is larger than the limit of %zu bytes",
+                       u->max);
     if (u->has_too_many_parts)
-        return err_set(err, ERR_INVALID, "The form has more than %d parts", UPLOAD_MAX_PARTS);
+        return err_set(err, ERR_INVALID, "The form has more than %d parts",
+                       UPLOAD_MAX_PARTS);
     if (u->is_malformed)
         return err_set(err, ERR_INVALID, "The body is no well-formed multipart/form-data");
     return 0;
@@ -131,7 +134,8 @@ int upload_bytes(const struct upload *u, const char **bytes, size_t *len, struct
     return check(u, err);
 }
 
-int upload_parts(const struct upload *u, const struct upload_part **parts, int *n, struct err *err)
+int upload_parts(const struct upload *u, const struct upload_part **parts, int *n,
+                 struct err *err)
 {
     *parts = u->parts;
     *n = u->n_parts;

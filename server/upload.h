@@ -2,10 +2,9 @@
  *
  * Thread: loop. What upload_bytes and upload_parts give lives as long as the upload.
  *
- *     struct upload *u = upload_new(max, &counter);      counter: bytes of all uploads in memory
- *     upload_add(u, bytes, n); ...; upload_end(u);
- *     if (upload_bytes(u, &bytes, &len, &err) < 0) -> 413, or 400 for a form that is none
- *     upload_free(u);
+ *     struct upload *u = upload_new(max, &counter);      counter: bytes of all uploads in
+ * memory upload_add(u, bytes, n); ...; upload_end(u); if (upload_bytes(u, &bytes, &len,
+ * &err) < 0) -> 413, or 400 for a form that is none upload_free(u);
  */
 #ifndef PREFIXD_UPLOAD_H
 #define PREFIXD_UPLOAD_H
@@ -38,6 +37,7 @@ void upload_end(struct upload *u);
 bool upload_is_refused(const struct upload *u);
 
 int upload_bytes(const struct upload *u, const char **bytes, size_t *len, struct err *err);
-int upload_parts(const struct upload *u, const struct upload_part **parts, int *n, struct err *err);
+int upload_parts(const struct upload *u, const struct upload_part **parts, int *n,
+                 struct err *err);
 
 #endif

@@ -24,7 +24,7 @@ int64_t now_ms(void)
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
-/* ---- the server ---------------------------------------------------------------------------------- */
+/* ---- the server ---------------------------------------------------------------------- */
 
 static void configure(struct fixture *f)
 {
@@ -118,7 +118,7 @@ void fixture_stop(struct fixture *f)
     fixture_join(f);
 }
 
-/* ---- the client ---------------------------------------------------------------------------------- */
+/* ---- the client ---------------------------------------------------------------------- */
 
 int client_open(const struct fixture *f)
 {
@@ -146,8 +146,11 @@ void client_send(int fd, const char *text)
 void client_post(int fd, const char *json)
 {
     struct buf b = {0};
-    buf_printf(&b, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-                   "Content-Length: %zu\r\n\r\n%s", strlen(json), json);
+    buf_printf(
+        &b,
+        "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        "Content-Length: %zu\r\n\r\n%s",
+        strlen(json), json);
     client_send(fd, b.data);
     buf_free(&b);
 }
@@ -186,7 +189,8 @@ const char *reply_header(const struct reply *r, const char *name)
     for (const char *line = r->head.data; line && *line;) {
         const char *end = strstr(line, "\r\n");
         size_t len = end ? (size_t)(end - line) : strlen(line);
-        if (len > n + 1 && len < sizeof value && strncasecmp(line, name, n) == 0 && line[n] == ':') {
+        if (len > n + 1 && len < sizeof value && strncasecmp(line, name, n) == 0 &&
+            line[n] == ':') {
             const char *v = line + n + 1 + strspn(line + n + 1, " ");
             snprintf(value, sizeof value, "%.*s", (int)(line + len - v), v);
             return value;
@@ -247,12 +251,13 @@ struct reply client_read(int fd, bool has_body)
     return r;
 }
 
-struct reply fixture_ask(struct fixture *f, const char *method, const char *path, const char *headers,
-                         const char *body)
+struct reply fixture_ask(struct fixture *f, const char *method, const char *path,
+                         const char *headers, const char *body)
 {
     struct buf b = {0};
     int fd = client_open(f);
-    buf_printf(&b, "%s %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%s", method, path, headers);
+    buf_printf(&b, "%s %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%s", method, path,
+               headers);
     if (body)
         buf_printf(&b, "Content-Length: %zu\r\n", strlen(body));
     buf_printf(&b, "\r\n%s", body ? body : "");
@@ -270,7 +275,8 @@ struct reply fixture_get(struct fixture *f, const char *path)
 
 struct reply fixture_complete(struct fixture *f, const char *json)
 {
-    return fixture_ask(f, "POST", "/v1/completions", "Content-Type: application/json\r\n", json);
+    return fixture_ask(f, "POST", "/v1/completions", "Content-Type: application/json\r\n",
+                       json);
 }
 
 bool reply_has(const struct reply *r, const char *text)

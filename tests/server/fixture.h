@@ -43,8 +43,9 @@ void fixture_join(struct fixture *f);   /* until the server has stopped by itsel
 void fixture_stop(struct fixture *f);
 
 struct reply fixture_get(struct fixture *f, const char *path);
-struct reply fixture_ask(struct fixture *f, const char *method, const char *path, const char *headers,
-                         const char *body); /* headers: lines with \r\n; body: NULL for none */
+struct reply
+fixture_ask(struct fixture *f, const char *method, const char *path, const char *headers,
+            const char *body); /* headers: lines with \r\n; body: NULL for none */
 struct reply fixture_complete(struct fixture *f, const char *json);
 
 int client_open(const struct fixture *f); /* -1: refused */

@@ -47,7 +47,8 @@ TEST(adapters_put_use_swap_delete)
     fake_engine_seen(&seen);
     EXPECT_EQ(r.status, 200);
     EXPECT(seen.has_prefix);
-    EXPECT(reply_has(&r, "\"model\":\"gqa:pirate\"") && reply_has(&r, "\"prompt_tokens\":1,"));
+    EXPECT(reply_has(&r, "\"model\":\"gqa:pirate\"") &&
+           reply_has(&r, "\"prompt_tokens\":1,"));
     EXPECT(!reply_has(&r, "\"virtual_tokens\":0"));
     EXPECT_STR(reply_header(&r, "X-Adapter-Id"), "pirate");
     reply_free(&r);
@@ -83,12 +84,15 @@ TEST(adapters_put_use_swap_delete)
     fixture_stop(&f);
 }
 
-/* ---- forms --------------------------------------------------------------------------------------- */
+/* ---- forms --------------------------------------------------------------------------- */
 
-static void add_part(struct buf *b, const char *field, const char *file, const char *bytes, size_t len)
+static void add_part(struct buf *b, const char *field, const char *file, const char *bytes,
+                     size_t len)
 {
-    buf_printf(b, "--BB\r\nContent-Disposition: form-data; name=\"%s\"; filename=\"%s\"\r\n"
-                  "Content-Type: application/octet-stream\r\n\r\n", field, file);
+    buf_printf(b,
+               "--BB\r\nContent-Disposition: form-data; name=\"%s\"; filename=\"%s\"\r\n"
+               "Content-Type: application/octet-stream\r\n\r\n",
+               field, file);
     buf_add(b, bytes, len);
     buf_add_str(b, "\r\n");
 }
@@ -106,13 +110,16 @@ static void add_file(struct buf *b, const char *field, const char *file, const c
     free(path);
 }
 
-static struct reply put_form(struct fixture *f, const char *name, struct buf *form, bool is_chunked)
+static struct reply put_form(struct fixture *f, const char *name, struct buf *form,
+                             bool is_chunked)
 {
     struct buf b = {0};
     int fd = client_open(f);
     buf_add_str(form, "--BB--\r\n");
-    buf_printf(&b, "PUT /v1/adapters/%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
-                   "Content-Type: multipart/form-data; boundary=BB\r\n", name);
+    buf_printf(&b,
+               "PUT /v1/adapters/%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+               "Content-Type: multipart/form-data; boundary=BB\r\n",
+               name);
     if (is_chunked)
         buf_printf(&b, "Transfer-Encoding: chunked\r\n\r\n%zx\r\n", form->len);
     else
@@ -133,8 +140,10 @@ static struct reply put_form(struct fixture *f, const char *name, struct buf *fo
     return r;
 }
 
-static const char config_path[] = "tests/golden/adapters/gqa/prefix_tuning/adapter_config.json";
-static const char weights_path[] = "tests/golden/adapters/gqa/prefix_tuning/adapter_model.safetensors";
+static const char config_path[] =
+    "tests/golden/adapters/gqa/prefix_tuning/adapter_config.json";
+static const char weights_path[] =
+    "tests/golden/adapters/gqa/prefix_tuning/adapter_model.safetensors";
 
 TEST(adapters_forms_are_known_by_file_or_field)
 {
@@ -155,7 +164,8 @@ TEST(adapters_forms_are_known_by_file_or_field)
         add_file(&form, names[i / 2][2], names[i / 2][3], weights_path);
         struct reply r = put_form(&f, name, &form, i % 2);
         if (r.status != 201 || !reply_has(&r, "PREFIX_TUNING"))
-            test_fail(__FILE__, __LINE__, "%d: %d %s", i, r.status, r.body.data ? r.body.data : "");
+            test_fail(__FILE__, __LINE__, "%d: %d %s", i, r.status,
+                      r.body.data ? r.body.data : "");
         reply_free(&r);
     }
     struct reply r = fixture_get(&f, "/v1/adapters/p0/files/adapter_model.safetensors");
@@ -196,7 +206,8 @@ TEST(adapters_bad_forms_are_refused)
     r = put_form(&f, "a", &form, false);
     EXPECT_EQ(r.status, 400);
     reply_free(&r);
-    r = fixture_ask(&f, "PUT", "/v1/adapters/a", "Content-Type: multipart/form-data\r\n", "x");
+    r = fixture_ask(&f, "PUT", "/v1/adapters/a", "Content-Type: multipart/form-data\r\n",
+                    "x");
     EXPECT_EQ(r.status, 400);
     reply_free(&r);
     r = fixture_ask(&f, "PUT", "/v1/adapters/a", "Content-Type: text/html\r\n", "x");
@@ -225,7 +236,8 @@ TEST(adapters_too_large_upload_is_refused)
     fixture_stop(&f);
 }
 
-/* Many changes at once, some of whose clients leave: all are carried out, one after the other. */
+/* Many changes at once, some of whose clients leave: all are carried out, one after the
+ * other. */
 TEST(adapters_changes_queue_and_outlive_their_clients)
 {
     enum { N = 12 };
@@ -236,8 +248,10 @@ TEST(adapters_changes_queue_and_outlive_their_clients)
     for (int i = 0; i < N; i++) {
         struct buf b = {0};
         fds[i] = client_open(&f);
-        buf_printf(&b, "PUT /v1/adapters/t%d HTTP/1.1\r\nHost: x\r\n%sContent-Length: %zu\r\n\r\n%s", i,
-                   json_type, strlen(text_a), text_a);
+        buf_printf(
+            &b,
+            "PUT /v1/adapters/t%d HTTP/1.1\r\nHost: x\r\n%sContent-Length: %zu\r\n\r\n%s",
+            i, json_type, strlen(text_a), text_a);
         client_send(fds[i], b.data);
         buf_free(&b);
     }

@@ -9,7 +9,8 @@
 static const struct fake_plan plain = {0};
 
 /* Starts a server, asks once and expects status and a part of the body. */
-static void ask_once(const struct fake_plan *plan, const char *json, int status, const char *part)
+static void ask_once(const struct fake_plan *plan, const char *json, int status,
+                     const char *part)
 {
     struct fixture f = {0};
     fake_engine_plan(plan);
@@ -17,7 +18,8 @@ static void ask_once(const struct fake_plan *plan, const char *json, int status,
     struct reply r = fixture_complete(&f, json);
     EXPECT_EQ(r.status, status);
     if (!reply_has(&r, part))
-        test_fail(__FILE__, __LINE__, "%s: no %s in %s", json, part, r.body.data ? r.body.data : "");
+        test_fail(__FILE__, __LINE__, "%s: no %s in %s", json, part,
+                  r.body.data ? r.body.data : "");
     reply_free(&r);
     fixture_stop(&f);
 }
@@ -46,7 +48,8 @@ TEST(completions_pass_everything_to_the_engine)
     fake_engine_plan(&plain);
     fixture_start(&f);
     struct reply r = fixture_complete(
-        &f, "{\"prompt\":[[7,8,9],[10]],\"n\":2,\"max_tokens\":4,\"min_tokens\":2,\"temperature\":0.5,"
+        &f, "{\"prompt\":[[7,8,9],[10]],\"n\":2,\"max_tokens\":4,\"min_tokens\":2,"
+            "\"temperature\":0.5,"
             "\"top_p\":0.25,\"top_k\":3,\"min_p\":0.125,\"seed\":77,\"stop\":[\"a\",\"b\"],"
             "\"logprobs\":2,\"ignore_eos\":true}");
     fake_engine_seen(&seen);
@@ -90,7 +93,8 @@ TEST(completions_eos_counts_but_has_no_text)
 {
     static const struct fake_plan plan = {.eos_after = 2};
     ask_once(&plan, "{\"prompt\":\"a\",\"max_tokens\":9}", 200, "\"text\":\" w0 w1\"");
-    ask_once(&plan, "{\"prompt\":\"a\",\"max_tokens\":9}", 200, "\"finish_reason\":\"stop\"");
+    ask_once(&plan, "{\"prompt\":\"a\",\"max_tokens\":9}", 200,
+             "\"finish_reason\":\"stop\"");
     ask_once(&plan, "{\"prompt\":[3],\"max_tokens\":9}", 200, "\"completion_tokens\":3");
 }
 
@@ -98,7 +102,8 @@ TEST(completions_refuse_what_is_wrong)
 {
     ask_once(&plain, "{\"prompt\":\"\"}", 400, "\"param\":\"prompt\"");
     ask_once(&plain, "{\"prompt\":[999999]}", 400, "\"param\":\"prompt\"");
-    ask_once(&plain, "{\"prompt\":\"a\",\"max_tokens\":100000}", 400, "context_length_exceeded");
+    ask_once(&plain, "{\"prompt\":\"a\",\"max_tokens\":100000}", 400,
+             "context_length_exceeded");
     ask_once(&plain, "{\"model\":\"nope\",\"prompt\":\"a\"}", 404, "model_not_found");
     ask_once(&plain, "{\"model\":\"gqa:nope\",\"prompt\":\"a\"}", 404, "model_not_found");
     ask_once(&plain, "{\"model\":\"gqa:\",\"prompt\":\"a\"}", 404, "model_not_found");
@@ -142,30 +147,32 @@ TEST(completions_echo_starts_with_the_prompt)
 {
     ask_once(&plain, "{\"prompt\":\"hello\",\"echo\":true,\"max_tokens\":2}", 200,
              "\"text\":\"hello w0 w1\"");
-    ask_once(&plain, "{\"prompt\":\"hello\",\"echo\":true,\"max_tokens\":0,\"logprobs\":1}", 200,
-             "\"text\":\"hello\"");
-    ask_once(&plain, "{\"prompt\":\"hello\",\"echo\":true,\"max_tokens\":0,\"logprobs\":1}", 200,
-             "\"token_logprobs\":[null,");
-    ask_once(&plain, "{\"prompt\":[7,8],\"echo\":true,\"max_tokens\":1,\"logprobs\":0,"
-                     "\"return_tokens_as_token_ids\":true}", 200,
-             "\"tokens\":[\"token_id:7\",\"token_id:8\",\"token_id:5\"]");
+    ask_once(&plain, "{\"prompt\":\"hello\",\"echo\":true,\"max_tokens\":0,\"logprobs\":1}",
+             200, "\"text\":\"hello\"");
+    ask_once(&plain, "{\"prompt\":\"hello\",\"echo\":true,\"max_tokens\":0,\"logprobs\":1}",
+             200, "\"token_logprobs\":[null,");
+    ask_once(&plain,
+             "{\"prompt\":[7,8],\"echo\":true,\"max_tokens\":1,\"logprobs\":0,"
+             "\"return_tokens_as_token_ids\":true}",
+             200, "\"tokens\":[\"token_id:7\",\"token_id:8\",\"token_id:5\"]");
 }
 
-/* ---- streams ------------------------------------------------------------------------------------- */
+/* ---- streams ------------------------------------------------------------------------- */
 
 TEST(streams_join_to_the_whole)
 {
     struct fixture f = {0};
     fake_engine_plan(&(struct fake_plan){.step_us = 2000});
     fixture_start(&f);
-    struct reply r = fixture_complete(
-        &f, "{\"prompt\":[7,8],\"max_tokens\":3,\"stream\":true,"
-            "\"stream_options\":{\"include_usage\":true}}");
+    struct reply r =
+        fixture_complete(&f, "{\"prompt\":[7,8],\"max_tokens\":3,\"stream\":true,"
+                             "\"stream_options\":{\"include_usage\":true}}");
     EXPECT_EQ(r.status, 200);
     EXPECT_STR(reply_header(&r, "Content-Type"), "text/event-stream; charset=utf-8");
     ASSERT(r.body.data);
     EXPECT(strncmp(r.body.data, "data: {\"id\":\"cmpl-", 18) == 0);
-    const char *last = strstr(r.body.data, "\"choices\":[],\"usage\":{\"prompt_tokens\":2,");
+    const char *last =
+        strstr(r.body.data, "\"choices\":[],\"usage\":{\"prompt_tokens\":2,");
     EXPECT(last && strstr(last, "}\n\ndata: [DONE]\n\n"));
     EXPECT(reply_has(&r, "\"usage\":null"));
     const char *w0 = strstr(r.body.data, " w0"), *w2 = strstr(r.body.data, " w2");
@@ -197,8 +204,8 @@ TEST(streams_with_echo_and_scores)
     struct fixture f = {0};
     fake_engine_plan(&plain);
     fixture_start(&f);
-    struct reply r = fixture_complete(
-        &f, "{\"prompt\":\"hi\",\"echo\":true,\"logprobs\":1,\"max_tokens\":1,\"stream\":true}");
+    struct reply r = fixture_complete(&f, "{\"prompt\":\"hi\",\"echo\":true,\"logprobs\":1,"
+                                          "\"max_tokens\":1,\"stream\":true}");
     EXPECT(reply_has(&r, "\"text\":\"hi w0\"") || reply_has(&r, "\"text\":\"hi\""));
     EXPECT(reply_has(&r, "\"token_logprobs\":[null"));
     EXPECT(reply_has(&r, "[DONE]"));
@@ -222,7 +229,8 @@ TEST(streams_fail_with_a_status_before_the_first_byte)
 TEST(streams_fail_with_an_event_after_the_first_byte)
 {
     struct fixture f = {0};
-    fake_engine_plan(&(struct fake_plan){.fail_code = ERR_NO_MEMORY, .fail_after = 2, .step_us = 20000});
+    fake_engine_plan(
+        &(struct fake_plan){.fail_code = ERR_NO_MEMORY, .fail_after = 2, .step_us = 20000});
     fixture_start(&f);
     struct reply r = fixture_complete(&f, "{\"prompt\":\"a\",\"stream\":true}");
     EXPECT_EQ(r.status, 200);

@@ -1,4 +1,5 @@
-/* What happens while a request lives: clients that go away or read slowly, waiting, deadlines, the end. */
+/* What happens while a request lives: clients that go away or read slowly, waiting,
+ * deadlines, the end. */
 #include "tests/server/fixture.h"
 #include "tests/support/fake_engine.h"
 #include "tests/test.h"
@@ -25,7 +26,8 @@ static struct fake_seen seen_now(void)
     return s;
 }
 
-/* Milliseconds until so many jobs were posted, or cancelled, or ms when that did not come. */
+/* Milliseconds until so many jobs were posted, or cancelled, or ms when that did not come.
+ */
 static int64_t wait_posted(int n, int ms)
 {
     int64_t start = now_ms();
@@ -49,7 +51,7 @@ static double cpu_ms(void)
     return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
 }
 
-/* ---- clients that go away ------------------------------------------------------------------------ */
+/* ---- clients that go away ------------------------------------------------------------ */
 
 static void leave(const struct fake_plan *plan, const char *json, const char *wait_for)
 {
@@ -64,7 +66,8 @@ static void leave(const struct fake_plan *plan, const char *json, const char *wa
         EXPECT(client_wait_for(fd, &got, wait_for, 5000));
     usleep(20000); /* so that it surely sleeps */
     close(fd);
-    EXPECT(wait_cancelled(1, 2000) < 250 + 100); /* 250 promised, the rest for a busy machine */
+    EXPECT(wait_cancelled(1, 2000) <
+           250 + 100); /* 250 promised, the rest for a busy machine */
     buf_free(&got);
     fixture_stop(&f);
     EXPECT_EQ(seen_now().n_final, 1);
@@ -106,7 +109,8 @@ TEST(life_client_gone_in_the_middle_of_its_body)
     fixture_start(&f);
     for (int i = 0; i < 20; i++) {
         int fd = client_open(&f);
-        client_send(fd, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{");
+        client_send(
+            fd, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{");
         close(fd);
     }
     int64_t start = now_ms();
@@ -139,7 +143,7 @@ TEST(life_many_clients_leave_at_once)
     EXPECT_EQ(seen_now().n_final, N);
 }
 
-/* ---- slow readers, idle streams ------------------------------------------------------------------ */
+/* ---- slow readers, idle streams ------------------------------------------------------ */
 
 TEST(life_slow_reader_is_cut_and_holds_nobody)
 {
@@ -190,7 +194,8 @@ TEST(life_waiting_stream_gets_headers_and_comments)
     fixture_start(&f);
     int fd = client_open(&f);
     post_stream(fd, 2);
-    EXPECT(!client_wait_for(fd, &got, "HTTP/1.1", 150)); /* a refusal could still have a status */
+    EXPECT(!client_wait_for(fd, &got, "HTTP/1.1",
+                            150)); /* a refusal could still have a status */
     EXPECT(client_wait_for(fd, &got, "200 OK", 2000));
     EXPECT(client_wait_for(fd, &got, ": waiting\n\n", 2000));
     buf_clear(&got);
@@ -203,7 +208,7 @@ TEST(life_waiting_stream_gets_headers_and_comments)
     fixture_stop(&f);
 }
 
-/* ---- deadlines ----------------------------------------------------------------------------------- */
+/* ---- deadlines ----------------------------------------------------------------------- */
 
 TEST(life_deadline_before_the_first_byte)
 {
@@ -231,7 +236,7 @@ TEST(life_deadline_after_the_first_byte)
     fixture_stop(&f);
 }
 
-/* ---- the end of the server ----------------------------------------------------------------------- */
+/* ---- the end of the server ----------------------------------------------------------- */
 
 TEST(life_drain_lets_requests_finish)
 {
@@ -261,7 +266,8 @@ TEST(life_drain_lets_requests_finish)
     reply_free(&r);
     fake_engine_plan(&(struct fake_plan){0});
     EXPECT(client_wait_for(fd, &got, "[DONE]", 5000));
-    EXPECT(strstr(got.data, " w3") && strstr(got.data, "\"length\"") && !strstr(got.data, "error"));
+    EXPECT(strstr(got.data, " w3") && strstr(got.data, "\"length\"") &&
+           !strstr(got.data, "error"));
     close(fd);
     close(idle);
     buf_free(&got);
@@ -323,8 +329,10 @@ TEST(life_stop_with_an_open_upload_and_a_stuck_reader)
     fake_engine_plan(&(struct fake_plan){.text_bytes = 32 * 1024});
     fixture_start(&f);
     int upload = client_open(&f), stuck = client_open(&f), small = 4096;
-    client_send(upload, "PUT /v1/adapters/a HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-                        "Content-Length: 100\r\n\r\n{\"kind\":");
+    client_send(
+        upload,
+        "PUT /v1/adapters/a HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        "Content-Length: 100\r\n\r\n{\"kind\":");
     setsockopt(stuck, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
     post_stream(stuck, 900);
     EXPECT(wait_posted(1, 5000) < 5000);

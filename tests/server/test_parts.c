@@ -1,4 +1,5 @@
-/* The parts that need no running server: addresses, keys, framing; and tokenizing over HTTP. */
+/* The parts that need no running server: addresses, keys, framing; and tokenizing over
+ * HTTP. */
 #include "server/auth.h"
 #include "server/listen.h"
 #include "server/sse.h"
@@ -16,19 +17,31 @@ TEST(listen_knows_loopback_and_refuses_the_rest)
         const char *spec;
         bool is_fine, is_loopback;
     } rows[] = {
-        {"127.0.0.1:8080", true, true}, {"127.9.9.9:0", true, true},   {"localhost:1", true, true},
-        {"[::1]:65535", true, true},    {"0.0.0.0:80", true, false},   {"[::]:80", true, false},
-        {"10.1.2.3:80", true, false},   {"127.0.0.1", false, false},   {"127.0.0.1:", false, false},
-        {"127.0.0.1:65536", false, false}, {"127.0.0.1:8a", false, false}, {"::1:80", false, false},
-        {"example.com:80", false, false},  {":80", false, false},          {"", false, false},
-        {"[127.0.0.1]:80", false, false},  {"127.0.0.1:-1", false, false},
+        {"127.0.0.1:8080", true, true},
+        {"127.9.9.9:0", true, true},
+        {"localhost:1", true, true},
+        {"[::1]:65535", true, true},
+        {"0.0.0.0:80", true, false},
+        {"[::]:80", true, false},
+        {"10.1.2.3:80", true, false},
+        {"127.0.0.1", false, false},
+        {"127.0.0.1:", false, false},
+        {"127.0.0.1:65536", false, false},
+        {"127.0.0.1:8a", false, false},
+        {"::1:80", false, false},
+        {"example.com:80", false, false},
+        {":80", false, false},
+        {"", false, false},
+        {"[127.0.0.1]:80", false, false},
+        {"127.0.0.1:-1", false, false},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         struct listen_addr a;
         struct err err = {0};
         bool is_fine = listen_parse(&a, rows[i].spec, &err) == 0;
         if (is_fine != rows[i].is_fine || (is_fine && a.is_loopback != rows[i].is_loopback))
-            test_fail(__FILE__, __LINE__, "%s: %d %d", rows[i].spec, is_fine, a.is_loopback);
+            test_fail(__FILE__, __LINE__, "%s: %d %d", rows[i].spec, is_fine,
+                      a.is_loopback);
     }
 }
 
@@ -99,9 +112,11 @@ TEST(sse_frames)
     buf_free(&b);
 }
 
-static void ask(struct fixture *f, const char *path, const char *body, int status, const char *part)
+static void ask(struct fixture *f, const char *path, const char *body, int status,
+                const char *part)
 {
-    struct reply r = fixture_ask(f, "POST", path, "Content-Type: application/json\r\n", body);
+    struct reply r =
+        fixture_ask(f, "POST", path, "Content-Type: application/json\r\n", body);
     if (r.status != status || !reply_has(&r, part))
         test_fail(__FILE__, __LINE__, "%s %.60s: %d %.200s", path, body, r.status,
                   r.body.data ? r.body.data : "");
@@ -114,8 +129,10 @@ TEST(tokenize_both_ways)
     struct buf big = {0};
     fake_engine_plan(&(struct fake_plan){0});
     fixture_start(&f);
-    ask(&f, "/tokenize", "{\"content\":\"\"}", 200, "{\"tokens\":[],\"count\":0,\"max_model_len\":1000}");
-    ask(&f, "/tokenize", "{\"prompt\":\"ab\",\"add_special_tokens\":false}", 200, "\"count\":");
+    ask(&f, "/tokenize", "{\"content\":\"\"}", 200,
+        "{\"tokens\":[],\"count\":0,\"max_model_len\":1000}");
+    ask(&f, "/tokenize", "{\"prompt\":\"ab\",\"add_special_tokens\":false}", 200,
+        "\"count\":");
     ask(&f, "/tokenize", "{\"prompt\":1}", 400, "\"param\":\"prompt\"");
     ask(&f, "/tokenize", "{\"content\":\"a\",\"add_special\":1}", 400, "add_special");
     ask(&f, "/tokenize", "{}", 400, "prompt");

@@ -17,8 +17,8 @@ static void expect_status(struct fixture *f, int line, const char *method, const
 {
     struct reply r = fixture_ask(f, method, path, headers, body);
     if (r.status != wanted)
-        test_fail(__FILE__, line, "%s %s: %d, expected %d: %s", method, path, r.status, wanted,
-                  r.body.data ? r.body.data : "");
+        test_fail(__FILE__, line, "%s %s: %d, expected %d: %s", method, path, r.status,
+                  wanted, r.body.data ? r.body.data : "");
     if (!reply_header(&r, "X-Request-Id"))
         test_fail(__FILE__, line, "%s %s: no X-Request-Id", method, path);
     reply_free(&r);
@@ -64,7 +64,8 @@ TEST(surface_request_id_is_taken_over_or_made)
     struct fixture f = {0};
     fake_engine_plan(&plain);
     fixture_start(&f);
-    struct reply r = fixture_ask(&f, "GET", "/nothing", "X-Request-Id: my.id_1-2\r\n", NULL);
+    struct reply r =
+        fixture_ask(&f, "GET", "/nothing", "X-Request-Id: my.id_1-2\r\n", NULL);
     EXPECT_STR(reply_header(&r, "X-Request-Id"), "my.id_1-2");
     EXPECT(reply_has(&r, "\"request_id\":\"my.id_1-2\""));
     reply_free(&r);
@@ -84,8 +85,11 @@ TEST(surface_refuses_bodies_by_size)
     EXPECT_STATUS(&f, "POST", "/v1/completions", json_type, big, 413);
     /* The same without a length in front: one chunk of 4000 bytes. */
     struct buf b = {0};
-    buf_printf(&b, "POST /v1/completions HTTP/1.1\r\nHost: x\r\n%sTransfer-Encoding: chunked\r\n\r\n"
-                   "fa0\r\n%s\r\n0\r\n\r\n", json_type, big);
+    buf_printf(
+        &b,
+        "POST /v1/completions HTTP/1.1\r\nHost: x\r\n%sTransfer-Encoding: chunked\r\n\r\n"
+        "fa0\r\n%s\r\n0\r\n\r\n",
+        json_type, big);
     int fd = client_open(&f);
     client_send(fd, b.data);
     struct reply r = client_read(fd, true);
@@ -110,16 +114,18 @@ TEST(surface_expect_continue_is_answered_before_the_body)
     fake_engine_plan(&plain);
     fixture_start(&f);
     int fd = client_open(&f);
-    client_send(fd, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-                    "Expect: 100-continue\r\nContent-Length: 29\r\n\r\n");
+    client_send(
+        fd, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            "Expect: 100-continue\r\nContent-Length: 29\r\n\r\n");
     EXPECT(client_wait_for(fd, &got, "100 Continue\r\n\r\n", 5000));
     client_send(fd, "{\"prompt\":\"a\",\"max_tokens\":1}");
     EXPECT(client_wait_for(fd, &got, "200 OK", 5000));
     close(fd);
     buf_clear(&got);
     fd = client_open(&f);
-    client_send(fd, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-                    "Expect: 100-continue\r\nContent-Length: 99999\r\n\r\n");
+    client_send(
+        fd, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            "Expect: 100-continue\r\nContent-Length: 99999\r\n\r\n");
     EXPECT(client_wait_for(fd, &got, "413", 5000));
     EXPECT(got.data && !strstr(got.data, "100 Continue"));
     close(fd);
@@ -134,9 +140,10 @@ TEST(surface_content_types)
     fake_engine_plan(&plain);
     fixture_start(&f);
     EXPECT_STATUS(&f, "POST", "/v1/completions", "Content-Type: text/plain\r\n", body, 415);
-    EXPECT_STATUS(&f, "POST", "/v1/completions", "Content-Type: application/jsonx\r\n", body, 415);
-    EXPECT_STATUS(&f, "POST", "/v1/completions", "Content-Type: application/json; charset=utf-8\r\n",
-                  body, 200);
+    EXPECT_STATUS(&f, "POST", "/v1/completions", "Content-Type: application/jsonx\r\n",
+                  body, 415);
+    EXPECT_STATUS(&f, "POST", "/v1/completions",
+                  "Content-Type: application/json; charset=utf-8\r\n", body, 200);
     EXPECT_STATUS(&f, "POST", "/v1/completions",
                   "Content-Type: application/x-www-form-urlencoded\r\n", body, 200);
     EXPECT_STATUS(&f, "POST", "/v1/completions",
@@ -155,8 +162,10 @@ TEST(surface_paths_with_nul_or_slash_are_refused)
     EXPECT_STATUS(&f, "GET", "/v1/adapters/a%00b", "", NULL, 400);
     EXPECT_STATUS(&f, "GET", "/v1/adapters/a%2Fb", "", NULL, 400);
     EXPECT_STATUS(&f, "GET", "/v1/adapters/a%2fb", "", NULL, 400);
-    EXPECT_STATUS(&f, "PUT", "/v1/adapters/a%20b", json_type, "{\"kind\":\"text\",\"text\":\"x\"}", 400);
-    EXPECT_STATUS(&f, "PUT", "/v1/adapters/gqa", json_type, "{\"kind\":\"text\",\"text\":\"x\"}", 400);
+    EXPECT_STATUS(&f, "PUT", "/v1/adapters/a%20b", json_type,
+                  "{\"kind\":\"text\",\"text\":\"x\"}", 400);
+    EXPECT_STATUS(&f, "PUT", "/v1/adapters/gqa", json_type,
+                  "{\"kind\":\"text\",\"text\":\"x\"}", 400);
     EXPECT_STATUS(&f, "GET", "/v1/models/%67qa", "", NULL, 200);
     EXPECT_STATUS(&f, "GET", "/v1/adapters/%ff", "", NULL, 400);
     fixture_stop(&f);
@@ -191,7 +200,8 @@ TEST(surface_keys_guard_all_but_the_open_routes)
     EXPECT_STATUS(&f, "GET", "/v1/models", "Authorization: Bearer secret-2\r\n", NULL, 200);
     EXPECT_STATUS(&f, "GET", "/v1/models", "Authorization: bearer secret-1\r\n", NULL, 200);
     EXPECT_STATUS(&f, "GET", "/v1/models", "Authorization: Bearer secret-\r\n", NULL, 401);
-    EXPECT_STATUS(&f, "GET", "/v1/models", "Authorization: Bearer secret-22\r\n", NULL, 401);
+    EXPECT_STATUS(&f, "GET", "/v1/models", "Authorization: Bearer secret-22\r\n", NULL,
+                  401);
     EXPECT_STATUS(&f, "GET", "/v1/models", "Authorization: Bearer # ours\r\n", NULL, 401);
     EXPECT_STATUS(&f, "GET", "/v1/models", "Authorization: secret-1\r\n", NULL, 401);
     EXPECT_STATUS(&f, "POST", "/v1/completions", json_type, "{\"prompt\":\"a\"}", 401);
@@ -204,7 +214,8 @@ TEST(surface_cors_is_off_unless_configured)
     struct fixture f = {0};
     fake_engine_plan(&plain);
     fixture_start(&f);
-    struct reply r = fixture_ask(&f, "OPTIONS", "/v1/completions", "Origin: http://a\r\n", NULL);
+    struct reply r =
+        fixture_ask(&f, "OPTIONS", "/v1/completions", "Origin: http://a\r\n", NULL);
     EXPECT_EQ(r.status, 204);
     EXPECT(reply_header(&r, "Access-Control-Allow-Origin") == NULL);
     reply_free(&r);
@@ -236,7 +247,9 @@ TEST(surface_keep_alive_serves_many_requests)
         reply_free(&r);
     }
     /* Two at once: the second waits for the first. */
-    client_send(fd, "GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET /version HTTP/1.1\r\nHost: x\r\n\r\n");
+    client_send(
+        fd,
+        "GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET /version HTTP/1.1\r\nHost: x\r\n\r\n");
     struct buf got = {0};
     EXPECT(client_wait_for(fd, &got, "\"version\"", 5000));
     buf_free(&got);
@@ -265,18 +278,26 @@ TEST(surface_old_http_gets_whole_answers_but_no_streams)
     fixture_stop(&f);
 }
 
-/* What is no HTTP must neither stop the server nor leave anything behind (the sanitizers look). */
+/* What is no HTTP must neither stop the server nor leave anything behind (the sanitizers
+ * look). */
 TEST(surface_survives_garbage)
 {
     static const char *const garbage[] = {
-        "\r\n\r\n\r\n", "GET\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "\x16\x03\x01\x02\r\n\r\n",
+        "\r\n\r\n\r\n",
+        "GET\r\n\r\n",
+        "GET / HTTP/9.9\r\n\r\n",
+        "\x16\x03\x01\x02\r\n\r\n",
         "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-        "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999999\r\n\r\n",
-        "POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: "
+        "99999999999999999999999\r\n\r\n",
+        "POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: "
+        "chunked\r\n\r\nzz\r\n",
         "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n123",
-        "PUT /v1/adapters/a HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data\r\n"
-        "Content-Length: 5\r\n\r\n12345",
-        "GET /%", "GET /% HTTP/1.1\r\nHost: x\r\n\r\n", "GET /%4 HTTP/1.1\r\nHost: x\r\n\r\n",
+        ("PUT /v1/adapters/a HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data\r\n"
+         "Content-Length: 5\r\n\r\n12345"),
+        "GET /%",
+        "GET /% HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET /%4 HTTP/1.1\r\nHost: x\r\n\r\n",
     };
     struct fixture f = {0};
     fake_engine_plan(&plain);
@@ -296,10 +317,15 @@ TEST(surface_survives_garbage)
 TEST(surface_metrics_have_the_promised_names)
 {
     static const char *const names[] = {
-        "prefixd_num_requests_running 0\n", "prefixd_num_requests_waiting 0\n",
-        "prefixd_kv_cache_usage_perc 0\n", "prefixd_prompt_tokens_total 3\n",
-        "prefixd_generation_tokens_total 2\n", "prefixd_virtual_tokens_total 0\n",
-        "prefixd_prefill_rows_total", "prefixd_compile_rows_total", "prefixd_prefix_reads_total",
+        "prefixd_num_requests_running 0\n",
+        "prefixd_num_requests_waiting 0\n",
+        "prefixd_kv_cache_usage_perc 0\n",
+        "prefixd_prompt_tokens_total 3\n",
+        "prefixd_generation_tokens_total 2\n",
+        "prefixd_virtual_tokens_total 0\n",
+        "prefixd_prefill_rows_total",
+        "prefixd_compile_rows_total",
+        "prefixd_prefix_reads_total",
         "prefixd_request_success_total{finished_reason=\"length\"} 1\n",
         "prefixd_http_requests_total{status=\"200\"} 1\n",
         "prefixd_time_to_first_token_seconds_count 1\n",

@@ -80,7 +80,7 @@ static void note_final(bool was_cancelled)
     pthread_mutex_unlock(&plan_lock);
 }
 
-/* ---- making events ------------------------------------------------------------------------------- */
+/* ---- making events ------------------------------------------------------------------- */
 
 static struct row_score score_of(const struct job *j, int32_t id)
 {
@@ -98,11 +98,13 @@ static void make_prompt(struct engine *e, struct job *j, int choice)
     for (int i = 0; i < p->n_ids; i++)
         rows[i] = score_of(j, p->ids[i]);
     rows[0] = (struct row_score){.token = {p->ids[0], NAN}};
-    event_list_add(&e->out, event_new_scored(EVENT_PROMPT, j, choice, rows, p->n_ids, "", 0));
+    event_list_add(&e->out,
+                   event_new_scored(EVENT_PROMPT, j, choice, rows, p->n_ids, "", 0));
     free(rows);
 }
 
-static void make_token(struct engine *e, struct job *j, int choice, const struct fake_plan *p)
+static void make_token(struct engine *e, struct job *j, int choice,
+                       const struct fake_plan *p)
 {
     struct row_score s = score_of(j, FAKE_FIRST_ID + j->n_live);
     bool is_eos = p->eos_after && j->n_live == p->eos_after;
@@ -203,9 +205,10 @@ static void *run(void *arg)
     return NULL;
 }
 
-/* ---- core/engine.h ------------------------------------------------------------------------------- */
+/* ---- core/engine.h ------------------------------------------------------------------- */
 
-struct engine *engine_open(const struct base_model *b, const struct engine_opts *opts, struct err *err)
+struct engine *engine_open(const struct base_model *b, const struct engine_opts *opts,
+                           struct err *err)
 {
     struct engine *e = xcalloc(1, sizeof *e);
     (void)err;
@@ -260,11 +263,12 @@ void engine_stats(struct engine *e, struct engine_stats *out)
     pthread_mutex_unlock(&e->lock);
 }
 
-struct kv_prefix *engine_prefix_from_tokens(struct engine *e, const int32_t *ids, int n_tokens,
-                                            struct err *err)
+struct kv_prefix *engine_prefix_from_tokens(struct engine *e, const int32_t *ids,
+                                            int n_tokens, struct err *err)
 {
     const struct model_shape *s = base_model_shape(e->base);
-    size_t n = (size_t)n_tokens * (size_t)s->n_layers * 2 * (size_t)s->n_kv_heads * (size_t)s->head_dim;
+    size_t n = (size_t)n_tokens * (size_t)s->n_layers * 2 * (size_t)s->n_kv_heads *
+               (size_t)s->head_dim;
     float *kv = xcalloc(n, sizeof *kv);
     (void)ids;
     struct kv_prefix *p = kv_prefix_from_kv(e->base, kv, n_tokens, err);

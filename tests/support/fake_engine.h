@@ -1,4 +1,5 @@
-/* An engine without a model, in the place of core/engine.c: what it answers is planned by the test.
+/* An engine without a model, in the place of core/engine.c: what it answers is planned by
+ * the test.
  *
  * Thread: any. A choice's k-th token has the id 5 + k and the text " w<k>".
  *
@@ -13,13 +14,13 @@ enum { FAKE_CTX = 1000, FAKE_FIRST_ID = 5, FAKE_MAX_SEEN = 64 };
 
 struct fake_plan {
     int step_us;
-    bool is_held;             /* nothing at all happens to a job, but for its end when cancelled */
-    int hold_after;           /* held after so many tokens; 0: never */
-    enum err_code post_code;  /* engine_post refuses with it */
-    enum err_code fail_code;  /* EVENT_FAILED with it ... */
-    int fail_after;           /* ... after so many tokens */
-    int eos_after;            /* an end token after so many tokens; 0: never */
-    size_t text_bytes;        /* length of a token's text; 0: as above */
+    bool is_held;   /* nothing at all happens to a job, but for its end when cancelled */
+    int hold_after; /* held after so many tokens; 0: never */
+    enum err_code post_code; /* engine_post refuses with it */
+    enum err_code fail_code; /* EVENT_FAILED with it ... */
+    int fail_after;          /* ... after so many tokens */
+    int eos_after;           /* an end token after so many tokens; 0: never */
+    size_t text_bytes;       /* length of a token's text; 0: as above */
 };
 
 struct fake_seen {
