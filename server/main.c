@@ -19,6 +19,16 @@ static enum dtype_choice dtype_of(const char *name)
                                        : DTYPE_CHOICE_AUTO;
 }
 
+/* What is wrong is said by the parts, which setting it came from here. */
+static void name_setting(struct err *err, const char *flag, const char *value)
+{
+    char msg[sizeof err->msg];
+    if (!err->code || strstr(err->msg, value))
+        return;
+    memcpy(msg, err->msg, sizeof msg);
+    err_set(err, err->code, "--%s %.120s: %s", flag, value, msg);
+}
+
 static struct engine *open_engine(const struct config *cfg, const struct base_model *base,
                                   struct server *s, struct err *err)
 {
@@ -48,6 +58,8 @@ static struct adapters *open_adapters(const struct config *cfg,
         .max_bytes = (size_t)cfg->max_upload,
     };
     struct adapters *a = adapters_open(&opts, err);
+    if (!a)
+        name_setting(err, "state", cfg->state);
     if (a && adapters_load_all(a, cfg->adapters[0] ? cfg->adapters : NULL, err) < 0) {
         adapters_free(a);
         return NULL;
@@ -74,6 +86,8 @@ static int run(const struct config *cfg, struct err *err)
     struct server_parts p = {0};
     struct base_model *base = base_model_open(cfg->model, dtype_of(cfg->dtype), err);
     p.base = base;
+    if (!base)
+        name_setting(err, "model", cfg->model);
     if (base)
         p.engine = open_engine(cfg, base, s, err);
     if (p.engine)
