@@ -20,7 +20,7 @@ class Drain(unittest.TestCase):
         return d.start()
 
     def test_running_streams_finish(self):
-        d = self.daemon()
+        d = self.daemon(drain_ms=int(limit(30) * 1000))
         fields = {"prompt": [1], "max_tokens": 1500, "ignore_eos": True}
         whole = d.complete(**fields).json["choices"][0]["text"]
         streams = [d.stream(**fields) for _ in range(3)]
