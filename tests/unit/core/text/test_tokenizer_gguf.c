@@ -3,9 +3,11 @@
 
 #include "tests/test.h"
 
-static const char *const tokens[] = {"<eot>", "<tool>", "a",  "b",       "ab",
-                                     "1",     "2",      "12", "\xc4\xa0"};
-static const int32_t types[] = {3, 4, 1, 1, 1, 1, 1, 1, 1};
+/* "ba" comes of no merge; the last two are the bytes of U+00E9. */
+static const char *const tokens[] = {"<eot>",    "<tool>", "a",        "b",
+                                     "ab",       "1",      "2",        "12",
+                                     "\xc4\xa0", "ba",     "\xc3\x83", "\xc2\xa9"};
+static const int32_t types[] = {3, 4, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 static const char *const merges[] = {"a b", "1 2"};
 
 static struct tokenizer_gguf plain(const char *pre)
@@ -13,7 +15,7 @@ static struct tokenizer_gguf plain(const char *pre)
     return (struct tokenizer_gguf){.pre = pre,
                                    .tokens = tokens,
                                    .types = types,
-                                   .n_tokens = 9,
+                                   .n_tokens = 12,
                                    .merges = merges,
                                    .n_merges = 2,
                                    .bos = 0,
@@ -38,9 +40,13 @@ TEST(tokenizer_gguf_knows_its_pre_tokenizers)
 {
     static const struct {
         const char *pre;
-        bool splits_digits;
-    } rows[] = {{"smollm", true},     {"gpt-2", false},  {"gpt2", false},
-                {"llama-bpe", false}, {"llama3", false}, {"qwen2", true}};
+        bool splits_digits, takes_whole_words, composes;
+    } rows[] = {{.pre = "smollm", .splits_digits = true},
+                {.pre = "gpt-2"},
+                {.pre = "gpt2"},
+                {.pre = "llama-bpe", .takes_whole_words = true},
+                {.pre = "llama3", .takes_whole_words = true},
+                {.pre = "qwen2", .splits_digits = true, .composes = true}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         struct tokenizer_gguf g = plain(rows[i].pre);
         struct err err = {0};
@@ -53,6 +59,14 @@ TEST(tokenizer_gguf_knows_its_pre_tokenizers)
             IDS("12", 0, 5, 6);
         else
             IDS("12", 0, 7);
+        if (rows[i].takes_whole_words)
+            IDS("ba", 0, 9);
+        else
+            IDS("ba", 0, 3, 2);
+        if (rows[i].composes)
+            IDS("ae\xcc\x81", 0, 2, 10, 11);
+        else
+            IDS("ae\xcc\x81", 0, 2);
         tokenizer_free(t);
     }
 }
@@ -97,8 +111,8 @@ TEST(tokenizer_gguf_refuses_by_name)
     expect_refused(plain("default"), "default", __LINE__);
     expect_refused(plain("deepseek-llm"), "deepseek-llm", __LINE__);
     expect_refused(plain(NULL), "tokenizer.ggml.pre", __LINE__);
-    g.bos = 9;
-    expect_refused(g, "9", __LINE__);
+    g.bos = 12;
+    expect_refused(g, "12", __LINE__);
     g = plain("smollm");
     g.merges = rule;
     expect_refused(g, "a b c", __LINE__);

@@ -293,10 +293,13 @@ TEST(tokenizer_gives_no_tokens_when_a_limit_is_hit)
     struct err err = {0};
     struct token_list ids = {0};
     struct buf text = {0};
-    struct tokenizer *t = open_bytes("{\"type\":\"Split\",\"behavior\":\"Isolated\","
-                                     "\"pattern\":{\"Regex\":\"(a+a+)+b\"}}");
+    struct tokenizer *t = open_bytes(
+        "{\"type\":\"Split\",\"behavior\":\"Isolated\",\"pattern\":{\"Regex\":\"(a+a+)+b\"}"
+        "},"
+        "\"added_tokens\":[{\"id\":256,\"content\":\"<s>\",\"normalized\":false}]");
     ASSERT(t);
     token_list_add(&ids, 5);
+    buf_add_str(&text, "<s>"); /* a token is found before the limit is hit */
     for (int i = 0; i < 3000; i++)
         buf_add_char(&text, 'a');
     buf_add_str(&text, "cb");
