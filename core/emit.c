@@ -142,7 +142,8 @@ static enum emit_outcome emit_new(struct emit *e, struct seq *q, const struct em
     q->last = id;
     q->n_generated++;
     bool is_eos = base_model_is_eos(e->base, id) && !q->job->ignore_eos;
-    detok_feed(q->detok, id, &piece);
+    if (!is_eos) /* it ends the text and is no part of it, special token or not */
+        detok_feed(q->detok, id, &piece);
     int hit = stop_feed(&q->stop, piece.data, piece.len, &safe);
     event_list_add(out, event_new_scored(EVENT_TOKEN, q->job, q->choice, &row->score, 1,
                                          safe.data ? safe.data : "", safe.len));

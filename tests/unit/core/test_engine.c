@@ -6,9 +6,11 @@
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "core/base/check.h"
 #include "core/base/mem.h"
+#include "tests/support/adapter_files.h"
 #include "tests/support/run.h"
 #include "tests/support/tiny.h"
 #include "tests/test.h"
@@ -440,6 +442,66 @@ TEST(engine_makes_no_eos_before_min_tokens)
     run_free(free_run);
     run_free(held);
     bench_close(&b);
+}
+
+/* A copy of the model whose configuration names an ordinary token as another EOS. */
+static char *model_with_eos(int32_t id)
+{
+    static const char *const files[] = {"config.json", "tokenizer.json", "model.safetensors"};
+    char *dir = adapter_files_tmp_dir(), *model = test_path(TINY_GQA), text[64];
+    for (int i = 0; i < 3; i++) {
+        char from[512], to[512];
+        snprintf(from, sizeof from, "%s/%s", model, files[i]);
+        snprintf(to, sizeof to, "%s/%s", dir, files[i]);
+        char *absolute = realpath(from, NULL);
+        CHECK(absolute && symlink(absolute, to) == 0);
+        free(absolute);
+    }
+    snprintf(text, sizeof text, "{\"eos_token_id\": [319, %d]}", id);
+    adapter_files_write(dir, "generation_config.json", text, strlen(text));
+    free(model);
+    return dir;
+}
+
+static void expect_text_of(struct bench *b, const struct answer *a, int n_tokens)
+{
+    struct buf text = {0};
+    struct detok *d = detok_new(base_model_tokenizer(b->base), b->ids, 4);
+    for (int i = 0; i < n_tokens; i++)
+        detok_feed(d, a->ids[i], &text);
+    detok_end(d, &text);
+    detok_free(d);
+    EXPECT(text.len == a->text_len && memcmp(text.data, a->text, text.len) == 0);
+    buf_free(&text);
+}
+
+TEST(engine_shows_no_text_of_an_eos_that_is_no_special_token)
+{
+    enum { ORDINARY = 65 };
+    struct bench b = {.rng = {99}};
+    struct err err = {0};
+    char *dir = model_with_eos(ORDINARY);
+    int n = 0;
+    b.base = base_model_open(dir, DTYPE_CHOICE_AUTO, &err);
+    ASSERT(b.base != NULL);
+    b.runner = runner_new(b.base, (struct engine_opts){.n_threads = 1});
+    b.ids = tiny_ids(b.base, &b.rng, 600);
+    struct run *run = hot_run(&b, EOS_CHOICES);
+    run->job.ignore_eos = false;
+    answer(&b, run);
+    for (int c = 0; c < EOS_CHOICES; c++) {
+        const struct answer *a = &run->answers[c];
+        if (a->ids[a->n_ids - 1] != ORDINARY)
+            continue;
+        EXPECT_EQ(a->finish, FINISH_STOP);
+        expect_text_of(&b, a, a->n_ids - 1);
+        n++;
+    }
+    EXPECT(n >= 2);
+    run_free(run);
+    bench_close(&b);
+    adapter_files_remove_dir(dir);
+    free(dir);
 }
 
 /* ---- ends of answers: stop strings
