@@ -56,6 +56,9 @@ static uint64_t now_us(void)
 
 static void publish_events(struct engine *e)
 {
+    int64_t now = (int64_t)now_us();
+    for (struct event *ev = e->events.first; ev; ev = ev->next)
+        ev->made_us = now;
     pthread_mutex_lock(&e->lock);
     bool must_wake = event_list_append(&e->outbox, &e->events);
     pthread_mutex_unlock(&e->lock);

@@ -138,6 +138,7 @@ struct event { /* owned by the receiver; event_free */
     enum event_kind kind;
     struct job *job;
     int choice;
+    int64_t made_us;     /* when its step was over, on CLOCK_MONOTONIC */
     enum finish finish;  /* EVENT_END */
     int stop_index;      /* EVENT_END: which stop string ended it, -1: none */
     int n_generated;     /* EVENT_END: tokens made, a final EOS included */

@@ -24,17 +24,18 @@ static void add_scores(struct exchange *x, const struct event *ev)
                               ev->n_tokens, g->req.wants_token_ids);
 }
 
-static void note_times(struct exchange *x, int choice)
+/* By the engine's clock: several tokens may come in one wake. */
+static void note_times(struct exchange *x, const struct event *ev)
 {
     struct generation *g = x->gen;
-    int64_t now = loop_now_us();
+    int64_t now = ev->made_us, *last = &g->token_us[ev->choice];
     if (!g->ttft_us) {
         g->ttft_us = now - x->start_us;
         metrics_add_ttft(x->server->metrics, g->ttft_us);
     }
-    if (g->token_us[choice])
-        metrics_add_gap(x->server->metrics, now - g->token_us[choice]);
-    g->token_us[choice] = now;
+    if (*last)
+        metrics_add_gap(x->server->metrics, now - *last);
+    *last = now;
 }
 
 static void end_choice(struct generation *g, const struct event *ev)
@@ -69,7 +70,7 @@ void generation_event(struct exchange *x, const struct event *ev)
         return;
     g->is_dirty[ev->choice] = true;
     if (ev->kind == EVENT_TOKEN)
-        note_times(x, ev->choice);
+        note_times(x, ev);
     if (ev->kind == EVENT_TOKEN || ev->kind == EVENT_PROMPT)
         add_scores(x, ev);
     if (ev->kind == EVENT_TOKEN || ev->kind == EVENT_END)

@@ -245,10 +245,19 @@ int engine_post(struct engine *e, struct job *j, struct err *err)
     return 0;
 }
 
+static int64_t now_us(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
 struct event *engine_drain(struct engine *e)
 {
     pthread_mutex_lock(&e->lock);
     struct event *all = e->out.first;
+    for (struct event *ev = all; ev; ev = ev->next)
+        ev->made_us = now_us();
     e->out = (struct event_list){0};
     pthread_mutex_unlock(&e->lock);
     return all;
