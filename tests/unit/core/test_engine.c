@@ -447,7 +447,8 @@ TEST(engine_makes_no_eos_before_min_tokens)
 /* A copy of the model whose configuration names an ordinary token as another EOS. */
 static char *model_with_eos(int32_t id)
 {
-    static const char *const files[] = {"config.json", "tokenizer.json", "model.safetensors"};
+    static const char *const files[] = {"config.json", "tokenizer.json",
+                                        "model.safetensors"};
     char *dir = adapter_files_tmp_dir(), *model = test_path(TINY_GQA), text[64];
     for (int i = 0; i < 3; i++) {
         char from[512], to[512];

@@ -291,13 +291,15 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* Small seeds, choices and positions lie close together: no two of them may share a number. */
+/* Small seeds, choices and positions lie close together: no two of them may share a number.
+ */
 TEST(sampler_noise_streams_do_not_meet)
 {
     enum { SEEDS = 16, CHOICES = 8, POSITIONS = 256, ALL = SEEDS * CHOICES * POSITIONS };
     double *u = xcalloc(ALL, sizeof *u);
     for (uint32_t i = 0; i < ALL; i++)
-        u[i] = sampler_noise(i / (CHOICES * POSITIONS), i / POSITIONS % CHOICES, i % POSITIONS);
+        u[i] = sampler_noise(i / (CHOICES * POSITIONS), i / POSITIONS % CHOICES,
+                             i % POSITIONS);
     qsort(u, ALL, sizeof *u, by_value);
     for (int i = 1; i < ALL; i++)
         EXPECT(u[i] > u[i - 1]);
