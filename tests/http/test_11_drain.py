@@ -23,13 +23,13 @@ class Drain(unittest.TestCase):
         d = self.daemon(drain_ms=int(limit(30) * 1000))
         fields = {"prompt": [1], "max_tokens": 1500, "ignore_eos": True}
         whole = d.complete(**fields).json["choices"][0]["text"]
-        streams = [d.stream(**fields) for _ in range(3)]
-        iterators = [iter(s) for s in streams]
-        firsts = [[next(i)] for i in iterators]
         answers = []
         waiter = threading.Thread(target=lambda: answers.append(d.complete(**fields)))
         waiter.start()
-        d.wait(lambda: d.metrics().running >= 2, 5, "the fourth to run")
+        d.wait(lambda: answers or d.metrics().running == 1, 5, "the whole answer to be made")
+        streams = [d.stream(**fields) for _ in range(3)]
+        iterators = [iter(s) for s in streams]
+        firsts = [[next(i)] for i in iterators]
         d.signal()
         for first, rest, stream in zip(firsts, iterators, streams):
             self.assertEqual(joined(first + list(rest)), whole)
