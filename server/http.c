@@ -36,7 +36,8 @@ static const uint64_t drop_limit = 64u << 20;
 struct http {
     struct MHD_Daemon *daemon;
     struct server *server;
-    struct http_req *reqs;
+    struct http_conn *conns;
+    size_t n_conns;
     size_t body_bytes;
 };
 
@@ -44,12 +45,20 @@ struct header {
     char *name, *value;
 };
 
+struct http_conn {
+    struct http *http;
+    struct http_conn *prev, *next;
+    struct http_req *req; /* NULL: none, or its headers are not complete */
+    int fd;
+    bool is_shut;
+};
+
 struct http_req {
     unsigned magic;
     struct http *http;
     struct MHD_Connection *conn;
+    struct http_conn *home;
     struct exchange *exchange;
-    struct http_req *prev, *next;
     const char *method, *version;
     char *path;
     /* the body */
@@ -92,25 +101,19 @@ static struct http_req *req_new(struct http *h, struct MHD_Connection *conn,
     r->magic = HTTP_MAGIC;
     r->http = h;
     r->conn = conn;
+    r->home =
+        MHD_get_connection_info(conn, MHD_CONNECTION_INFO_SOCKET_CONTEXT)->socket_context;
     r->path = xstrdup(path);
     r->method = method;
     r->version = version;
-    r->next = h->reqs;
-    if (r->next)
-        r->next->prev = r;
-    h->reqs = r;
+    CHECK(r->home && !r->home->req);
+    r->home->req = r;
     return r;
 }
 
 static void req_free(struct http_req *r)
 {
-    struct http *h = r->http;
-    if (r->next)
-        r->next->prev = r->prev;
-    if (r->prev)
-        r->prev->next = r->next;
-    else
-        h->reqs = r->next;
+    r->home->req = NULL;
     if (r->response)
         MHD_destroy_response(r->response);
     upload_free(r->body);
@@ -358,6 +361,42 @@ static void on_completed(void *cls, struct MHD_Connection *conn, void **req_cls,
     req_free(r);
 }
 
+static void conn_open(struct http *h, struct MHD_Connection *conn, void **context)
+{
+    struct http_conn *c = xcalloc(1, sizeof *c);
+    c->http = h;
+    c->fd = MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+    c->next = h->conns;
+    if (c->next)
+        c->next->prev = c;
+    h->conns = c;
+    h->n_conns++;
+    *context = c;
+}
+
+static void conn_close(struct http_conn *c)
+{
+    struct http *h = c->http;
+    CHECK(!c->req);
+    if (c->next)
+        c->next->prev = c->prev;
+    if (c->prev)
+        c->prev->next = c->next;
+    else
+        h->conns = c->next;
+    h->n_conns--;
+    free(c);
+}
+
+static void on_connection(void *cls, struct MHD_Connection *conn, void **context,
+                          enum MHD_ConnectionNotificationCode code)
+{
+    if (code == MHD_CONNECTION_NOTIFY_STARTED)
+        conn_open(cls, conn, context);
+    else if (*context)
+        conn_close(*context);
+}
+
 static int hex_digit(char c)
 {
     return c >= '0' && c <= '9'   ? c - '0'
@@ -404,16 +443,20 @@ struct http *http_open(const struct http_opts *opts, struct err *err)
 {
     struct http *h = xcalloc(1, sizeof *h);
     h->server = opts->server;
+    /* clang-format off: one option a line. The logger is first, so that it hears all. */
     h->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL,
-        on_request, h, MHD_OPTION_EXTERNAL_LOGGER, on_log,
-        NULL, /* first, so that it hears all */
-        MHD_OPTION_LISTEN_SOCKET, opts->listen_fd, MHD_OPTION_NOTIFY_COMPLETED,
-        on_completed, NULL, MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL,
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, h,
+        MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
+        MHD_OPTION_LISTEN_SOCKET, opts->listen_fd,
+        MHD_OPTION_NOTIFY_CONNECTION, on_connection, h,
+        MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL,
+        MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL,
         MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)opts->idle_timeout_s,
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)opts->max_connections,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
-        MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
+        MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
+        MHD_OPTION_END);
+    /* clang-format on */
     if (h->daemon)
         return h;
     free(h);
@@ -448,59 +491,75 @@ void http_stop_listening(struct http *h)
 }
 
 /* A whole reply on its way is the library's business. */
-static bool is_watched(const struct http_req *r)
+static bool is_watched(const struct http_conn *c)
 {
+    const struct http_req *r = c->req;
+    if (!r)
+        return !c->is_shut;
     return !r->is_gone && (!r->is_received || r->is_suspended || r->is_streaming);
 }
 
 /* The end of a connection may come in one edge with the last bytes read from it, and then
- * the library does not hear of it. What was cut in the middle of its body is shut down
- * here, which is heard. */
-static void end_gone(struct http_req *r, int fd)
+ * the library does not hear of it. What it is still reading is shut down here, which is
+ * heard. */
+static void end_reading(struct http_conn *c)
 {
     char byte;
-    if (!r->is_received && recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0)
+    if (recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0)
         return; /* there is more to read */
+    c->is_shut = true;
+    if (c->req)
+        c->req->is_gone = true;
+    shutdown(c->fd, SHUT_RDWR);
+}
+
+static void end_gone(struct http_conn *c)
+{
+    struct http_req *r = c->req;
+    if (!r || !r->is_received) {
+        end_reading(c);
+        return;
+    }
     r->is_gone = true;
     exchange_gone(r->exchange);
-    if (!r->is_received)
-        shutdown(fd, SHUT_RDWR);
     resume(r);
 }
 
 void http_find_gone(struct http *h)
 {
-    size_t n = 0, cap = 0;
-    for (struct http_req *r = h->reqs; r; r = r->next)
-        cap += is_watched(r);
-    if (!cap)
-        return;
-    struct pollfd *fds = xcalloc(cap, sizeof *fds);
-    struct http_req **reqs = xcalloc(cap, sizeof *reqs);
-    for (struct http_req *r = h->reqs; r; r = r->next) {
-        if (!is_watched(r))
+    size_t n = 0;
+    struct pollfd *fds = xcalloc(h->n_conns + 1, sizeof *fds);
+    struct http_conn **conns = xcalloc(h->n_conns + 1, sizeof *conns);
+    for (struct http_conn *c = h->conns; c; c = c->next) {
+        if (!is_watched(c))
             continue;
-        fds[n].fd =
-            MHD_get_connection_info(r->conn, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+        fds[n].fd = c->fd;
         fds[n].events = POLLRDHUP; /* seen even behind bytes of a next request */
-        reqs[n++] = r;
+        conns[n++] = c;
     }
-    if (poll(fds, n, 0) > 0)
+    if (n && poll(fds, n, 0) > 0)
         for (size_t i = 0; i < n; i++)
             if (fds[i].revents)
-                end_gone(reqs[i], fds[i].fd);
+                end_gone(conns[i]);
     free(fds);
-    free(reqs);
+    free(conns);
+}
+
+bool http_has_connections(const struct http *h)
+{
+    return h->n_conns > 0;
 }
 
 /* The library wants no suspended connection when it stops. */
 void http_close(struct http *h)
 {
-    for (struct http_req *r = h->reqs; r; r = r->next) {
-        r->is_gone = true;
-        resume(r);
+    for (struct http_conn *c = h->conns; c; c = c->next) {
+        if (!c->req)
+            continue;
+        c->req->is_gone = true;
+        resume(c->req);
     }
-    for (int i = 0; h->reqs && i < 8; i++)
+    for (int i = 0; i < 4; i++)
         MHD_run(h->daemon);
     MHD_stop_daemon(h->daemon);
     h->daemon = NULL;
@@ -510,6 +569,6 @@ void http_free(struct http *h)
 {
     if (!h)
         return;
-    CHECK(!h->daemon && !h->reqs);
+    CHECK(!h->daemon && !h->conns);
     free(h);
 }

@@ -49,8 +49,9 @@ int http_timeout_ms(struct http *h);
 void http_run(struct http *h);
 
 /* Looks for clients that went away while nothing was being read or written; exchange_gone
- * for each. */
+ * for each. Wanted regularly while there are connections. */
 void http_find_gone(struct http *h);
+bool http_has_connections(const struct http *h);
 
 /* ---- what was asked ------------------------------------------------------------------ */
 

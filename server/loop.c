@@ -55,6 +55,8 @@ static void pump(struct loop *l)
         http_run(l->http);
         ms = http_timeout_ms(l->http);
     }
+    if (http_has_connections(l->http))
+        loop_set_ticking(l, true);
     if (ms < 0)
         uv_timer_stop(&l->http_timer);
     else

@@ -34,6 +34,8 @@ void loop_detach_http(struct loop *l);
 void loop_free(struct loop *l); /* waits for work under way */
 
 void loop_wake(struct loop *l); /* any thread */
+
+/* on_tick every LOOP_TICK_MS; it goes on by itself when there are connections. */
 void loop_set_ticking(struct loop *l, bool on);
 
 /* work(ud) on the pool, then done(ud) on the loop. */

@@ -111,6 +111,8 @@ static void on_tick(void *ud)
         exchange_tick(x, now);
     if (s->state == SERVER_DRAINING)
         drain(s);
+    else if (!s->exchanges && !http_has_connections(s->http))
+        loop_set_ticking(s->loop, false);
 }
 
 void server_add(struct server *s, struct exchange *x)
@@ -134,8 +136,6 @@ void server_remove(struct server *s, struct exchange *x)
         s->exchanges = x->next;
     if (s->state == SERVER_DRAINING)
         drain(s);
-    else if (!s->exchanges && s->state == SERVER_READY)
-        loop_set_ticking(s->loop, false);
 }
 
 void server_run(struct server *s)

@@ -4,6 +4,7 @@
 #include "tests/support/fake_engine.h"
 #include "tests/test.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -121,6 +122,35 @@ TEST(life_client_gone_in_the_middle_of_its_body)
         reply_free(&r);
     }
     EXPECT(are_all_gone);
+    fixture_stop(&f);
+}
+
+static int n_open_files(void)
+{
+    int n = 0;
+    for (int fd = 0; fd < 1024; fd++)
+        n += fcntl(fd, F_GETFD) >= 0;
+    return n;
+}
+
+/* Neither half a head nor an idle connection may keep its descriptor when its client left.
+ */
+TEST(life_connections_without_a_request_end_with_their_client)
+{
+    enum { N = 50 };
+    struct fixture f = {0};
+    fake_engine_plan(&(struct fake_plan){0});
+    fixture_start(&f);
+    int before = n_open_files();
+    for (int i = 0; i < N; i++) {
+        int fd = client_open(&f);
+        client_send(fd, i % 2 ? "GET /hea" : "GET /health HTTP/1.1\r\nHost: x\r\n\r\n");
+        close(fd);
+    }
+    int64_t start = now_ms();
+    while (n_open_files() > before && now_ms() - start < 3000)
+        usleep(10000);
+    EXPECT_EQ(n_open_files(), before);
     fixture_stop(&f);
 }
 
