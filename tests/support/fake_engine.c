@@ -186,6 +186,15 @@ static void step_all(struct engine *e, const struct fake_plan *p)
     }
 }
 
+static void stamp(struct event_list *l)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    for (struct event *ev = l->first; ev; ev = ev->next)
+        if (!ev->made_us)
+            ev->made_us = (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
 static void *run(void *arg)
 {
     struct engine *e = arg;
@@ -196,6 +205,7 @@ static void *run(void *arg)
         bool was_empty = !e->out.first;
         is_closing = e->is_closing;
         step_all(e, &p);
+        stamp(&e->out);
         bool must_wake = was_empty && e->out.first;
         pthread_mutex_unlock(&e->lock);
         if (must_wake)
