@@ -144,7 +144,11 @@ static enum emit_outcome emit_new(struct emit *e, struct seq *q, const struct em
     bool is_eos = base_model_is_eos(e->base, id) && !q->job->ignore_eos;
     if (!is_eos) /* it ends the text and is no part of it, special token or not */
         detok_feed(q->detok, id, &piece);
-    int hit = stop_feed(&q->stop, piece.data, piece.len, &safe);
+    int hit = -1;
+    if (q->n_generated <= q->job->min_tokens) /* as in vLLM: nothing ends an answer before that */
+        stop_pass(&q->stop, piece.data, piece.len, &safe);
+    else
+        hit = stop_feed(&q->stop, piece.data, piece.len, &safe);
     event_list_add(out, event_new_scored(EVENT_TOKEN, q->job, q->choice, &row->score, 1,
                                          safe.data ? safe.data : "", safe.len));
     bool is_over = hit >= 0 || is_eos || q->n_generated >= q->max_new;

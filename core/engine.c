@@ -100,7 +100,7 @@ static void retire_job(struct engine *e, struct job *j, const struct err *failur
         q = NULL;
         for (int i = 0; i < e->sched.n_running && !q; i++)
             q = e->sched.running[i]->job == j ? e->sched.running[i] : NULL;
-        for (struct seq *w = e->sched.first; w && !q; w = w->next)
+        for (struct seq *w = e->sched.waiting.first; w && !q; w = w->next)
             q = w->job == j ? w : NULL;
         if (!q)
             break;
@@ -120,7 +120,7 @@ static struct job *find_cancelled(struct engine *e)
         if (j && atomic_load_explicit(&j->cancelled, memory_order_acquire))
             return j;
     }
-    for (struct seq *w = e->sched.first; w; w = w->next)
+    for (struct seq *w = e->sched.waiting.first; w; w = w->next)
         if (w->job && atomic_load_explicit(&w->job->cancelled, memory_order_acquire))
             return w->job;
     return NULL;
@@ -211,9 +211,14 @@ static void update_gauges(struct engine *e)
 {
     pthread_mutex_lock(&e->lock);
     e->stats.running = e->sched.n_running;
-    e->stats.waiting = e->sched.n_waiting + e->n_posted;
-    e->stats.kv_blocks_used = e->pool.n_blocks - e->pool.n_free;
+    e->stats.waiting = e->sched.waiting.n + e->n_posted;
+    e->stats.kv_blocks_used = e->sched.n_job_blocks;
     pthread_mutex_unlock(&e->lock);
+}
+
+static bool has_work(const struct engine *e)
+{
+    return e->sched.n_running || e->sched.waiting.n || e->sched.compiles.n;
 }
 
 static void step(struct engine *e)
@@ -222,7 +227,7 @@ static void step(struct engine *e)
     drop_cancelled(e);
     sched_admit(&e->sched, &e->pool);
     sched_next(&e->sched, &e->batch);
-    CHECK(e->batch.n_rows || !e->sched.n_waiting); /* what waits fits an empty pool */
+    CHECK(e->batch.n_rows || !has_work(e)); /* what waits fits an empty pool */
     if (e->batch.n_rows) {
         struct engine_stats add = rows_of_step(e);
         forward(base_model_weights(e->base), e->shape, &e->batch, &e->pool, e->kernels, &e->ws, e->par);
@@ -239,8 +244,7 @@ static void step(struct engine *e)
 static bool take_inbox(struct engine *e)
 {
     pthread_mutex_lock(&e->lock);
-    while (!e->first_job && !e->first_compile && !e->is_closing && !e->sched.n_running &&
-           !e->sched.n_waiting)
+    while (!e->first_job && !e->first_compile && !e->is_closing && !has_work(e))
         pthread_cond_wait(&e->has_work, &e->lock);
     struct job *jobs = e->first_job;
     struct compile *compiles = e->first_compile;
@@ -262,8 +266,11 @@ static bool take_inbox(struct engine *e)
 
 static void end_everything(struct engine *e)
 {
-    while (e->sched.n_running || e->sched.n_waiting) {
-        struct seq *q = e->sched.n_running ? e->sched.running[0] : e->sched.first;
+    while (has_work(e)) {
+        struct sched *s = &e->sched;
+        struct seq *q = s->n_running         ? s->running[0]
+                        : s->waiting.first ? s->waiting.first
+                                           : s->compiles.first;
         if (q->job) {
             retire_job(e, q->job, NULL);
             continue;
@@ -300,11 +307,11 @@ static int check_context(const struct engine *e, const struct job *j, struct err
                            e->max_ctx, (long long)(n_virtual + need), n_virtual, (long long)n,
                            j->max_tokens);
         int blocks = seq_blocks_needed((int)n, j->max_tokens);
-        if (blocks > e->pool.n_blocks)
+        if (blocks > e->sched.max_job_blocks)
             return err_set(err, ERR_CONTEXT,
                            "this needs %d KV blocks of %d tokens (%lld prompt tokens + %d max_tokens), "
                            "the pool has %d: lower max_tokens or raise kv-bytes",
-                           blocks, KV_TILE, (long long)n, j->max_tokens, e->pool.n_blocks);
+                           blocks, KV_TILE, (long long)n, j->max_tokens, e->sched.max_job_blocks);
     }
     return 0;
 }
@@ -385,7 +392,7 @@ int engine_max_ctx(const struct engine *e)
 static struct kv_prefix *run_compile(struct engine *e, struct compile *c, struct err *err)
 {
     CHECK(!pthread_equal(pthread_self(), e->thread)); /* it would wait for itself */
-    if (c->n > e->max_ctx || seq_blocks_needed(c->n, 0) > e->pool.n_blocks) {
+    if (c->n > e->max_ctx) {
         err_set(err, ERR_ADAPTER, "%d virtual tokens do not fit the context limit of %d", c->n,
                 e->max_ctx);
         return NULL;
@@ -494,12 +501,13 @@ struct engine *engine_open(const struct base_model *b, const struct engine_opts 
     if (settle_opts(e, opts, &n_blocks, err) < 0)
         goto fail;
     int max_rows = e->opts.max_batch + e->opts.prefill_chunk;
-    if (kv_pool_init(&e->pool, e->shape, n_blocks, err) < 0 ||
+    int for_compiles = seq_blocks_needed(e->max_ctx, 0); /* mapped, paid for when used */
+    if (kv_pool_init(&e->pool, e->shape, n_blocks + for_compiles, err) < 0 ||
         forward_ws_init(&e->ws, base_model_weights(b), e->shape, max_rows, max_rows, e->opts.n_threads,
                         err) < 0)
         goto fail;
-    sched_init(&e->sched, e->opts.max_batch, e->opts.prefill_chunk);
-    batch_init(&e->batch, max_rows, e->opts.max_batch, e->shape->dim);
+    sched_init(&e->sched, e->opts.max_batch, n_blocks, e->opts.prefill_chunk);
+    batch_init(&e->batch, max_rows, e->opts.max_batch + 1, e->shape->dim);
     emit_init(&e->emit, b, max_rows);
     e->par = par_new(e->opts.n_threads);
     e->stats.kv_blocks_total = n_blocks;
@@ -508,7 +516,7 @@ struct engine *engine_open(const struct base_model *b, const struct engine_opts 
     e->is_started = true;
     log_info("boot", "engine: %s kernels, %d threads, context %d, KV pool %d blocks of %d tokens "
              "(%zu MiB), %d sequences at once", e->kernels->name, e->opts.n_threads, e->max_ctx, n_blocks,
-             KV_TILE, e->pool.memory_len >> 20, e->opts.max_batch);
+             KV_TILE, (size_t)n_blocks * e->pool.block_bytes >> 20, e->opts.max_batch);
     return e;
 fail:
     engine_free(e);

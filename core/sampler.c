@@ -76,7 +76,7 @@ static int select_best(const float *x, int vocab, float least, struct cand *out,
     int n = 0;
     for (int32_t i = 0; i < vocab; i++) {
         struct cand c = {x[i], i};
-        if (!(x[i] >= least))
+        if (!(x[i] >= least && x[i] > -INFINITY))
             continue;
         if (n < want) {
             out[n++] = c;
@@ -95,19 +95,6 @@ static int select_best(const float *x, int vocab, float least, struct cand *out,
 static double mass_of(struct cand c, float max, float inv_t)
 {
     return exp(((double)c.logit - (double)max) * (double)inv_t);
-}
-
-/* Total mass of what min_p leaves. */
-static double mass_from(const float *x, int vocab, float max, float inv_t, float least,
-                        const struct kernels *k)
-{
-    if (least == -INFINITY)
-        return k->sum_exp(x, vocab, max, inv_t);
-    double total = 0;
-    for (int32_t i = 0; i < vocab; i++)
-        if (x[i] >= least)
-            total += mass_of((struct cand){x[i], i}, max, inv_t);
-    return total;
 }
 
 /* How many of the n sorted candidates top_p keeps of `total`; 0: these are not enough to tell. */
@@ -135,30 +122,128 @@ static int32_t draw(const struct cand *c, int n, double u, float max, float inv_
     return c[n - 1].id;
 }
 
-/* Candidates sorted, in growing numbers until top_k or top_p is certain, then one is drawn. */
+enum { FEW = 64 };
+
+/* Where few candidates decide: top_k up to FEW, or a nucleus that FEW candidates cover. -1: they do
+ * not. */
+static int32_t pick_few(const float *x, int vocab, const struct sampling *s, double u, float max,
+                        float least, const struct kernels *k)
+{
+    struct cand c[FEW];
+    float inv_t = 1.0f / s->temperature;
+    bool has_k = s->top_k > 0 && s->top_k <= FEW;
+    int n = select_best(x, vocab, least, c, has_k ? s->top_k : FEW);
+    double total = 0;
+    for (int i = 0; has_k && i < n; i++)
+        total += mass_of(c[i], max, inv_t);
+    if (!has_k)
+        total = k->sum_exp(x, vocab, max, inv_t);
+    int keep = s->top_p < 1 ? nucleus(c, n, s->top_p, total, max, inv_t) : n;
+    if (!keep && has_k)
+        keep = n;
+    return keep ? draw(c, keep, u, max, inv_t) : -1;
+}
+
+/* Larger key, larger logit. */
+static uint32_t key_of(float logit)
+{
+    uint32_t bits;
+    memcpy(&bits, &logit, sizeof bits);
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+enum { LEVELS = 3, BINS = 2048 };
+static const int level_shift[LEVELS] = {21, 10, 0}, level_bits[LEVELS] = {11, 11, 10};
+
+/* The key at which the candidates (p > 0), taken from the largest logit down, reach `target` of their
+ * number or of their mass; *rest: how much of the target that key's own candidates have to give. A radix
+ * descent: three passes whatever the distribution, where sorting would cost the whole batch. */
+static uint32_t cut_key(const float *x, const float *p, int vocab, bool by_mass, double target,
+                        double *rest)
+{
+    double *bins = xcalloc(BINS, sizeof *bins);
+    uint32_t prefix = 0;
+    for (int level = 0; level < LEVELS; level++) {
+        int shift = level_shift[level], top = shift + level_bits[level];
+        uint32_t mask = (1u << level_bits[level]) - 1;
+        memset(bins, 0, BINS * sizeof *bins);
+        for (int i = 0; i < vocab; i++) {
+            uint32_t key = key_of(x[i]);
+            if (p[i] > 0 && (top == 32 || key >> top == prefix))
+                bins[key >> shift & mask] += by_mass ? (double)p[i] : 1;
+        }
+        uint32_t bin = mask, last = 0;
+        for (; bin > 0 && bins[bin] < target; bin--) {
+            target -= bins[bin];
+            last = bins[bin] > 0 ? bin : last;
+        }
+        bin = bins[bin] > 0 ? bin : last; /* rounding left a crumb of the target: stop at the last */
+        prefix = prefix << level_bits[level] | bin;
+    }
+    free(bins);
+    *rest = target;
+    return prefix;
+}
+
+/* Clears p below the cut; of the candidates at the cut itself the lowest ids stay. */
+static void cut(const float *x, float *p, int vocab, bool by_mass, double target)
+{
+    double rest;
+    uint32_t key = cut_key(x, p, vocab, by_mass, target, &rest);
+    for (int i = 0; i < vocab; i++) {
+        uint32_t mine = key_of(x[i]);
+        if (mine > key || p[i] <= 0)
+            continue;
+        if (mine == key && rest > 0)
+            rest -= by_mass ? (double)p[i] : 1;
+        else
+            p[i] = 0;
+    }
+}
+
+static double sum_of(const float *p, int n)
+{
+    double sum = 0;
+    for (int i = 0; i < n; i++)
+        sum += (double)p[i];
+    return sum;
+}
+
+/* Any filters: candidates are cleared from p, and one is drawn in order of id. */
+static int32_t pick_cut(const float *x, int vocab, const struct sampling *s, double u, float max,
+                        float least, const struct kernels *k)
+{
+    float *p = xcalloc((size_t)vocab, sizeof *p);
+    int32_t id = 0;
+    k->exp_scaled(p, x, vocab, max, 1.0f / s->temperature);
+    for (int i = 0; i < vocab; i++)
+        if (!(x[i] >= least && x[i] > -INFINITY))
+            p[i] = 0;
+    if (s->top_k > 0 && s->top_k < vocab)
+        cut(x, p, vocab, false, s->top_k);
+    if (s->top_p < 1)
+        cut(x, p, vocab, true, (double)s->top_p * sum_of(p, vocab));
+    double left = u * sum_of(p, vocab);
+    for (int i = 0; i < vocab; i++) {
+        if (p[i] <= 0)
+            continue;
+        id = i;
+        left -= (double)p[i];
+        if (left < 0)
+            break;
+    }
+    free(p);
+    return id;
+}
+
 static int32_t pick_filtered(const float *x, int vocab, const struct sampling *s, double u, float max,
                              float least, const struct kernels *k)
 {
-    float inv_t = 1.0f / s->temperature;
-    int cap = s->top_k > 0 && s->top_k < vocab ? s->top_k : vocab;
-    double total = cap < vocab ? 0 : mass_from(x, vocab, max, inv_t, least, k);
-    int want = cap < vocab ? cap : s->top_p < 1 ? 64 : vocab;
-    for (;; want = want < vocab / 4 ? want * 4 : vocab) {
-        if (want > vocab)
-            want = vocab;
-        struct cand *c = xcalloc((size_t)want, sizeof *c);
-        int n = select_best(x, vocab, least, c, want);
-        bool is_all = n < want || want == cap;
-        for (int i = 0; cap < vocab && i < n; i++)
-            total += mass_of(c[i], max, inv_t);
-        int keep = s->top_p < 1 ? nucleus(c, n, s->top_p, total, max, inv_t) : n;
-        if (!keep && is_all)
-            keep = n;
-        int32_t id = keep ? draw(c, keep, u, max, inv_t) : -1;
-        free(c);
-        if (keep)
-            return id;
-    }
+    bool has_k = s->top_k > 0 && s->top_k < vocab;
+    int32_t id = -1;
+    if (has_k ? s->top_k <= FEW : s->min_p <= 0)
+        id = pick_few(x, vocab, s, u, max, least, k);
+    return id >= 0 ? id : pick_cut(x, vocab, s, u, max, least, k);
 }
 
 /* No filter: walk the distribution in order of id, by pieces whose mass is summed at once. */

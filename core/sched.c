@@ -7,58 +7,84 @@
 #include <stdlib.h>
 #include <string.h>
 
-void sched_init(struct sched *s, int max_running, int prefill_chunk)
+void sched_init(struct sched *s, int max_running, int max_job_blocks, int prefill_chunk)
 {
-    *s = (struct sched){.max_running = max_running, .prefill_chunk = prefill_chunk};
-    s->running = xcalloc((size_t)max_running, sizeof *s->running);
-    s->picks = xcalloc((size_t)max_running, sizeof *s->picks);
-    s->order = xcalloc((size_t)max_running, sizeof *s->order);
+    size_t most = (size_t)max_running + 1; /* and one compile */
+    *s = (struct sched){.max_running = max_running,
+                        .max_job_blocks = max_job_blocks,
+                        .prefill_chunk = prefill_chunk};
+    s->running = xcalloc(most, sizeof *s->running);
+    s->picks = xcalloc(most, sizeof *s->picks);
+    s->order = xcalloc(most, sizeof *s->order);
 }
 
 void sched_fini(struct sched *s)
 {
-    CHECK(!s->n_running && !s->n_waiting);
+    CHECK(!s->n_running && !s->waiting.n && !s->compiles.n);
     free(s->running);
     free(s->picks);
     free(s->order);
     *s = (struct sched){0};
 }
 
-void sched_add(struct sched *s, struct seq *q)
+static void push(struct seq_queue *w, struct seq *q)
 {
     q->next = NULL;
-    if (s->last)
-        s->last->next = q;
+    if (w->last)
+        w->last->next = q;
     else
-        s->first = q;
-    s->last = q;
-    s->n_waiting++;
+        w->first = q;
+    w->last = q;
+    w->n++;
 }
 
-static void unlink_waiting(struct sched *s, struct seq *before, struct seq *q)
+/* false: q is not in this queue. */
+static bool unlink_from(struct seq_queue *w, struct seq *q)
 {
+    struct seq *before = NULL;
+    for (struct seq *at = w->first; at != q; before = at, at = at->next)
+        if (!at)
+            return false;
     if (before)
         before->next = q->next;
     else
-        s->first = q->next;
-    if (s->last == q)
-        s->last = before;
+        w->first = q->next;
+    if (w->last == q)
+        w->last = before;
     q->next = NULL;
-    s->n_waiting--;
+    w->n--;
+    return true;
+}
+
+void sched_add(struct sched *s, struct seq *q)
+{
+    push(q->compile ? &s->compiles : &s->waiting, q);
+}
+
+static void start(struct sched *s, struct seq_queue *from, struct kv_pool *pool, int n_blocks)
+{
+    struct seq *q = from->first;
+    q->blocks = xcalloc((size_t)n_blocks, sizeof *q->blocks);
+    q->n_blocks = n_blocks;
+    CHECK(kv_pool_take(pool, n_blocks, q->blocks));
+    CHECK(unlink_from(from, q));
+    s->running[s->n_running++] = q;
+    if (q->compile)
+        s->has_compile = true;
+    else
+        s->n_job_blocks += n_blocks;
 }
 
 void sched_admit(struct sched *s, struct kv_pool *pool)
 {
-    while (s->first && s->n_running < s->max_running) {
-        struct seq *q = s->first;
+    if (s->compiles.first && !s->has_compile)
+        start(s, &s->compiles, pool, seq_blocks_needed(s->compiles.first->n_prompt, 0));
+    while (s->waiting.first && s->n_running - s->has_compile < s->max_running) {
+        const struct seq *q = s->waiting.first;
         int need = seq_blocks_needed(q->n_prompt, q->max_new);
-        if (need > pool->n_free)
+        if (need > s->max_job_blocks - s->n_job_blocks)
             return; /* first come, first served: nobody overtakes, so nobody starves */
-        q->blocks = xcalloc((size_t)need, sizeof *q->blocks);
-        q->n_blocks = need;
-        CHECK(kv_pool_take(pool, need, q->blocks));
-        unlink_waiting(s, NULL, q);
-        s->running[s->n_running++] = q;
+        start(s, &s->waiting, pool, need);
     }
 }
 
@@ -113,23 +139,26 @@ void sched_next(struct sched *s, struct batch *b)
     }
 }
 
+static void stop(struct sched *s, int i, struct kv_pool *pool)
+{
+    struct seq *q = s->running[i];
+    memmove(s->running + i, s->running + i + 1, (size_t)(s->n_running - i - 1) * sizeof *s->running);
+    s->n_running--;
+    if (q->compile)
+        s->has_compile = false;
+    else
+        s->n_job_blocks -= q->n_blocks;
+    kv_pool_give(pool, q->blocks, q->n_blocks);
+    free(q->blocks);
+    q->blocks = NULL;
+}
+
 void sched_remove(struct sched *s, struct seq *q, struct kv_pool *pool)
 {
-    for (int i = 0; i < s->n_running; i++) {
-        if (s->running[i] != q)
-            continue;
-        memmove(s->running + i, s->running + i + 1,
-                (size_t)(s->n_running - i - 1) * sizeof *s->running);
-        s->n_running--;
-        kv_pool_give(pool, q->blocks, q->n_blocks);
-        free(q->blocks);
-        q->blocks = NULL;
-        return;
-    }
-    for (struct seq *w = s->first, *before = NULL; w; before = w, w = w->next)
-        if (w == q) {
-            unlink_waiting(s, before, q);
+    for (int i = 0; i < s->n_running; i++)
+        if (s->running[i] == q) {
+            stop(s, i, pool);
             return;
         }
-    CHECK(!"sequence is neither running nor waiting");
+    CHECK(unlink_from(q->compile ? &s->compiles : &s->waiting, q));
 }

@@ -2,18 +2,25 @@
  *
  * Thread: engine. Pure bookkeeping: no clock, no thread, no maths, hence testable alone. Sequences wait
  * in order of arrival and are admitted when a place and all the KV blocks they can ever need are free, so
- * an admitted sequence never has to give way. */
+ * an admitted sequence never has to give way. Compiles have a queue, a place and blocks of their own: an
+ * adapter does not wait for the requests of others, however many there are. */
 #ifndef PREFIXD_SCHED_H
 #define PREFIXD_SCHED_H
 
 #include "core/batch.h"
 #include "core/seq.h"
 
+struct seq_queue {
+    struct seq *first, *last;
+    int n;
+};
+
 struct sched {
-    struct seq **running; /* [n_running], oldest first */
+    struct seq **running; /* [n_running], oldest first; one compile at most among them */
     int n_running, max_running;
-    struct seq *first, *last; /* waiting */
-    int n_waiting;
+    int n_job_blocks, max_job_blocks; /* blocks of running jobs; what is beyond the most is for compiles */
+    bool has_compile;
+    struct seq_queue waiting, compiles;
     int prefill_chunk;
     struct sched_pick *picks; /* scratch */
     struct seq **order;       /* [batch's n_seqs]: whose rows batch.seqs[i] are, after sched_next */
@@ -25,10 +32,10 @@ struct sched_pick {
     int age; /* place among the running: ties keep it */
 };
 
-void sched_init(struct sched *s, int max_running, int prefill_chunk);
+void sched_init(struct sched *s, int max_running, int max_job_blocks, int prefill_chunk);
 void sched_fini(struct sched *s);
 
-void sched_add(struct sched *s, struct seq *q); /* to the end of the queue */
+void sched_add(struct sched *s, struct seq *q); /* to the end of its queue */
 void sched_admit(struct sched *s, struct kv_pool *pool);
 
 /* All decoding rows and up to prefill_chunk prompt rows, sequences of one prefix side by side. */

@@ -80,6 +80,14 @@ int stop_feed(struct stop *s, const char *text, size_t len, struct buf *safe)
     return -1;
 }
 
+void stop_pass(struct stop *s, const char *text, size_t len, struct buf *safe)
+{
+    stop_end(s, safe);
+    memset(s->state, 0, sizeof s->state);
+    if (len)
+        buf_add(safe, text, len);
+}
+
 void stop_end(struct stop *s, struct buf *safe)
 {
     if (s->held.len)

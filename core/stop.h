@@ -29,6 +29,9 @@ void stop_fini(struct stop *s);
 /* Index of the stop string completed first, or -1. On a hit the text before it is appended to safe and
  * everything after is dropped. */
 int stop_feed(struct stop *s, const char *text, size_t len, struct buf *safe);
+
+/* Text in which no stop string may count (before min_tokens): passed on, and forgotten. */
+void stop_pass(struct stop *s, const char *text, size_t len, struct buf *safe);
 void stop_end(struct stop *s, struct buf *safe);
 
 #endif

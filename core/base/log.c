@@ -2,9 +2,11 @@
 #include "core/base/log.h"
 
 #include "core/base/buf.h"
+#include "core/base/utf8.h"
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -32,8 +34,10 @@ static void add_time(struct buf *b)
 
 static void add_escaped(struct buf *b, const char *s)
 {
-    for (; *s; s++) {
-        unsigned char c = (unsigned char)*s;
+    struct buf whole = {0};
+    utf8_add_lossy(&whole, s, strlen(s)); /* a cut or foreign byte must not spoil the line */
+    for (size_t i = 0; i < whole.len; i++) {
+        unsigned char c = (unsigned char)whole.data[i];
         if (c < 0x20 || c == 0x7f)
             buf_printf(b, "\\u%04x", c);
         else if (log_format == LOG_JSON && (c == '"' || c == '\\'))
@@ -41,6 +45,7 @@ static void add_escaped(struct buf *b, const char *s)
         else
             buf_add_char(b, (char)c);
     }
+    buf_free(&whole);
 }
 
 static void add_line(struct buf *b, const char *level, const char *station, const char *id,

@@ -244,6 +244,13 @@ static void silu_mul(float *a, const float *b, int n)
     }
 }
 
+static void exp_scaled(float *y, const float *x, int n, float max, float scale)
+{
+    for (int i = 0; i < n; i++)
+        y[i] = (x[i] - max) * scale;
+    exp_inplace(y, n);
+}
+
 static double sum_exp(const float *x, int n, float max, float scale)
 {
     double sum = 0;
@@ -251,9 +258,7 @@ static double sum_exp(const float *x, int n, float max, float scale)
     for (int i = 0; i < n; i += 256) {
         int len = n - i < 256 ? n - i : 256;
         float lanes[16] = {0};
-        for (int j = 0; j < len; j++)
-            t[j] = (x[i + j] - max) * scale;
-        exp_inplace(t, len);
+        exp_scaled(t, x + i, len, max, scale);
         for (int j = 0; j < len; j++)
             lanes[j % 16] += t[j];
         sum += (double)lanes_sum(lanes, 16);
@@ -268,5 +273,6 @@ const struct kernels NAME = {
     .softmax_span = softmax_span,
     .rms_norm = rms_norm,
     .silu_mul = silu_mul,
+    .exp_scaled = exp_scaled,
     .sum_exp = sum_exp,
 };

@@ -41,6 +41,8 @@ struct kernels {
     void (*rms_norm)(float *y, const float *x, const float *w, int n, float eps);
     /* a = silu(a) * b, over n */
     void (*silu_mul)(float *a, const float *b, int n);
+    /* y[i] = exp((x[i] - max) * scale), over n; never 0, not even for -inf */
+    void (*exp_scaled)(float *y, const float *x, int n, float max, float scale);
     /* sum over i of exp((x[i] - max) * scale), in fixed groups, in double */
     double (*sum_exp)(const float *x, int n, float max, float scale);
 };

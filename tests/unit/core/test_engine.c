@@ -10,6 +10,7 @@
 
 #include "core/base/check.h"
 #include "core/base/mem.h"
+#include "core/kv_pool.h"
 #include "tests/support/adapter_files.h"
 #include "tests/support/run.h"
 #include "tests/support/tiny.h"
@@ -821,7 +822,7 @@ TEST(engine_close_ends_running_waiting_and_compiling)
 {
     struct bench b;
     bench_open(&b, TINY_DEMO,
-               (struct engine_opts){.n_threads = 2, .max_batch = 2, .prefill_chunk = 1});
+               (struct engine_opts){.n_threads = 2, .max_batch = 1, .prefill_chunk = 1});
     struct compiling c = {.b = &b};
     pthread_t thread;
     runner_hold(b.runner);
@@ -830,7 +831,7 @@ TEST(engine_close_ends_running_waiting_and_compiling)
     CHECK(pthread_create(&thread, NULL, compile_main, &c) == 0);
     while (stats_of(&b).compile_rows < 2)
         runner_step(b.runner);
-    runs[1] = post_greedy(&b, 5, 5, NULL); /* in the queue behind both */
+    runs[1] = post_greedy(&b, 5, 5, NULL); /* in the queue: the one place is taken */
     runner_step(b.runner);
     EXPECT_EQ(stats_of(&b).waiting, 1);
     runs[2] = post_greedy(&b, 5, 5, NULL); /* still in the inbox */
@@ -847,6 +848,47 @@ TEST(engine_close_ends_running_waiting_and_compiling)
     EXPECT(!engine_prefix_from_tokens(runner_engine(b.runner), b.ids, 5, &err));
     EXPECT_EQ(err.code, ERR_CLOSING);
     free_runs(runs, 3);
+    bench_close(&b);
+}
+
+/* All places and all blocks are taken, and a queue waits: an adapter is compiled all the same. */
+TEST(engine_compiles_beside_whatever_waits)
+{
+    struct bench b;
+    struct engine_opts opts = {.n_threads = 2, .max_batch = 1, .max_ctx = 512};
+    opts.kv_bytes = kv_pool_block_bytes(base_model_shape((b.base = tiny_open(TINY_DEMO)))) * 20;
+    base_model_free(b.base);
+    bench_open(&b, TINY_DEMO, opts);
+    struct run *runs[4];
+    for (int i = 0; i < 4; i++)
+        runs[i] = post_greedy(&b, 20, 300, NULL); /* all 20 blocks each */
+    struct err err = {0};
+    struct kv_prefix *p = engine_prefix_from_tokens(runner_engine(b.runner), b.ids, 400, &err);
+    EXPECT(p != NULL);
+    struct engine_stats s = stats_of(&b);
+    EXPECT(s.running == 1 && s.waiting >= 2); /* long before they are through */
+    EXPECT_EQ(s.kv_blocks_total, 20);
+    runner_wait(b.runner, runs, 4);
+    expect_no_blocks(&b);
+    kv_prefix_free(p);
+    free_runs(runs, 4);
+    bench_close(&b);
+}
+
+TEST(engine_heeds_no_stop_string_before_min_tokens)
+{
+    struct bench b;
+    bench_open(&b, TINY_DEMO, (struct engine_opts){.n_threads = 1});
+    struct run *all = answer_greedy(&b, 8, 24, NULL), *held = run_new(b.ids, 8, 24, NULL);
+    held->job.stops[0] = (struct job_stop){all->answers[0].text, 1}; /* its very first letter */
+    held->job.n_stops = 1;
+    held->job.min_tokens = 12;
+    answer(&b, held);
+    const struct answer *x = &all->answers[0], *y = &held->answers[0];
+    EXPECT(y->n_ids > 12 && y->text_len > 0); /* the early one is passed on */
+    EXPECT(memcmp(x->text, y->text, y->text_len) == 0);
+    run_free(all);
+    run_free(held);
     bench_close(&b);
 }
 

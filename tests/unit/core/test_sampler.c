@@ -130,7 +130,8 @@ static const struct sampling filters[] = {
     {1, 1, 0, 1, 0},        {1, 1, 0, 7, 0},         {1.3f, 1, 0.1f, 0, 0},
     {0.7f, 1, 0.02f, 0, 0}, {1, 1, 1, 0, 0},         {1, 0.8f, 0, 10, 0},
     {2, 0.7f, 0.05f, 0, 0}, {2, 0.9f, 0.01f, 12, 0}, {1, 0.95f, 0, 100000, 0},
-    {1, 1e-6f, 0, 0, 0},
+    {1, 1e-6f, 0, 0, 0},    {2, 0.99999f, 0, 0, 0},  {1, 1, 0, 300, 0},
+    {2, 0.9f, 0, 300, 0},   {1, 0.8f, 1e-4f, 90, 0}, {2, 1, 1e-30f, 0, 0},
 };
 
 enum { N_FILTERS = sizeof filters / sizeof filters[0] };
@@ -143,7 +144,7 @@ TEST(sampler_frequencies_of_small_vocabularies)
             check_case(&r, vocab, filters[i], 3000);
 }
 
-/* Large enough that the nucleus needs several tries and the plain walk several pieces. */
+/* Large enough that few candidates do not decide and the plain walk takes several pieces. */
 TEST(sampler_frequencies_of_large_vocabularies)
 {
     struct rng r = {32};

@@ -58,6 +58,13 @@ TEST(log_lines_cannot_be_forged)
     EXPECT(strlen(line) < 1100 && strchr(line, '\n') == line + strlen(line) - 1);
 }
 
+TEST(log_lines_are_utf8_whatever_they_are_given)
+{
+    char line[4096];
+    capture(LOG_JSON, LOG_WARN, NULL, "path /x\xff and half a \xe2\x82", line, sizeof line);
+    EXPECT(strstr(line, "path /x\xef\xbf\xbd and half a \xef\xbf\xbd\"}") != NULL);
+}
+
 TEST(log_below_the_level_is_silent)
 {
     char line[64];
