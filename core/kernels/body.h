@@ -115,6 +115,24 @@ static inline float lanes_sum(const float *v, int n)
         store(y + 7 * ly, c7);                                                                    \
     }
 
+#define TILE4(SUFFIX)                                                                             \
+    static inline void tile4_##SUFFIX(const struct panel_args *a, const float *x, const void *w,  \
+                                      size_t at, float *y)                                        \
+    {                                                                                             \
+        size_t lx = a->ldx, ly = a->ldy, ldw = a->ldw;                                            \
+        vf c0 = {0}, c1 = c0, c2 = c0, c3 = c0;                                                   \
+        if (a->accumulate)                                                                        \
+            c0 = load(y), c1 = load(y + ly), c2 = load(y + 2 * ly), c3 = load(y + 3 * ly);        \
+        for (int k = 0; k < a->K; k++, at += ldw) {                                               \
+            vf b = load_##SUFFIX(w, at);                                                          \
+            c0 += b * x[k];                                                                       \
+            c1 += b * x[lx + (size_t)k];                                                          \
+            c2 += b * x[2 * lx + (size_t)k];                                                      \
+            c3 += b * x[3 * lx + (size_t)k];                                                      \
+        }                                                                                         \
+        store(y, c0), store(y + ly, c1), store(y + 2 * ly, c2), store(y + 3 * ly, c3);            \
+    }
+
 #define TILE1(SUFFIX)                                                                             \
     static inline void tile1_##SUFFIX(const struct panel_args *a, const float *x, const void *w,  \
                                       size_t at, float *y)                                        \
@@ -143,21 +161,26 @@ static inline float lanes_sum(const float *v, int n)
         store(y[0], c0), store(y[1], c1), store(y[2], c2), store(y[3], c3);                       \
     }
 
-/* Rows in eights, the rest one by one over four columns at a time. */
+/* Rows in eights, then four, the rest one by one over four columns at a time. */
 #define PANELS(SUFFIX)                                                                            \
     TILE8(SUFFIX)                                                                                 \
+    TILE4(SUFFIX)                                                                                 \
     TILE1(SUFFIX)                                                                                 \
     static void panels_##SUFFIX(const struct panel_args *a)                                       \
     {                                                                                             \
         enum { PER = 16 / VW };                                                                   \
         int n_cols = a->n_panels * PER, n_eights = a->n_rows / 8 * 8;                             \
+        int n_fours = a->n_rows / 4 * 4;                                                          \
         for (int c = 0; c < n_cols; c++) {                                                        \
             size_t in = (size_t)(c % PER * VW), at = (size_t)(c / PER) * a->panel_step + in;      \
             for (int r = 0; r < n_eights; r += 8)                                                 \
                 tile8_##SUFFIX(a, a->x + (size_t)r * a->ldx, a->w, at,                            \
                                a->y + (size_t)r * a->ldy + (size_t)c * VW);                       \
+            if (n_fours > n_eights)                                                               \
+                tile4_##SUFFIX(a, a->x + (size_t)n_eights * a->ldx, a->w, at,                     \
+                               a->y + (size_t)n_eights * a->ldy + (size_t)c * VW);                \
         }                                                                                         \
-        for (int r = n_eights; r < a->n_rows; r++) {                                              \
+        for (int r = n_fours; r < a->n_rows; r++) {                                               \
             const float *x = a->x + (size_t)r * a->ldx;                                           \
             float *y = a->y + (size_t)r * a->ldy;                                                 \
             int c = 0;                                                                            \
