@@ -30,6 +30,8 @@
     I(max_virtual, NULL, "max_virtual_tokens", 0, 0, 16777216, "tokens",                                   \
       "virtual tokens of an adapter; 0: the context limit less one")                                       \
     I(deadline_ms, NULL, "request_deadline_ms", 600000, 100, 86400000, "ms", "a request's longest life")   \
+    I(body_timeout_ms, NULL, "body_timeout_ms", 60000, 100, 86400000, "ms",                                \
+      "how long a body may take to come; an adapter PUT gets a second more per 64 KiB")                    \
     I(drain_ms, NULL, "drain_ms", 30000, 0, 3600000, "ms", "how long SIGTERM lets requests finish")        \
     I(idle_timeout_s, NULL, "idle_timeout_s", 60, 1, 86400, "s", "keep-alive without a request")           \
     I(max_connections, NULL, "max_connections", 4096, 1, 1000000, "connections", "open at once")           \

@@ -6,14 +6,13 @@
 #include "server/http.h"
 #include "server/routes.h"
 #include "server/server.h"
+#include "server/upload.h"
 
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-
-enum { UPLOADS_AT_ONCE = 2 }; /* in units of the largest upload */
 
 static bool is_id(const char *s)
 {
@@ -92,35 +91,38 @@ static int check_type(const struct route *route, const char *type, bool *is_form
                                                : "application/json");
 }
 
-static int check_size(const struct exchange *x, size_t max, struct err *err)
+/* What two readers could take for two different lengths is how requests are smuggled. */
+static int check_framing(const struct exchange *x, struct err *err)
 {
-    const char *length = http_header(x->req, "Content-Length");
-    if (length && http_header(x->req, "Transfer-Encoding"))
+    if (http_has_two_values(x->req, "Content-Length"))
+        return err_set(err, ERR_INVALID, "Content-Length was given twice, differently");
+    if (http_header(x->req, "Content-Length") && http_header(x->req, "Transfer-Encoding"))
         return err_set(err, ERR_INVALID,
                        "Content-Length and Transfer-Encoding exclude each other");
-    unsigned long long n = length ? strtoull(length, NULL, 10) : 0;
-    if (n > max)
-        return err_set(err, ERR_TOO_LARGE,
-                       "The body of %llu bytes is larger than the limit of %zu", n, max);
-    if (http_body_bytes(x->server->http) + n >
-        UPLOADS_AT_ONCE * (size_t)x->server->cfg->max_upload)
-        return err_set(err, ERR_NO_MEMORY, "Too many bodies are being received");
     return 0;
 }
 
 static int accept_body(struct exchange *x, struct err *err)
 {
     const struct route *route = x->match->route;
-    const struct config *cfg = x->server->cfg;
-    size_t max = (size_t)(route->body == ROUTE_UPLOAD ? cfg->max_upload : cfg->max_body);
-    bool is_form = false;
+    struct server *s = x->server;
+    bool is_upload = route->body == ROUTE_UPLOAD;
+    struct upload_opts opts = {
+        .budget = is_upload ? &s->uploads : &s->bodies,
+        .max = (size_t)(is_upload ? s->cfg->max_upload : s->cfg->max_body),
+    };
     if (route->body == ROUTE_NO_BODY)
         return 0;
-    if (check_type(route, http_header(x->req, "Content-Type"), &is_form, err) < 0 ||
-        check_size(x, max, err) < 0)
+    if (check_type(route, http_header(x->req, "Content-Type"), &opts.is_form, err) < 0)
         return -1;
-    http_accept_body(x->req, max, is_form);
-    return 0;
+    const char *length = http_header(x->req, "Content-Length");
+    unsigned long long n = length ? strtoull(length, NULL, 10) : 0;
+    if (n > opts.max)
+        return err_set(err, ERR_TOO_LARGE,
+                       "The body of %llu bytes is larger than the limit of %zu", n,
+                       opts.max);
+    opts.expected = is_upload ? n : 0; /* small ones are many, and most are short */
+    return http_accept_body(x->req, &opts, err);
 }
 
 /* ---- the whole ----------------------------------------------------------------------- */
@@ -154,6 +156,10 @@ enum exchange_step_result admit_run(struct exchange *x)
     bool is_options = strcmp(x->method, "OPTIONS") == 0 && x->match->allow[0];
     if (is_options)
         return answer_options(x);
+    if (check_framing(x, &err) < 0) {
+        http_refuse_body(x->req);
+        return exchange_fail(x, &err);
+    }
     if (check_path(x, &err) < 0 || check_key(x, &err) < 0)
         return exchange_fail(x, &err);
     if (found < 0)

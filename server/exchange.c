@@ -23,6 +23,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+enum { MIN_UPLOAD_RATE = 64 * 1024 }; /* bytes a second, beyond the time of any body */
+
 /* ---- steps --------------------------------------------------------------------------- */
 
 static enum exchange_step_result ex_admit(struct exchange *x)
@@ -37,7 +39,10 @@ static enum exchange_step_result ex_receive(struct exchange *x)
 
 static enum exchange_step_result ex_parse(struct exchange *x)
 {
-    return x->match->route->handle(x);
+    enum exchange_step_result got = x->match->route->handle(x);
+    if (x->req)
+        http_drop_body(x->req); /* who wants more of it has a copy, or has kept it */
+    return got;
 }
 
 static enum exchange_step_result ex_tokenize(struct exchange *x)
@@ -123,11 +128,6 @@ bool exchange_is_over(const struct exchange *x)
     return x->is_answered || !x->req;
 }
 
-bool exchange_is_late(const struct exchange *x)
-{
-    return loop_now_us() > x->deadline_us;
-}
-
 /* One line per request; the path is the client's, and log_write escapes it. */
 static void log_end(const struct exchange *x, const char *method, const char *path)
 {
@@ -177,14 +177,61 @@ void exchange_http_done(struct exchange *x, bool is_whole)
     exchange_release(x);
 }
 
+/* ---- bodies that do not come to an end ----------------------------------------------- */
+
+static void set_late(const struct exchange *x, struct err *err)
+{
+    err_set(err, ERR_DEADLINE, "The request took longer than %lld ms",
+            (long long)x->server->cfg->deadline_ms);
+}
+
+/* The answer comes before the body is here; the connection ends with it. */
+static void end_body(struct exchange *x, const struct err *err)
+{
+    if (!exchange_is_over(x))
+        exchange_fail(x, err);
+    if (x->req)
+        http_cut_body(x->req);
+}
+
+void exchange_refuse_body(struct exchange *x)
+{
+    struct err err = {0};
+    if (http_check_body(x->req, &err) == 0)
+        err_set(&err, ERR_TOO_LARGE, "The body is much larger than what is accepted");
+    end_body(x, &err);
+}
+
+/* A small body has its time; a large one has to come at a rate besides. */
+static int64_t body_limit_us(const struct exchange *x)
+{
+    int64_t limit = x->start_us + x->server->cfg->body_timeout_ms * 1000;
+    bool is_upload = x->match->route && x->match->route->body == ROUTE_UPLOAD;
+    if (is_upload)
+        limit += (int64_t)(http_body_received(x->req) * 1000000 / MIN_UPLOAD_RATE);
+    return limit;
+}
+
+static void check_body(struct exchange *x, int64_t now_us)
+{
+    struct err err = {0};
+    if (now_us > x->deadline_us)
+        set_late(x, &err);
+    else if (now_us > body_limit_us(x))
+        err_set(&err, ERR_BODY_TIMEOUT, "The body did not come in time");
+    if (err.code)
+        end_body(x, &err);
+}
+
 void exchange_tick(struct exchange *x, int64_t now_us)
 {
+    struct err err = {0};
+    if (!x->is_received && x->req)
+        check_body(x, now_us);
     if (!x->is_received || exchange_is_over(x))
         return;
     if (now_us > x->deadline_us) {
-        struct err err = {0};
-        err_set(&err, ERR_DEADLINE, "The request took longer than %lld ms",
-                (long long)x->server->cfg->deadline_ms);
+        set_late(x, &err);
         bridge_cancel(x);
         exchange_fail(x, &err);
         return;

@@ -80,7 +80,7 @@ struct exchange *exchange_new(struct server *s, struct http_req *req);
 void exchange_received(struct exchange *x);                 /* the body is complete */
 void exchange_gone(struct exchange *x);                     /* the client went away */
 void exchange_http_done(struct exchange *x, bool is_whole); /* req is void from here on */
-bool exchange_is_late(const struct exchange *x);            /* beyond its deadline */
+void exchange_refuse_body(struct exchange *x);              /* too much was sent in vain */
 
 /* ---- called by whatever it waited for ------------------------------------------------ */
 

@@ -10,6 +10,7 @@
 #include "core/base/log.h"
 #include "core/base/mem.h"
 #include "server/exchange.h"
+#include "server/loop.h"
 #include "server/upload.h"
 
 #include <microhttpd.h>
@@ -27,6 +28,7 @@ enum {
     CONNECTION_MEMORY = 64 * 1024,
     STREAM_BLOCK = 16 * 1024,
     MAX_HEADERS = 16,
+    LINGER_US = 2000000, /* how long a client may take to read an answer to half a body */
 };
 
 /* A body that is refused is still read up to this many bytes, so that the client sees the
@@ -38,7 +40,7 @@ struct http {
     struct server *server;
     struct http_conn *conns;
     size_t n_conns;
-    size_t body_bytes;
+    int idle_timeout_s;
 };
 
 struct header {
@@ -63,8 +65,12 @@ struct http_req {
     char *path;
     /* the body */
     struct upload *body; /* NULL until accepted, and after it was kept */
-    uint64_t dropped;
+    uint64_t received, dropped;
     bool is_received;
+    bool is_refused;  /* to be answered before the body is here */
+    struct buf early; /* a reply that came before the body was here, as it goes to the wire */
+    int64_t cut_us;   /* when early was sent beside the library; 0: it was not */
+    bool is_told;     /* and all of it could be sent */
     /* the answer */
     struct header headers[MAX_HEADERS];
     int n_headers;
@@ -122,6 +128,7 @@ static void req_free(struct http_req *r)
         free(r->headers[i].value);
     }
     buf_free(&r->out);
+    buf_free(&r->early);
     free(r->path);
     free(r);
 }
@@ -153,13 +160,39 @@ const char *http_header(const struct http_req *r, const char *name)
     return MHD_lookup_connection_value(r->conn, MHD_HEADER_KIND, name);
 }
 
+struct compared {
+    const char *name, *first;
+    bool is_two;
+};
+
+static enum MHD_Result compare_value(void *cls, enum MHD_ValueKind kind, const char *name,
+                                     const char *value)
+{
+    struct compared *c = cls;
+    (void)kind;
+    if (!value || strcasecmp(name, c->name) != 0)
+        return MHD_YES;
+    if (c->first && strcmp(c->first, value) != 0)
+        c->is_two = true;
+    c->first = value;
+    return MHD_YES;
+}
+
+bool http_has_two_values(const struct http_req *r, const char *name)
+{
+    struct compared c = {.name = name};
+    MHD_get_connection_values(r->conn, MHD_HEADER_KIND, compare_value, &c);
+    return c.is_two;
+}
+
 /* ---- the body ------------------------------------------------------------------------ */
 
-void http_accept_body(struct http_req *r, size_t max, bool is_form)
+int http_accept_body(struct http_req *r, struct upload_opts *opts, struct err *err)
 {
-    size_t *counter = &r->http->body_bytes;
     CHECK(!r->body && !r->is_received);
-    r->body = is_form ? upload_new_form(max, counter, r->conn) : upload_new(max, counter);
+    opts->connection = r->conn;
+    r->body = upload_new(opts, err);
+    return r->body ? 0 : -1;
 }
 
 const struct upload *http_body(const struct http_req *r)
@@ -176,20 +209,56 @@ struct upload *http_keep_body(struct http_req *r)
     return body;
 }
 
-size_t http_body_bytes(const struct http *h)
+void http_drop_body(struct http_req *r)
 {
-    return h->body_bytes;
+    upload_free(r->body);
+    r->body = NULL;
+}
+
+int http_check_body(const struct http_req *r, struct err *err)
+{
+    return r->body ? upload_check(r->body, err) : 0;
+}
+
+size_t http_body_received(const struct http_req *r)
+{
+    return r->received;
+}
+
+void http_refuse_body(struct http_req *r)
+{
+    http_add_header(r, MHD_HTTP_HEADER_CONNECTION, "close");
+    r->is_refused = true;
+}
+
+/* The library takes no answer in the middle of a body, so this one is written beside it.
+ * What the client still sends is read and dropped for a while: a reset would take the
+ * answer away from it. */
+void http_cut_body(struct http_req *r)
+{
+    if (r->is_queued || r->cut_us)
+        return;
+    CHECK(r->early.len > 0);
+    ssize_t n =
+        send(r->home->fd, r->early.data, r->early.len, MSG_NOSIGNAL | MSG_DONTWAIT);
+    r->is_told = n >= 0 && (size_t)n == r->early.len;
+    r->cut_us = loop_now_us();
+    shutdown(r->home->fd, SHUT_WR);
+    http_drop_body(r);
 }
 
 /* False when the client sends so much of a refused body that the connection has to be cut.
  */
 static bool receive(struct http_req *r, const char *bytes, size_t len)
 {
+    r->received += len;
     if (r->body && !r->response && !upload_is_refused(r->body))
         upload_add(r->body, bytes, len);
     else
         r->dropped += len;
-    return r->dropped <= drop_limit;
+    if (r->dropped > drop_limit && !r->cut_us)
+        exchange_refuse_body(r->exchange);
+    return r->dropped <= 2 * drop_limit;
 }
 
 /* ---- the answer ---------------------------------------------------------------------- */
@@ -213,9 +282,26 @@ static void set_response(struct http_req *r, int status, const char *type,
     resume(r);
 }
 
+static void prepare_early(struct http_req *r, int status, const char *type,
+                          const struct buf *body)
+{
+    struct buf *b = &r->early;
+    buf_printf(b, "HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Length: %zu\r\n", status,
+               MHD_get_reason_phrase_for((unsigned)status), body->len);
+    if (type)
+        buf_printf(b, "Content-Type: %s\r\n", type);
+    for (int i = 0; i < r->n_headers; i++)
+        if (strcasecmp(r->headers[i].name, MHD_HTTP_HEADER_CONNECTION) != 0)
+            buf_printf(b, "%s: %s\r\n", r->headers[i].name, r->headers[i].value);
+    buf_add_str(b, "\r\n");
+    buf_add(b, body->data, body->len);
+}
+
 void http_reply(struct http_req *r, int status, const char *type, struct buf *body)
 {
     size_t len = 0;
+    if (!r->is_received)
+        prepare_early(r, status, type, body);
     char *bytes = buf_take(body, &len);
     set_response(r, status, type,
                  MHD_create_response_from_buffer(len, bytes, MHD_RESPMEM_MUST_FREE));
@@ -283,6 +369,11 @@ size_t http_stream_unsent(const struct http_req *r)
     return r->out.len - r->out_pos;
 }
 
+static void set_timeout(struct http_req *r, int s)
+{
+    MHD_set_connection_option(r->conn, MHD_CONNECTION_OPTION_TIMEOUT, (unsigned)s);
+}
+
 static enum MHD_Result queue(struct http_req *r)
 {
     struct MHD_Response *resp = r->response;
@@ -290,35 +381,46 @@ static enum MHD_Result queue(struct http_req *r)
     r->is_queued = true;
     r->response = NULL;
     MHD_destroy_response(resp);
+    set_timeout(r, r->http->idle_timeout_s);
     return ret;
 }
 
 /* ---- callbacks of the library -------------------------------------------------------- */
 
+static bool waits_for_word(const struct http_req *r)
+{
+    const char *expect = http_header(r, MHD_HTTP_HEADER_EXPECT);
+    return r->is_refused || (expect && strcasecmp(expect, "100-continue") == 0);
+}
+
+static bool is_hopeless(const struct http_req *r)
+{
+    const char *length = http_header(r, MHD_HTTP_HEADER_CONTENT_LENGTH);
+    return length && strtoull(length, NULL, 10) > drop_limit;
+}
+
 /* A refusal known from the headers is sent at once, and the connection closed, only if the
  * client waits for a word before it sends the body or means to send more than we would
  * drop. */
-static bool may_answer_early(const struct http_req *r)
-{
-    if (!r->response)
-        return false;
-    const char *expect = http_header(r, MHD_HTTP_HEADER_EXPECT);
-    const char *length = http_header(r, MHD_HTTP_HEADER_CONTENT_LENGTH);
-    return (expect && strcasecmp(expect, "100-continue") == 0) ||
-           (length && strtoull(length, NULL, 10) > drop_limit);
-}
-
 static enum MHD_Result on_headers(struct http_req *r)
 {
     r->exchange = exchange_new(r->http->server, r);
     exchange_run(r->exchange);
-    return may_answer_early(r) ? queue(r) : MHD_YES;
+    set_timeout(r, 0); /* how long a body may take is the exchange's to judge */
+    if (r->response && waits_for_word(r))
+        return queue(r);
+    if (r->response && is_hopeless(r))
+        http_cut_body(r);
+    return MHD_YES;
 }
 
 static enum MHD_Result on_complete_request(struct http_req *r)
 {
+    if (r->cut_us)
+        return MHD_NO;
     if (!r->is_received) {
         r->is_received = true;
+        set_timeout(r, r->http->idle_timeout_s);
         if (r->body)
             upload_end(r->body);
         exchange_received(r->exchange);
@@ -343,7 +445,7 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
     struct http_req *r = req_of(*req_cls);
     if (*upload_len == 0)
         return on_complete_request(r);
-    bool is_fine = receive(r, upload, *upload_len) && !exchange_is_late(r->exchange);
+    bool is_fine = receive(r, upload, *upload_len);
     *upload_len = 0;
     return is_fine ? MHD_YES : MHD_NO;
 }
@@ -356,7 +458,9 @@ static void on_completed(void *cls, struct MHD_Connection *conn, void **req_cls,
         return;
     struct http_req *r = req_of(*req_cls);
     *req_cls = NULL;
-    bool is_whole = code == MHD_REQUEST_TERMINATED_COMPLETED_OK && !r->is_gone;
+    bool is_whole =
+        r->cut_us ? r->is_told
+                  : code == MHD_REQUEST_TERMINATED_COMPLETED_OK && !r->is_gone;
     exchange_http_done(r->exchange, is_whole);
     req_free(r);
 }
@@ -443,6 +547,7 @@ struct http *http_open(const struct http_opts *opts, struct err *err)
 {
     struct http *h = xcalloc(1, sizeof *h);
     h->server = opts->server;
+    h->idle_timeout_s = opts->idle_timeout_s;
     /* clang-format off: one option a line. The logger is first, so that it hears all. */
     h->daemon = MHD_start_daemon(
         MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, h,
@@ -525,8 +630,18 @@ static void end_gone(struct http_conn *c)
     resume(r);
 }
 
+/* Who was answered in the middle of a body and goes on sending. */
+static void end_lingering(struct http *h)
+{
+    int64_t now = loop_now_us();
+    for (struct http_conn *c = h->conns; c; c = c->next)
+        if (c->req && c->req->cut_us && now - c->req->cut_us > LINGER_US)
+            shutdown(c->fd, SHUT_RDWR);
+}
+
 void http_find_gone(struct http *h)
 {
+    end_lingering(h);
     size_t n = 0;
     struct pollfd *fds = xcalloc(h->n_conns + 1, sizeof *fds);
     struct http_conn **conns = xcalloc(h->n_conns + 1, sizeof *conns);

@@ -26,6 +26,7 @@
 struct http;
 struct http_req;
 struct upload;
+struct upload_opts;
 struct server;
 struct exchange;
 
@@ -59,19 +60,27 @@ const char *http_method(const struct http_req *r);
 const char *http_path(const struct http_req *r); /* percent-decoded, but for %00 and %2F */
 bool http_is_1_0(const struct http_req *r);
 const char *http_header(const struct http_req *r, const char *name); /* NULL if absent */
+bool http_has_two_values(const struct http_req *r, const char *name); /* that differ */
 
 /* ---- the body ------------------------------------------------------------------------ */
 
-/* At most max bytes; is_form: multipart/form-data, into parts. */
-void http_accept_body(struct http_req *r, size_t max, bool is_form);
+/* opts but for the connection, which is filled in. -1: there is no room for it now. */
+int http_accept_body(struct http_req *r, struct upload_opts *opts, struct err *err);
 
 /* What was accepted, once it is complete. Lent until the request's end, or, with the
  * second, the caller's own (upload_free), beyond that. */
 const struct upload *http_body(const struct http_req *r);
 struct upload *http_keep_body(struct http_req *r);
 
-/* Bytes of bodies in memory now, all requests together. */
-size_t http_body_bytes(const struct http *h);
+void http_drop_body(struct http_req *r); /* nothing happens if there is none any more */
+int http_check_body(const struct http_req *r, struct err *err); /* -1: refused already */
+size_t http_body_received(const struct http_req *r); /* bytes so far, kept or not */
+
+/* No more of the body is wanted: the reply is sent at once, and the connection ends with it.
+ * The first is for whoever sees the headers, before the reply; the second for later, after
+ * the reply. */
+void http_refuse_body(struct http_req *r);
+void http_cut_body(struct http_req *r);
 
 /* ---- the answer ---------------------------------------------------------------------- */
 

@@ -11,6 +11,7 @@
 #include <sodium.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static enum dtype_choice dtype_of(const char *name)
 {
@@ -131,10 +132,20 @@ static int start(const struct config *cfg)
     return fail(&err);
 }
 
+/* Until the loop takes the signals over there is nothing to drain. As the first process of
+ * a container, the daemon would not even be ended without this. */
+static void end_at_once(int signum)
+{
+    (void)signum;
+    _exit(0);
+}
+
 int main(int argc, char **argv)
 {
     struct config cfg;
     struct err err = {0};
+    signal(SIGTERM, end_at_once);
+    signal(SIGINT, end_at_once);
     switch (config_from_args(&cfg, argc, argv, &err)) {
     case CONFIG_HELP:
         return print_help();

@@ -5,6 +5,7 @@
 #include "server/exchange.h"
 #include "server/generation.h"
 #include "server/loop.h"
+#include "server/server.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -218,13 +219,18 @@ static void add_engine(const struct engine_stats *e, struct buf *out)
     buf_printf(out, "prefixd_step_seconds_total %.6f\n", (double)e->step_us / 1e6);
 }
 
-void metrics_render(const struct metrics *m, const struct engine_stats *engine,
-                    struct buf *out)
+void metrics_render(const struct server *s, struct buf *out)
 {
+    const struct metrics *m = s->metrics;
+    struct engine_stats stats = {0};
+    engine_stats(s->parts.engine, &stats);
     add_head(out, "build_info", "gauge", "The version that runs");
     buf_printf(out, "prefixd_build_info{version=\"%s\"} 1\n", PREFIXD_VERSION);
     add_requests(m, out);
-    add_engine(engine, out);
+    add_engine(&stats, out);
+    add_gauge(out, "upload_bytes", "Bytes taken by bodies of adapters",
+              (double)s->uploads.used);
+    add_gauge(out, "body_bytes", "Bytes taken by all other bodies", (double)s->bodies.used);
     add_counter(out, "prompt_tokens_total", "Prompt tokens of completions",
                 m->prompt_tokens);
     add_counter(out, "virtual_tokens_total", "Virtual tokens in front of them",

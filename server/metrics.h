@@ -5,12 +5,12 @@
 #define PREFIXD_METRICS_H
 
 #include "core/base/buf.h"
-#include "core/engine.h"
 
 #include <stdint.h>
 
 struct metrics;
 struct exchange;
+struct server;
 
 struct metrics *metrics_new(void);
 void metrics_free(struct metrics *m);
@@ -19,7 +19,6 @@ void metrics_add_exchange(struct metrics *m, const struct exchange *x); /* at it
 void metrics_add_ttft(struct metrics *m, int64_t us);
 void metrics_add_gap(struct metrics *m, int64_t us); /* between two tokens of a choice */
 
-void metrics_render(const struct metrics *m, const struct engine_stats *engine,
-                    struct buf *out);
+void metrics_render(const struct server *s, struct buf *out);
 
 #endif

@@ -28,6 +28,8 @@ enum {
     MAX_BACKLOG = 1 << 20,
     CANCEL_GRACE_MS = 5000, /* for cancelled requests to tell their clients */
     OWN_FILES = 128,        /* descriptors that are no connections */
+    UPLOADS_AT_ONCE = 2,    /* of the largest size, in memory together */
+    BODIES_AT_ONCE = 64,
 };
 
 static struct server *server_of(void *p)
@@ -199,6 +201,8 @@ struct server *server_new(const struct config *cfg, struct err *err)
     s->created = (int64_t)time(NULL);
     s->keepalive_ms = KEEPALIVE_MS;
     s->max_backlog = MAX_BACKLOG;
+    s->uploads.max = UPLOADS_AT_ONCE * (size_t)cfg->max_upload;
+    s->bodies.max = BODIES_AT_ONCE * (size_t)cfg->max_body;
     s->metrics = metrics_new();
     if (set_up(s, err) == 0)
         return s;

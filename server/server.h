@@ -19,6 +19,7 @@
 #include "core/base/err.h"
 #include "core/engine.h"
 #include "server/listen.h"
+#include "server/upload.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -54,6 +55,7 @@ struct server {
     struct listen_addr addr;
     int keepalive_ms;           /* a waiting stream gets a comment this often */
     size_t max_backlog;         /* bytes that a stream's reader may be behind */
+    struct upload_budget uploads, bodies; /* of adapters; of everything else */
     struct exchange *exchanges; /* every live one */
     struct change *changes;     /* of adapters, oldest first; the first one runs */
     struct thread_owner owner;

@@ -28,9 +28,7 @@ enum exchange_step_result status_api_version(struct exchange *x)
 
 enum exchange_step_result status_api_metrics(struct exchange *x)
 {
-    struct engine_stats stats = {0};
     struct buf text = {0};
-    engine_stats(x->server->parts.engine, &stats);
-    metrics_render(x->server->metrics, &stats, &text);
+    metrics_render(x->server, &text);
     return exchange_reply(x, 200, "text/plain; version=0.0.4; charset=utf-8", &text);
 }

@@ -12,21 +12,34 @@ enum { FORM_BUFFER = 64 * 1024 };
 
 struct upload {
     size_t max, len;
-    size_t *counter;
+    size_t taken; /* of the budget */
+    struct upload_budget *budget;
     struct buf bytes;
     struct MHD_PostProcessor *form; /* until the end */
     struct upload_part parts[UPLOAD_MAX_PARTS];
     int n_parts;
-    bool is_form, is_too_large, is_malformed, has_too_many_parts;
+    bool is_form, is_too_large, is_out_of_memory, is_malformed, has_too_many_parts;
 };
 
-struct upload *upload_new(size_t max, size_t *counter)
+/* ---- the budget ---------------------------------------------------------------------- */
+
+static bool take(struct upload *u, size_t more)
 {
-    struct upload *u = xcalloc(1, sizeof *u);
-    u->max = max;
-    u->counter = counter;
-    return u;
+    struct upload_budget *b = u->budget;
+    if (more > b->max - b->used)
+        return false;
+    b->used += more;
+    u->taken += more;
+    return true;
 }
+
+static int refuse_for_now(struct err *err)
+{
+    return err_set(err, ERR_NO_MEMORY,
+                   "There is no memory for this body beside those that are being received");
+}
+
+/* ---- parts of a form ----------------------------------------------------------------- */
 
 static struct upload_part *part_of(struct upload *u, const char *field, const char *file,
                                    uint64_t off)
@@ -52,23 +65,43 @@ static enum MHD_Result on_part(void *cls, enum MHD_ValueKind kind, const char *f
         u->has_too_many_parts = true;
         return MHD_NO;
     }
-    buf_add(&p->body, data, size);
+    if (buf_try_add(&p->body, data, size) < 0) {
+        u->is_out_of_memory = true;
+        return MHD_NO;
+    }
     return MHD_YES;
 }
 
-struct upload *upload_new_form(size_t max, size_t *counter, void *connection)
+/* ---- life ---------------------------------------------------------------------------- */
+
+static int start(struct upload *u, const struct upload_opts *opts)
 {
-    struct upload *u = upload_new(max, counter);
-    u->is_form = true;
-    u->form = MHD_create_post_processor(connection, FORM_BUFFER, on_part, u);
+    if (!take(u, opts->expected))
+        return -1;
+    if (!opts->is_form)
+        return buf_try_reserve(&u->bytes, opts->expected);
+    u->form = MHD_create_post_processor(opts->connection, FORM_BUFFER, on_part, u);
     u->is_malformed = !u->form; /* no boundary */
-    return u;
+    return 0;
+}
+
+struct upload *upload_new(const struct upload_opts *opts, struct err *err)
+{
+    struct upload *u = xcalloc(1, sizeof *u);
+    u->max = opts->max;
+    u->budget = opts->budget;
+    u->is_form = opts->is_form;
+    if (start(u, opts) == 0)
+        return u;
+    upload_free(u);
+    refuse_for_now(err);
+    return NULL;
 }
 
 static void drop_bytes(struct upload *u)
 {
-    *u->counter -= u->len;
-    u->len = 0;
+    u->budget->used -= u->taken;
+    u->taken = u->len = 0;
     buf_free(&u->bytes);
     for (int i = 0; i < u->n_parts; i++)
         buf_free(&u->parts[i].body);
@@ -86,24 +119,30 @@ void upload_free(struct upload *u)
 
 bool upload_is_refused(const struct upload *u)
 {
-    return u->is_too_large || u->is_malformed;
+    return u->is_too_large || u->is_out_of_memory || u->is_malformed;
+}
+
+static void keep(struct upload *u, const void *bytes, size_t len)
+{
+    u->len += len;
+    if (u->len > u->taken && !take(u, u->len - u->taken))
+        u->is_out_of_memory = true;
+    else if (!u->is_form)
+        u->is_out_of_memory = buf_try_add(&u->bytes, bytes, len) < 0;
+    else if (MHD_post_process(u->form, bytes, len) != MHD_YES)
+        u->is_malformed = true;
 }
 
 void upload_add(struct upload *u, const void *bytes, size_t len)
 {
     if (upload_is_refused(u))
         return;
-    if (len > u->max - u->len) {
+    if (len > u->max - u->len)
         u->is_too_large = true;
+    else
+        keep(u, bytes, len);
+    if (upload_is_refused(u))
         drop_bytes(u);
-        return;
-    }
-    u->len += len;
-    *u->counter += len;
-    if (!u->is_form)
-        buf_add(&u->bytes, bytes, len);
-    else if (MHD_post_process(u->form, bytes, len) != MHD_YES)
-        u->is_malformed = true;
 }
 
 void upload_end(struct upload *u)
@@ -113,12 +152,13 @@ void upload_end(struct upload *u)
     u->form = NULL;
 }
 
-static int check(const struct upload *u, struct err *err)
+int upload_check(const struct upload *u, struct err *err)
 {
-    CHECK(!u->form);
     if (u->is_too_large)
         return err_set(err, ERR_TOO_LARGE, "The body is larger than the limit of %zu bytes",
                        u->max);
+    if (u->is_out_of_memory)
+        return refuse_for_now(err);
     if (u->has_too_many_parts)
         return err_set(err, ERR_INVALID, "The form has more than %d parts",
                        UPLOAD_MAX_PARTS);
@@ -131,7 +171,8 @@ int upload_bytes(const struct upload *u, const char **bytes, size_t *len, struct
 {
     *bytes = u->bytes.data ? u->bytes.data : "";
     *len = u->bytes.len;
-    return check(u, err);
+    CHECK(!u->form);
+    return upload_check(u, err);
 }
 
 int upload_parts(const struct upload *u, const struct upload_part **parts, int *n,
@@ -139,5 +180,6 @@ int upload_parts(const struct upload *u, const struct upload_part **parts, int *
 {
     *parts = u->parts;
     *n = u->n_parts;
-    return check(u, err);
+    CHECK(!u->form);
+    return upload_check(u, err);
 }

@@ -5,6 +5,7 @@
 #include "core/base/mem.h"
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +22,35 @@ void buf_reserve(struct buf *b, size_t more)
         cap *= 2;
     b->data = xrealloc(b->data, cap);
     b->cap = cap;
+}
+
+static int try_grow(struct buf *b, size_t cap)
+{
+    char *data = realloc(b->data, cap);
+    if (!data)
+        return -1;
+    b->data = data;
+    b->cap = cap;
+    return 0;
+}
+
+int buf_try_reserve(struct buf *b, size_t more)
+{
+    if (more >= SIZE_MAX / 2 - b->len)
+        return -1;
+    size_t need = b->len + more + 1;
+    return need <= b->cap ? 0 : try_grow(b, need);
+}
+
+/* Doubles while it can; what is asked for alone when memory is short. */
+int buf_try_add(struct buf *b, const void *bytes, size_t len)
+{
+    bool is_tight = len < SIZE_MAX / 4 && b->len + len + 1 > b->cap;
+    if (!(is_tight && b->cap < SIZE_MAX / 4 && try_grow(b, 2 * b->cap + len + 1) == 0) &&
+        buf_try_reserve(b, len) < 0)
+        return -1;
+    buf_add(b, bytes, len);
+    return 0;
 }
 
 void buf_add(struct buf *b, const void *bytes, size_t len)

@@ -24,6 +24,7 @@
     XX(MODEL_NOT_FOUND, 404, "invalid_request_error", "model_not_found", "no such model")        \
     XX(ADAPTER_NOT_FOUND, 404, "invalid_request_error", "adapter_not_found", "no such adapter")  \
     XX(METHOD, 405, "invalid_request_error", "method_not_allowed", "method not allowed")         \
+    XX(BODY_TIMEOUT, 408, "invalid_request_error", "request_timeout", "the body came too slowly") \
     XX(CONFLICT, 409, "invalid_request_error", "conflict", "in conflict with another change")    \
     XX(TOO_LARGE, 413, "invalid_request_error", "request_too_large", "the body is too large")    \
     XX(MEDIA_TYPE, 415, "invalid_request_error", "unsupported_media_type", "wrong content type") \

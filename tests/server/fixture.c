@@ -38,6 +38,8 @@ static void configure(struct fixture *f)
         free(argv[i]);
     f->cfg.deadline_ms = f->deadline_ms ? f->deadline_ms : 60000;
     f->cfg.drain_ms = f->drain_ms ? f->drain_ms : 5000;
+    f->cfg.body_timeout_ms =
+        f->body_timeout_ms ? f->body_timeout_ms : f->cfg.body_timeout_ms;
     f->cfg.max_body = f->max_body ? f->max_body : f->cfg.max_body;
     f->cfg.max_upload = f->max_upload ? f->max_upload : f->cfg.max_upload;
     const char *const texts[] = {f->key_file, f->cors_origin, f->state};

@@ -19,7 +19,7 @@
 
 struct fixture {
     /* 0 or NULL: the default */
-    int deadline_ms, drain_ms, keepalive_ms, max_body, max_upload;
+    int deadline_ms, drain_ms, keepalive_ms, max_body, max_upload, body_timeout_ms;
     size_t max_backlog;
     const char *key_file, *cors_origin, *state;
     /* the fixture's own */

@@ -1,6 +1,7 @@
 /* A growing run of bytes. */
 #include "core/base/buf.h"
 
+#include <stdint.h>
 #include <stdlib.h>
 
 #include "tests/test.h"
@@ -59,5 +60,22 @@ TEST(buf_reserve_keeps_what_is_there)
     for (int i = 0; i < 5000; i++)
         buf_add_char(&b, '.');
     EXPECT(b.data == at && memcmp(b.data, "abc..", 5) == 0);
+    buf_free(&b);
+}
+
+TEST(buf_try_adds_like_add_and_gives_up_where_that_aborts)
+{
+    struct buf b = {0};
+    EXPECT(buf_try_add(&b, "abc", 3) == 0);
+    EXPECT_STR(b.data, "abc");
+    for (int i = 0; i < 5000; i++)
+        EXPECT(buf_try_add(&b, ".", 1) == 0);
+    EXPECT(b.len == 5003 && b.cap < 4 * 5003 && b.data[b.len] == '\0');
+    EXPECT(buf_try_reserve(&b, SIZE_MAX / 2 - b.len) == -1);
+    EXPECT(buf_try_reserve(&b, SIZE_MAX) == -1);
+    EXPECT(b.len == 5003 && memcmp(b.data, "abc..", 5) == 0);
+    buf_free(&b);
+    EXPECT(buf_try_reserve(&b, 1000) == 0);
+    EXPECT_EQ(b.cap, 1001);
     buf_free(&b);
 }
