@@ -32,7 +32,7 @@ def address_space(pid):
 def put_head(daemon, length):
     conn = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=limit(30))
     conn.putrequest("PUT", "/v1/adapters/big")
-    conn.putheader("Content-Type", "multipart/form-data; boundary=B")
+    conn.putheader("Content-Type", "multipart/form-data; boundary=BB")
     if length:
         conn.putheader("Content-Length", str(length))
     else:
@@ -41,7 +41,7 @@ def put_head(daemon, length):
     return conn
 
 
-PART = (b'--B\r\nContent-Disposition: form-data; name="weights"; '
+PART = (b'--BB\r\nContent-Disposition: form-data; name="weights"; '
         b'filename="adapter_model.safetensors"\r\n\r\n')
 
 
