@@ -8,7 +8,7 @@
  *     adapters_commit(a, c, &info, &err);  loop: the name now means the new version
  *     adapter_change_free(c);              in every case
  *
- * Changes are run one at a time, in the order of their begin (the caller queues them): one is committed or
+ * Changes are run one at a time, those of a name in the order of their begin (the caller queues them): one is committed or
  * freed before the next is run. After a delete, commit tells what was deleted, until the change is freed.
  * One that has run and is freed without a commit may be found in the state folder after a restart. A
  * name that --adapters brought and that was deleted stays so after a restart, if there is a state folder.

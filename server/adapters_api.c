@@ -1,9 +1,11 @@
 /* Adapters over HTTP.
  *
- * Thread: loop; run_change on the pool. A change holds its exchange (is_work_live) until it
- * is done, so that its end finds it; it is carried through even if its client goes away. */
+ * Thread: loop; run_change on the pool, one at a time. A change holds its exchange
+ * (is_work_live) until it is done, so that its end finds it; it is carried through even if
+ * its client goes away. The deadline counts until it begins to run. */
 #include "server/adapters_api.h"
 
+#include "core/base/check.h"
 #include "core/base/json_out.h"
 #include "core/base/mem.h"
 #include "server/http.h"
@@ -108,10 +110,63 @@ static void run_change(void *ud)
 
 static void on_changed(void *ud);
 
-static void run_first(struct server *s)
+static const char *name_of(const struct change *c)
 {
-    if (s->changes)
-        loop_work(s->loop, run_change, on_changed, s->changes);
+    return c->x->match->args[0];
+}
+
+static bool is_first_of_name(const struct server *s, const struct change *c)
+{
+    for (const struct change *e = s->changes; e != c; e = e->next)
+        if (strcmp(name_of(e), name_of(c)) == 0)
+            return false;
+    return true;
+}
+
+/* In order for each name; a delete, which is quick, goes before what others have to
+ * compile. */
+static struct change *next_change(const struct server *s)
+{
+    for (struct change *c = s->changes; c; c = c->next)
+        if (c->is_delete && is_first_of_name(s, c))
+            return c;
+    return s->changes;
+}
+
+static void run_next(struct server *s)
+{
+    struct change *c = s->running_change ? NULL : next_change(s);
+    if (!c)
+        return;
+    s->running_change = c;
+    c->x->deadline_us = INT64_MAX; /* what comes of it now has to be told */
+    loop_work(s->loop, run_change, on_changed, c);
+}
+
+/* Lets go of the exchange, which may be freed with it. */
+static void end_change(struct change *c)
+{
+    struct exchange *x = c->x;
+    struct change **at = &x->server->changes;
+    while (*at != c)
+        at = &(*at)->next;
+    *at = c->next;
+    adapter_change_free(c->work);
+    upload_free(c->body);
+    free(c);
+    x->is_work_live = false;
+    x->on_late = NULL;
+    exchange_release(x);
+}
+
+/* The deadline was over before its turn came: nothing happens to the name. */
+static void drop_change(struct exchange *x)
+{
+    struct change *c = x->server->changes;
+    while (c->x != x)
+        c = c->next;
+    CHECK(c != x->server->running_change);
+    end_change(c);
 }
 
 static void answer_deleted(struct exchange *x)
@@ -140,16 +195,12 @@ static void commit(struct change *c)
 static void on_changed(void *ud)
 {
     struct change *c = ud;
-    struct exchange *x = exchange_of(c->x);
-    struct server *s = x->server;
+    struct server *s = exchange_of(c->x)->server;
+    CHECK(s->running_change == c);
     commit(c);
-    adapter_change_free(c->work);
-    upload_free(c->body);
-    s->changes = c->next;
-    free(c);
-    x->is_work_live = false;
-    exchange_release(x);
-    run_first(s);
+    s->running_change = NULL;
+    end_change(c);
+    run_next(s);
 }
 
 static enum exchange_step_result queue_change(struct exchange *x,
@@ -165,9 +216,8 @@ static enum exchange_step_result queue_change(struct exchange *x,
         at = &(*at)->next;
     *at = c;
     x->is_work_live = true;
-    x->deadline_us = INT64_MAX; /* what came of the change has to be told */
-    if (s->changes == c)
-        run_first(s);
+    x->on_late = drop_change;
+    run_next(s);
     return STEP_WAIT;
 }
 

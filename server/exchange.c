@@ -234,6 +234,8 @@ void exchange_tick(struct exchange *x, int64_t now_us)
         set_late(x, &err);
         bridge_cancel(x);
         exchange_fail(x, &err);
+        if (x->on_late)
+            x->on_late(x);
         return;
     }
     if (x->step == EXCHANGE_stream)

@@ -66,6 +66,7 @@ struct exchange {
     /* Of what a handler keeps beside the arena; may be NULL. */
     void (*fini_extra)(struct exchange *x);
     void *extra;
+    void (*on_late)(struct exchange *x); /* the deadline is over; may be NULL */
 
     int status;        /* of the answer, 0 while there is none */
     bool is_streaming; /* headers are out, events follow */

@@ -57,7 +57,8 @@ struct server {
     size_t max_backlog;         /* bytes that a stream's reader may be behind */
     struct upload_budget uploads, bodies; /* of adapters; of everything else */
     struct exchange *exchanges; /* every live one */
-    struct change *changes;     /* of adapters, oldest first; the first one runs */
+    struct change *changes;     /* of adapters, oldest first */
+    struct change *running_change;
     struct thread_owner owner;
 };
 

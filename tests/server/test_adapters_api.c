@@ -270,6 +270,84 @@ TEST(adapters_changes_queue_and_outlive_their_clients)
     fixture_stop(&f);
 }
 
+static int send_change(struct fixture *f, const char *method, const char *name,
+                       const char *json)
+{
+    struct buf b = {0};
+    int fd = client_open(f);
+    buf_printf(&b, "%s /v1/adapters/%s HTTP/1.1\r\nHost: x\r\n%sContent-Length: %zu\r\n\r\n%s",
+               method, name, json_type, strlen(json), json);
+    client_send(fd, b.data);
+    buf_free(&b);
+    usleep(50000); /* one after the other */
+    return fd;
+}
+
+static void expect_answer(int fd, int status, const char *part)
+{
+    struct reply r = client_read(fd, true);
+    EXPECT_EQ(r.status, status);
+    EXPECT(reply_has(&r, part));
+    reply_free(&r);
+    close(fd);
+}
+
+TEST(adapters_changes_of_one_name_stay_in_order)
+{
+    struct fixture f = {0};
+    fake_engine_plan(&(struct fake_plan){.compile_us = 300000});
+    fixture_start(&f);
+    int a = send_change(&f, "PUT", "a", text_a), b = send_change(&f, "PUT", "b", text_a);
+    expect_answer(a, 201, "\"a\"");
+    a = send_change(&f, "PUT", "a", text_b);
+    int d = send_change(&f, "DELETE", "a", "");
+    expect_answer(b, 201, "\"b\"");
+    expect_answer(a, 200, "\"a\"");
+    expect_answer(d, 200, "deleted");
+    struct reply r = fixture_get(&f, "/v1/adapters/a");
+    EXPECT_EQ(r.status, 404);
+    reply_free(&r);
+    fixture_stop(&f);
+}
+
+TEST(adapters_a_delete_goes_before_puts_that_wait)
+{
+    struct fixture f = {0};
+    fake_engine_plan(&plain);
+    fixture_start(&f);
+    struct reply r = put(&f, "old", text_a);
+    reply_free(&r);
+    fake_engine_plan(&(struct fake_plan){.compile_us = 500000});
+    int a = send_change(&f, "PUT", "a", text_a), b = send_change(&f, "PUT", "b", text_a);
+    int c = send_change(&f, "PUT", "c", text_a), d = send_change(&f, "DELETE", "old", "");
+    int64_t start = now_ms();
+    expect_answer(d, 200, "deleted");
+    EXPECT(now_ms() - start < 600);
+    expect_answer(a, 201, "\"a\"");
+    expect_answer(b, 201, "\"b\"");
+    expect_answer(c, 201, "\"c\"");
+    EXPECT(now_ms() - start > 800);
+    fixture_stop(&f);
+}
+
+TEST(adapters_a_change_that_waits_too_long_changes_nothing)
+{
+    struct fixture f = {.deadline_ms = 300};
+    fake_engine_plan(&(struct fake_plan){.compile_us = 900000});
+    fixture_start(&f);
+    int a = send_change(&f, "PUT", "a", text_a), b = send_change(&f, "PUT", "b", text_a);
+    expect_answer(b, 504, "deadline_exceeded");
+    expect_answer(a, 201, "\"a\""); /* what has begun is carried through */
+    fake_engine_plan(&plain);
+    struct reply r = put(&f, "c", text_a);
+    EXPECT_EQ(r.status, 201);
+    reply_free(&r);
+    r = fixture_get(&f, "/v1/adapters");
+    EXPECT(reply_has(&r, "\"id\":\"a\"") && !reply_has(&r, "\"id\":\"b\""));
+    reply_free(&r);
+    fixture_stop(&f);
+}
+
 /* A request keeps the version that it started with. */
 TEST(adapters_swap_under_a_running_stream)
 {

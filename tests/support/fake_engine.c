@@ -290,6 +290,7 @@ struct kv_prefix *engine_prefix_from_tokens(struct engine *e, const int32_t *ids
                (size_t)s->head_dim;
     float *kv = xcalloc(n, sizeof *kv);
     (void)ids;
+    usleep((useconds_t)plan_now().compile_us);
     struct kv_prefix *p = kv_prefix_from_kv(e->base, kv, n_tokens, err);
     free(kv);
     return p;
