@@ -20,6 +20,7 @@ struct generation {
     struct completion req;
     /* tokenize */
     struct token_list *lists; /* [n_prompts], of the texts */
+    struct choice_out *choices; /* [n_prompts * n], with what the answers start with */
     struct err tokenize_err;
     bool is_tokenized;
     /* adapt */
@@ -28,11 +29,10 @@ struct generation {
     /* post */
     struct job job;
     struct job_prompt *prompts;
-    int n_choices;
+    int n_choices; /* 0 until then */
     /* stream */
     struct completion_head head;
     char id[48];
-    struct choice_out *choices; /* [n_choices] */
     bool *is_dirty;             /* [n_choices] something to stream */
     int64_t *token_us;          /* [n_choices] when its last token came */
     struct completion_usage usage;
