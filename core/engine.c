@@ -473,14 +473,14 @@ static int settle_opts(struct engine *e, const struct engine_opts *opts, int *n_
     if (!o->prefill_chunk)
         o->prefill_chunk = 64;
     if (o->max_ctx > e->shape->max_pos)
-        return err_set(err, ERR_INVALID, "ctx %d: this model accepts 1 to %d tokens", o->max_ctx,
+        return err_set(err, ERR_INVALID, "--ctx %d: this model accepts 1 to %d tokens", o->max_ctx,
                        e->shape->max_pos);
     e->max_ctx = o->max_ctx ? o->max_ctx : e->shape->max_pos;
     if (!o->kv_bytes)
         o->kv_bytes = default_kv_bytes(e->shape, e->max_ctx);
     size_t block = kv_pool_block_bytes(e->shape), n = o->kv_bytes / block;
     if (n < 1 || n > INT32_MAX / KV_TILE)
-        return err_set(err, ERR_INVALID, "kv-bytes %zu: at least %zu (one block of %d tokens), at most "
+        return err_set(err, ERR_INVALID, "--kv-bytes %zu: at least %zu (one block of %d tokens), at most "
                        "%zu", o->kv_bytes, block, KV_TILE, block * (INT32_MAX / KV_TILE));
     if (!o->max_ctx && (size_t)e->max_ctx > n * KV_TILE)
         e->max_ctx = (int)(n * KV_TILE);
