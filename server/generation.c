@@ -257,7 +257,8 @@ enum exchange_step_result generation_post(struct exchange *x)
     g->n_choices = (int)n;
     g->is_dirty = arena_array(&x->arena, n, sizeof *g->is_dirty);
     g->token_us = arena_array(&x->arena, n, sizeof *g->token_us);
-    g->written_us = loop_now_us();
+    g->n_tokens = arena_array(&x->arena, n, sizeof *g->n_tokens);
+    g->written_us = g->posted_us = loop_now_us();
     return STEP_MORE;
 }
 

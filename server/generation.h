@@ -35,10 +35,11 @@ struct generation {
     char id[48];
     bool *is_dirty;             /* [n_choices] something to stream */
     int64_t *token_us;          /* [n_choices] when its last token came */
+    int *n_tokens;              /* [n_choices] its tokens so far */
     struct completion_usage usage;
-    enum finish finish;
     int n_ended;
     bool is_started, is_final;
+    int64_t posted_us, first_us, last_us; /* job and tokens; 0: none yet */
     int64_t written_us; /* when the client last got something, or the post */
     int64_t ttft_us;    /* 0: no token yet */
 };
