@@ -69,6 +69,7 @@ static void publish_events(struct engine *e)
 static void add_job(struct engine *e, struct job *j)
 {
     j->n_live = j->n_prompts * j->n;
+    j->admitted_us = 0;
     for (int c = 0; c < j->n_prompts * j->n; c++)
         sched_add(&e->sched, seq_new_choice(j, c, base_model_tokenizer(e->base)));
 }
@@ -221,11 +222,22 @@ static bool has_work(const struct engine *e)
     return e->sched.n_running || e->sched.waiting.n || e->sched.compiles.n;
 }
 
+static void admit(struct engine *e, int64_t now)
+{
+    int n = e->sched.n_running;
+    sched_admit(&e->sched, &e->pool);
+    for (int i = n; i < e->sched.n_running; i++) {
+        struct job *j = e->sched.running[i]->job;
+        if (j && !j->admitted_us)
+            j->admitted_us = now;
+    }
+}
+
 static void step(struct engine *e)
 {
     uint64_t start = now_us();
     drop_cancelled(e);
-    sched_admit(&e->sched, &e->pool);
+    admit(e, (int64_t)start);
     sched_next(&e->sched, &e->batch);
     CHECK(e->batch.n_rows || !has_work(e)); /* what waits fits an empty pool */
     if (e->batch.n_rows) {
