@@ -9,13 +9,14 @@
  *     adapter_change_free(c);              in every case
  *
  * Changes are run one at a time, those of a name in the order of their begin (the caller queues them): one is committed or
- * freed before the next is run. After a delete, commit tells what was deleted, until the change is freed.
+ * freed before the next is run. After a delete, commit tells what was deleted, until the change is freed;
+ * of a stored version that did not load at boot, which can only be deleted or put over, just the name.
  * One that has run and is freed without a commit may be found in the state folder after a restart. A
  * name that --adapters brought and that was deleted stays so after a restart, if there is a state folder.
  *
  * A request pins a version with adapters_acquire on the loop thread and gives it back with
  * adapters_release; a version in use is never freed, whatever happens to its name. An adapter in the state
- * folder wins over one of the same name in the adapters folder.
+ * folder wins over one of the same name in the adapters folder, unless it does not load.
  */
 #ifndef PREFIXD_ADAPTERS_H
 #define PREFIXD_ADAPTERS_H

@@ -79,11 +79,11 @@ struct adapter_change *adapters_put_begin(struct adapters *a, const char *name,
 struct adapter_change *adapters_delete_begin(struct adapters *a, const char *name, struct err *err)
 {
     struct adapter_info info;
-    if (adapters_info(a, name, &info, err) < 0)
+    if (!registry_has_name(&a->hidden, name) && adapters_info(a, name, &info, err) < 0)
         return NULL;
     struct adapter_change *c = new_change(a, name);
     c->is_delete = true;
-    c->stays_deleted = registry_is_in_folder(a, name);
+    c->stays_deleted = registry_has_name(&a->in_folder, name);
     return c;
 }
 
@@ -111,14 +111,8 @@ static int make_version(struct adapter_change *c, const char digest[DIGEST_HEX +
                         struct err *err)
 {
     struct compiled compiled;
-    bool keeps_bytes = c->origin.from == CHANGE_SENT && !c->a->store;
     if (compile_spec(&c->spec, &c->a->with, &compiled, err) < 0)
         return -1;
-    for (int i = 0; keeps_bytes && i < c->n_files; i++)
-        if (kept_copy(&c->kept, &c->files[i], err) < 0) {
-            compile_fini(&compiled);
-            return -1;
-        }
     c->made = new_version(c, digest, &compiled);
     return 0;
 }
@@ -133,6 +127,19 @@ static int store_version(struct adapter_change *c, const char *digest, int64_t c
     return store_put(c->a->store, &entry, files, c->n_files, err);
 }
 
+/* What was sent stays, whatever becomes of a file of the same content in the folder. */
+static int keep_bytes(struct adapter_change *c, bool is_same, struct err *err)
+{
+    if (c->origin.from != CHANGE_SENT || c->a->store)
+        return 0;
+    if (is_same && !kept_is_on_disk(&c->current->kept))
+        return 0;
+    for (int i = 0; i < c->n_files; i++)
+        if (kept_copy(&c->kept, &c->files[i], err) < 0)
+            return -1;
+    return 0;
+}
+
 /* Content that the name has already is neither compiled again nor a new version. */
 static int run_put(struct adapter_change *c, struct err *err)
 {
@@ -141,7 +148,7 @@ static int run_put(struct adapter_change *c, struct err *err)
     if (c->expected[0] && strcmp(digest, c->expected) != 0)
         return err_set(err, ERR_ADAPTER, "the stored files are damaged");
     bool is_same = c->current && strcmp(c->current->digest, digest) == 0;
-    if (!is_same && make_version(c, digest, err) < 0)
+    if (keep_bytes(c, is_same, err) < 0 || (!is_same && make_version(c, digest, err) < 0))
         return -1;
     c->is_durable = c->a->store && c->origin.from != CHANGE_FOLDER;
     if (!c->is_durable || c->origin.from == CHANGE_STORED)
@@ -167,14 +174,18 @@ static int commit_delete(struct adapters *a, struct adapter_change *c, struct ad
                          struct err *err)
 {
     struct version_name *n = registry_find(a, c->name);
-    if (!n)
+    if (!n && !registry_has_name(&a->hidden, c->name))
         return err_set(err, ERR_ADAPTER_NOT_FOUND, "there is no adapter `%s`", c->name);
-    version_ref(n->version);
-    version_unref(c->current);
-    c->current = n->version; /* what out->base_hint points into */
-    registry_describe(n, out);
+    *out = (struct adapter_info){.kind = ""};
+    if (n) {
+        version_ref(n->version);
+        version_unref(c->current);
+        c->current = n->version; /* what out->base_hint points into */
+        registry_describe(n, out);
+    }
     out->name = c->name;
     registry_forget(a, c->name);
+    registry_drop_name(&a->hidden, c->name);
     log_info("adapters", "adapter %s was deleted", c->name);
     return 0;
 }
@@ -198,6 +209,10 @@ int adapters_commit(struct adapters *a, struct adapter_change *c, struct adapter
     if (c->is_delete)
         return commit_delete(a, c, out, err);
     struct adapter_version *v = c->made ? c->made : c->current;
+    if (!c->made && c->kept.n_files)
+        kept_swap(&c->kept, &v->kept);
+    if (c->origin.from == CHANGE_SENT)
+        registry_drop_name(&a->hidden, c->name);
     registry_describe(registry_set(a, c->name, v, c->is_durable), out);
     log_put(a, out);
     return 0;

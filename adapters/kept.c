@@ -83,6 +83,18 @@ int kept_open(const struct kept *s, const char *name, struct err *err)
     return err_set(err, ERR_NOT_FOUND, "the adapter has no such file");
 }
 
+bool kept_is_on_disk(const struct kept *s)
+{
+    return s->n_files > 0 && s->files[0].path;
+}
+
+void kept_swap(struct kept *a, struct kept *b)
+{
+    struct kept was = *a;
+    *a = *b;
+    *b = was;
+}
+
 void kept_fini(struct kept *s)
 {
     for (int i = 0; i < s->n_files; i++) {

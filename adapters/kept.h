@@ -31,6 +31,8 @@ void kept_note(struct kept *s, const char *name, const char *path,
 /* A new read-only descriptor, or -1 with ERR_NOT_FOUND or ERR_CONFLICT. */
 int kept_open(const struct kept *s, const char *name, struct err *err);
 
+bool kept_is_on_disk(const struct kept *s);
+void kept_swap(struct kept *a, struct kept *b);
 void kept_fini(struct kept *s);
 
 #endif

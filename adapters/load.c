@@ -92,8 +92,10 @@ static void load_state(struct adapters *a)
     for (size_t i = 0; i < store_n_entries(a->store); i++) {
         struct store_entry e = store_entry_at(a->store, i);
         struct err err = {0};
-        if (e.version[0] && load_stored(a, &e, &err) < 0)
-            skipped(e.name, &err);
+        if (!e.version[0] || load_stored(a, &e, &err) == 0)
+            continue;
+        skipped(e.name, &err);
+        registry_add_name(&a->hidden, e.name);
     }
 }
 
@@ -176,24 +178,32 @@ static int load_from_folder(struct adapters *a, const char *dir, const char *ent
     return rc;
 }
 
+/* Whether the state folder has a say on this name, which then goes before the folder's. */
+static bool state_wins(const struct adapters *a, const char *name)
+{
+    bool is_deleted = false;
+    if (registry_has_name(&a->hidden, name) || !is_stored(a, name, &is_deleted))
+        return false;
+    log_info("adapters", is_deleted ? "adapter %s of the folder skipped: it was deleted"
+                                    : "adapter %s of the folder skipped: the state folder has "
+                                      "one of this name, which wins", name);
+    return true;
+}
+
 static void load_named(struct adapters *a, const char *dir, const char *entry, const char *name)
 {
     struct err err = {0};
-    bool is_deleted = false;
-    if (registry_is_in_folder(a, name)) {
-        log_warn("adapters", "adapter %s skipped: the folder has it twice, as a sub-folder and as "
-                 "%s.json", name, name);
+    registry_add_name(&a->in_folder, name);
+    if (state_wins(a, name))
         return;
-    }
-    registry_note_folder_name(a, name);
-    if (is_stored(a, name, &is_deleted)) {
-        log_info("adapters", is_deleted ? "adapter %s of the folder skipped: it was deleted"
-                                        : "adapter %s of the folder skipped: the state folder has "
-                                          "one of this name, which wins", name);
-        return;
-    }
-    if (load_from_folder(a, dir, entry, name, &err) < 0)
+    if (registry_find(a, name))
+        log_warn("adapters", "adapter %s skipped: %s/ of the folder has this name and is served "
+                 "instead of %s.json", name, name, name);
+    else if (load_from_folder(a, dir, entry, name, &err) < 0)
         skipped(name, &err);
+    else if (registry_has_name(&a->hidden, name))
+        log_warn("adapters", "adapter %s: its version in the state folder does not load and is "
+                 "hidden; the adapters folder's is served until a PUT or DELETE", name);
 }
 
 /* The adapter's name if this entry of the folder is one: a sub-folder, or a .json file. */

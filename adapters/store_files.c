@@ -107,6 +107,7 @@ static void discard_blob(struct store *s, const char *version)
 {
     char old[FILE_NAME_SIZE];
     snprintf(old, sizeof old, ".old-%s", version);
+    durable_discard(s->blobs, old);
     if (renameat(s->blobs, version, s->blobs, old) == 0)
         durable_discard(s->blobs, old);
 }
@@ -235,6 +236,29 @@ static bool has_blob(const struct store *s, const char *version)
     return faccessat(s->blobs, version, F_OK, 0) == 0;
 }
 
+static void count_file(void *ud, const char *file)
+{
+    (void)file;
+    ++*(int *)ud;
+}
+
+/* What stands under a digest may have been damaged since, or lost by a file system that
+ * did not sync: what is acknowledged is looked at, and synced again. */
+static int confirm_blob(struct store *s, const char *version, const struct store_file *files,
+                        int n_files, bool *is_whole, struct err *err)
+{
+    int n = 0, rc = 0;
+    int folder = openat(s->blobs, version, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    *is_whole = folder >= 0 && durable_each(folder, count_file, &n, NULL) == 0 && n == n_files;
+    for (int i = 0; rc == 0 && *is_whole && i < n_files; i++)
+        rc = durable_confirm(folder, files[i].name, files[i].bytes, files[i].len, is_whole, err);
+    if (rc == 0 && *is_whole)
+        rc = durable_sync(folder, err);
+    if (folder >= 0)
+        close(folder);
+    return rc;
+}
+
 static int write_files(int folder, const struct store_file *files, int n_files, struct err *err)
 {
     for (int i = 0; i < n_files; i++)
@@ -243,14 +267,11 @@ static int write_files(int folder, const struct store_file *files, int n_files, 
     return durable_sync(folder, err);
 }
 
-static int put_blob(struct store *s, const char *version, const struct store_file *files,
-                    int n_files, struct err *err)
+/* The damaged blob of this digest, if there is one, goes when the whole one is there. */
+static int write_blob(struct store *s, const char *version, const struct store_file *files,
+                      int n_files, struct err *err)
 {
     char tmp[FILE_NAME_SIZE];
-    if (has_blob(s, version))
-        return 0;
-    if (n_files == 0)
-        return err_set(err, ERR_INTERNAL, "the files of this version are not stored");
     snprintf(tmp, sizeof tmp, ".new-%s", version);
     durable_discard(s->blobs, tmp);
     int folder = durable_folder(s->blobs, tmp, err);
@@ -258,11 +279,28 @@ static int put_blob(struct store *s, const char *version, const struct store_fil
         return -1;
     int rc = write_files(folder, files, n_files, err);
     close(folder);
-    if (rc == 0)
+    if (rc == 0) {
+        discard_blob(s, version);
         rc = durable_rename(s->blobs, tmp, version, err);
+    }
     if (rc < 0)
         durable_discard(s->blobs, tmp);
-    return rc < 0 ? -1 : durable_sync(s->blobs, err);
+    return rc;
+}
+
+static int put_blob(struct store *s, const char *version, const struct store_file *files,
+                    int n_files, struct err *err)
+{
+    bool is_whole = has_blob(s, version);
+    if (n_files == 0 && is_whole)
+        return 0;
+    if (n_files == 0)
+        return err_set(err, ERR_INTERNAL, "the files of this version are not stored");
+    if (is_whole && confirm_blob(s, version, files, n_files, &is_whole, err) < 0)
+        return -1;
+    if (!is_whole && write_blob(s, version, files, n_files, err) < 0)
+        return -1;
+    return durable_sync(s->blobs, err);
 }
 
 /* The folder is not synced yet. */

@@ -191,6 +191,49 @@ TEST(store_files_clear_what_was_left_half_done)
     free(dir);
 }
 
+enum damage { DAMAGED_BYTES, CUT_SHORT, FILE_MISSING, FILE_TOO_MANY, FOLDER_EMPTY, N_DAMAGES };
+
+static void damage(const char *dir, int v, enum damage how)
+{
+    char version[DIGEST_HEX + 1], blob[512], path[600], *weights = weights_of(v);
+    version_of(v, version);
+    snprintf(blob, sizeof blob, "%s/blobs/%s", dir, version);
+    snprintf(path, sizeof path, "%s/adapter_config.json", blob);
+    weights[WEIGHT_BYTES - 1] ^= 1;
+    if (how == DAMAGED_BYTES || how == CUT_SHORT)
+        adapter_files_write(blob, "adapter_model.safetensors", weights,
+                            how == CUT_SHORT ? WEIGHT_BYTES - 1 : WEIGHT_BYTES);
+    if (how == FILE_TOO_MANY)
+        adapter_files_write(blob, "adapter.json", "{}", 2);
+    if (how == FILE_MISSING || how == FOLDER_EMPTY)
+        EXPECT_EQ(unlink(path), 0);
+    snprintf(path, sizeof path, "%s/adapter_model.safetensors", blob);
+    if (how == FOLDER_EMPTY)
+        EXPECT_EQ(unlink(path), 0);
+    free(weights);
+}
+
+/* A put is acknowledged only for what is there, whatever became of the same digest since. */
+TEST(store_files_put_again_mends_what_is_damaged)
+{
+    for (int how = 0; how < N_DAMAGES; how++) {
+        char *dir = adapter_files_tmp_dir(), path[512], version[DIGEST_HEX + 1];
+        struct err err = {0};
+        struct store *s = store_open(dir, &err);
+        ASSERT(s && put(s, 0, 0, &err) == 0);
+        damage(dir, 0, (enum damage)how);
+        EXPECT_EQ(put(s, how % 2, 0, &err), 0);
+        version_of(0, version);
+        snprintf(path, sizeof path, "blobs/%s", version);
+        if (!has_whole_files(s, 0) || count_in(dir, path, false) != 2)
+            test_fail(__FILE__, __LINE__, "damage %d was acknowledged", how);
+        EXPECT_EQ(count_in(dir, "blobs", false), 1);
+        store_close(s);
+        adapter_files_remove_dir(dir);
+        free(dir);
+    }
+}
+
 #define SLASHES "../../../../../../../../../../../../../../../../../../../../../x" /* 64 */
 
 /* A pointer that somebody broke is left aside; no blob goes, since one may be its. */
