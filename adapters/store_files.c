@@ -193,19 +193,35 @@ static int take_lock(struct store *s, struct err *err)
     return 0;
 }
 
-struct store *store_open(const char *dir, struct err *err)
+static struct store *open_folders(const char *dir, struct err *err)
 {
     struct store *s = xcalloc(1, sizeof *s);
     s->dir = s->adapters = s->blobs = s->lock = -1;
-    if ((s->dir = durable_folder(AT_FDCWD, dir, err)) < 0 || take_lock(s, err) < 0 ||
-        (s->adapters = durable_folder(s->dir, "adapters", err)) < 0 ||
-        (s->blobs = durable_folder(s->dir, "blobs", err)) < 0 ||
-        durable_each(s->adapters, load_pointer, s, err) < 0 ||
-        durable_each(s->blobs, sweep_blob, s, err) < 0) {
-        store_close(s);
-        return NULL;
-    }
-    return s;
+    if ((s->dir = durable_folder(AT_FDCWD, dir, err)) >= 0 && take_lock(s, err) == 0 &&
+        (s->adapters = durable_folder(s->dir, "adapters", err)) >= 0 &&
+        (s->blobs = durable_folder(s->dir, "blobs", err)) >= 0)
+        return s;
+    store_close(s);
+    return NULL;
+}
+
+int store_check(const char *dir, struct err *err)
+{
+    struct store *s = open_folders(dir, err);
+    if (!s)
+        return -1;
+    store_close(s);
+    return 0;
+}
+
+struct store *store_open(const char *dir, struct err *err)
+{
+    struct store *s = open_folders(dir, err);
+    if (s && durable_each(s->adapters, load_pointer, s, err) == 0 &&
+        durable_each(s->blobs, sweep_blob, s, err) == 0)
+        return s;
+    store_close(s);
+    return NULL;
 }
 
 static void close_if_open(int fd)
