@@ -92,9 +92,10 @@ static void load_state(struct adapters *a)
     for (size_t i = 0; i < store_n_entries(a->store); i++) {
         struct store_entry e = store_entry_at(a->store, i);
         struct err err = {0};
-        if (!e.version[0] || load_stored(a, &e, &err) == 0)
+        if (!e.is_damaged && (!e.version[0] || load_stored(a, &e, &err) == 0))
             continue;
-        skipped(e.name, &err);
+        if (!e.is_damaged)
+            skipped(e.name, &err);
         registry_add_name(&a->hidden, e.name);
     }
 }

@@ -32,6 +32,7 @@ struct store_entry {
     const char *name;
     const char *version; /* "" for a name that was deleted and must stay so */
     int64_t created;
+    bool is_damaged; /* what it meant cannot be read: version is "" */
 };
 
 /* ERR_CONFLICT if another process has it open. What a killed process left half-done is

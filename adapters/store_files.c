@@ -31,6 +31,7 @@ struct entry {
     char *name;
     char version[DIGEST_HEX + 1]; /* "": deleted */
     int64_t created;
+    bool is_damaged;
 };
 
 struct store {
@@ -161,13 +162,15 @@ static void load_pointer(void *ud, const char *file)
     char *name = xstrndup(file, n - 5);
     char *text = file_read(s->adapters, file, MAX_POINTER, &len, NULL, &err);
     struct entry found = {0};
-    if (!name_is_valid(name) || !text || read_pointer(&found, text, len) < 0) {
+    found.is_damaged = !text || read_pointer(&found, text, len) < 0;
+    if (found.is_damaged || !name_is_valid(name)) {
         log_error("adapters", "state folder: adapters/%s is damaged and left aside", file);
         s->is_damaged = true;
-    } else {
+    }
+    if (name_is_valid(name)) {
         struct entry *e = entry_for(s, name);
-        memcpy(e->version, found.version, sizeof e->version);
-        e->created = found.created;
+        found.name = e->name;
+        *e = found;
     }
     free(text);
     free(name);
@@ -351,6 +354,7 @@ static int point(struct store *s, const struct store_entry *e, struct err *err)
     memcpy(old, own->version, sizeof old);
     memcpy(own->version, e->version, strlen(e->version) + 1);
     own->created = e->created;
+    own->is_damaged = false;
     if (durable_sync(s->adapters, err) < 0)
         return -1; /* unknown which of the two is on disk: both blobs stay until the next start */
     drop_version(s, old);
@@ -374,7 +378,7 @@ int store_delete(struct store *s, const char *name, bool stays_deleted, struct e
     bool is_there;
     discard_dropped(s, "");
     if (stays_deleted)
-        return point(s, &(struct store_entry){name, "", 0}, err);
+        return point(s, &(struct store_entry){.name = name, .version = ""}, err);
     size_t i = place_of(s, name, &is_there);
     if (!is_there)
         return 0;
@@ -396,7 +400,8 @@ size_t store_n_entries(const struct store *s)
 struct store_entry store_entry_at(const struct store *s, size_t i)
 {
     const struct entry *e = &s->entries[i];
-    return (struct store_entry){.name = e->name, .version = e->version, .created = e->created};
+    return (struct store_entry){.name = e->name, .version = e->version, .created = e->created,
+                                .is_damaged = e->is_damaged};
 }
 
 static int open_blob(const struct store *s, const char *version, struct err *err)
