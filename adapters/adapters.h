@@ -64,6 +64,11 @@ struct adapter_info { /* a copy; strings live as long as the caller holds a refe
     const char *base_hint; /* base_model_name_or_path of the config, or NULL */
 };
 
+/* Whether adapters_open will be able to use the state folder (which is made), and
+ * adapters_load_all to read dir: asked before what takes long. */
+int adapters_check_state(const char *state_dir, struct err *err);
+int adapters_check_folder(const char *dir, struct err *err);
+
 struct adapters *adapters_open(const struct adapters_opts *opts, struct err *err); /* boot */
 void adapters_free(struct adapters *a);
 

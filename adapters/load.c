@@ -92,9 +92,10 @@ static void load_state(struct adapters *a)
     for (size_t i = 0; i < store_n_entries(a->store); i++) {
         struct store_entry e = store_entry_at(a->store, i);
         struct err err = {0};
-        if (!e.version[0] || load_stored(a, &e, &err) == 0)
+        if (!e.is_damaged && (!e.version[0] || load_stored(a, &e, &err) == 0))
             continue;
-        skipped(e.name, &err);
+        if (!e.is_damaged)
+            skipped(e.name, &err);
         registry_add_name(&a->hidden, e.name);
     }
 }
@@ -222,6 +223,22 @@ static char *adapter_of(const char *dir, const char *entry)
     return n > 5 && strcmp(entry + n - 5, ".json") == 0 ? xstrndup(entry, n - 5) : NULL;
 }
 
+static int cannot_read(struct err *err)
+{
+    return err_set(err, ERR_INVALID, "%s; a folder that can be read is accepted",
+                   strerror(errno));
+}
+
+int adapters_check_folder(const char *dir, struct err *err)
+{
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    bool is_fine = fd >= 0 && faccessat(fd, ".", R_OK | X_OK, 0) == 0;
+    int rc = is_fine ? 0 : cannot_read(err);
+    if (fd >= 0)
+        close(fd);
+    return rc;
+}
+
 int adapters_load_all(struct adapters *a, const char *dir, struct err *err)
 {
     struct dirent **entries;
@@ -232,8 +249,7 @@ int adapters_load_all(struct adapters *a, const char *dir, struct err *err)
         return 0;
     int n = scandir(dir, &entries, NULL, alphasort);
     if (n < 0)
-        return err_set(err, ERR_INVALID, "cannot read the adapters folder %.200s: %s", dir,
-                       strerror(errno));
+        return cannot_read(err);
     for (int i = 0; i < n; i++) {
         char *name = adapter_of(dir, entries[i]->d_name);
         if (name)

@@ -122,6 +122,15 @@ void registry_describe(const struct version_name *n, struct adapter_info *out)
 
 /* ---- opening ------------------------------------------------------------------------- */
 
+int adapters_check_state(const char *state_dir, struct err *err)
+{
+    struct err why = {0};
+    if (store_check(state_dir, &why) == 0)
+        return 0;
+    return err_set(err, why.code, "%s; a folder that can be made and written to is accepted",
+                   why.msg);
+}
+
 struct adapters *adapters_open(const struct adapters_opts *o, struct err *err)
 {
     int most = engine_max_ctx(o->engine) - 1;

@@ -32,11 +32,15 @@ struct store_entry {
     const char *name;
     const char *version; /* "" for a name that was deleted and must stay so */
     int64_t created;
+    bool is_damaged; /* what it meant cannot be read: version is "" */
 };
 
 /* ERR_CONFLICT if another process has it open. What a killed process left half-done is
  * cleared away. */
 struct store *store_open(const char *dir, struct err *err);
+
+/* Whether store_open would get that far as to read what is there; its folders are made. */
+int store_check(const char *dir, struct err *err);
 void store_close(struct store *s);
 
 /* files may be left out (n_files 0) if the version is stored already under any name. */

@@ -31,6 +31,7 @@ struct entry {
     char *name;
     char version[DIGEST_HEX + 1]; /* "": deleted */
     int64_t created;
+    bool is_damaged;
 };
 
 struct store {
@@ -161,13 +162,15 @@ static void load_pointer(void *ud, const char *file)
     char *name = xstrndup(file, n - 5);
     char *text = file_read(s->adapters, file, MAX_POINTER, &len, NULL, &err);
     struct entry found = {0};
-    if (!name_is_valid(name) || !text || read_pointer(&found, text, len) < 0) {
+    found.is_damaged = !text || read_pointer(&found, text, len) < 0;
+    if (found.is_damaged || !name_is_valid(name)) {
         log_error("adapters", "state folder: adapters/%s is damaged and left aside", file);
         s->is_damaged = true;
-    } else {
+    }
+    if (name_is_valid(name)) {
         struct entry *e = entry_for(s, name);
-        memcpy(e->version, found.version, sizeof e->version);
-        e->created = found.created;
+        found.name = e->name;
+        *e = found;
     }
     free(text);
     free(name);
@@ -193,19 +196,35 @@ static int take_lock(struct store *s, struct err *err)
     return 0;
 }
 
-struct store *store_open(const char *dir, struct err *err)
+static struct store *open_folders(const char *dir, struct err *err)
 {
     struct store *s = xcalloc(1, sizeof *s);
     s->dir = s->adapters = s->blobs = s->lock = -1;
-    if ((s->dir = durable_folder(AT_FDCWD, dir, err)) < 0 || take_lock(s, err) < 0 ||
-        (s->adapters = durable_folder(s->dir, "adapters", err)) < 0 ||
-        (s->blobs = durable_folder(s->dir, "blobs", err)) < 0 ||
-        durable_each(s->adapters, load_pointer, s, err) < 0 ||
-        durable_each(s->blobs, sweep_blob, s, err) < 0) {
-        store_close(s);
-        return NULL;
-    }
-    return s;
+    if ((s->dir = durable_folder(AT_FDCWD, dir, err)) >= 0 && take_lock(s, err) == 0 &&
+        (s->adapters = durable_folder(s->dir, "adapters", err)) >= 0 &&
+        (s->blobs = durable_folder(s->dir, "blobs", err)) >= 0)
+        return s;
+    store_close(s);
+    return NULL;
+}
+
+int store_check(const char *dir, struct err *err)
+{
+    struct store *s = open_folders(dir, err);
+    if (!s)
+        return -1;
+    store_close(s);
+    return 0;
+}
+
+struct store *store_open(const char *dir, struct err *err)
+{
+    struct store *s = open_folders(dir, err);
+    if (s && durable_each(s->adapters, load_pointer, s, err) == 0 &&
+        durable_each(s->blobs, sweep_blob, s, err) == 0)
+        return s;
+    store_close(s);
+    return NULL;
 }
 
 static void close_if_open(int fd)
@@ -335,6 +354,7 @@ static int point(struct store *s, const struct store_entry *e, struct err *err)
     memcpy(old, own->version, sizeof old);
     memcpy(own->version, e->version, strlen(e->version) + 1);
     own->created = e->created;
+    own->is_damaged = false;
     if (durable_sync(s->adapters, err) < 0)
         return -1; /* unknown which of the two is on disk: both blobs stay until the next start */
     drop_version(s, old);
@@ -358,7 +378,7 @@ int store_delete(struct store *s, const char *name, bool stays_deleted, struct e
     bool is_there;
     discard_dropped(s, "");
     if (stays_deleted)
-        return point(s, &(struct store_entry){name, "", 0}, err);
+        return point(s, &(struct store_entry){.name = name, .version = ""}, err);
     size_t i = place_of(s, name, &is_there);
     if (!is_there)
         return 0;
@@ -380,7 +400,8 @@ size_t store_n_entries(const struct store *s)
 struct store_entry store_entry_at(const struct store *s, size_t i)
 {
     const struct entry *e = &s->entries[i];
-    return (struct store_entry){.name = e->name, .version = e->version, .created = e->created};
+    return (struct store_entry){.name = e->name, .version = e->version, .created = e->created,
+                                .is_damaged = e->is_damaged};
 }
 
 static int open_blob(const struct store *s, const char *version, struct err *err)

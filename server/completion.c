@@ -42,6 +42,13 @@ struct field {
 
 /* ---- refusals ------------------------------------------------------------------------ */
 
+/* Integers to the last digit, as far as a client can have meant one. */
+static void print_number(char *out, size_t size, double d)
+{
+    bool is_integer = d == floor(d) && fabs(d) < 1e20;
+    snprintf(out, size, is_integer ? "%.0f" : "%.15g", d);
+}
+
 /* "VALUE is not accepted for FIELD; accepted: ..." with a value short enough for a log
  * line. */
 static int refuse(struct parse *p, const struct field *f, const cJSON *v,
@@ -49,7 +56,7 @@ static int refuse(struct parse *p, const struct field *f, const cJSON *v,
 {
     char value[48];
     if (cJSON_IsNumber(v))
-        snprintf(value, sizeof value, "%.15g", v->valuedouble);
+        print_number(value, sizeof value, v->valuedouble);
     else if (cJSON_IsBool(v))
         snprintf(value, sizeof value, "%s", cJSON_IsTrue(v) ? "true" : "false");
     else
@@ -65,8 +72,11 @@ static int refuse(struct parse *p, const struct field *f, const cJSON *v,
 static int refuse_range(struct parse *p, const struct field *f, const cJSON *v,
                         const char *kind)
 {
-    char accepted[96];
-    snprintf(accepted, sizeof accepted, "%s from %.15g to %.15g", kind, f->min, f->max);
+    char accepted[96], min[32], max[32] = "9223372036854775807"; /* no double is 2^63-1 */
+    print_number(min, sizeof min, f->min);
+    if (f->max < 0x1p63)
+        print_number(max, sizeof max, f->max);
+    snprintf(accepted, sizeof accepted, "%s from %s to %s", kind, min, max);
     return refuse(p, f, v, accepted);
 }
 
@@ -297,7 +307,8 @@ static int take_ids(struct parse *p, const struct field *f)
     if (n > JOB_MAX_CHOICES)
         return refuse_many(p, f, n);
     int32_t *ids = arena_array(p->arena, l->n, sizeof *ids);
-    memcpy(ids, l->ids, l->n * sizeof *ids);
+    if (l->n)
+        memcpy(ids, l->ids, l->n * sizeof *ids);
     p->c->prompts = arena_array(p->arena, n, sizeof *p->c->prompts);
     for (size_t i = 0; i < n; i++) {
         size_t to = l->is_nested ? l->ends[i] : l->n;

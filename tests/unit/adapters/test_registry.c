@@ -909,6 +909,33 @@ TEST(registry_damaged_blob_can_be_deleted)
     fixture_close(&f);
 }
 
+TEST(registry_damaged_pointer_can_be_deleted)
+{
+    struct fixture f;
+    struct err err = {0};
+    struct adapter_info info;
+    char dir[512], *folder = adapter_files_tmp_dir();
+    write_peft(folder, "t", "PREFIX_TUNING", KV);
+    if (!fixture_open(&f, DTYPE_CHOICE_AUTO, true))
+        return;
+    EXPECT_EQ(put_text(&f, "t", text_one, &info, &err), 0);
+    snprintf(dir, sizeof dir, "%s/adapters", f.state);
+    log_init(LOG_TEXT, LOG_ERROR + 1);
+    for (int i = 0; i < 2; i++) {
+        adapter_files_write(dir, "t.json", "{\"ver", 5);
+        ASSERT(restart(&f, i ? folder : NULL));
+        EXPECT_EQ(has(&f, "t"), i == 1);
+        EXPECT_EQ(delete_name(&f, "t", &err), 0);
+        ASSERT(restart(&f, NULL));
+        EXPECT_EQ(delete_name(&f, "t", &err), -1);
+        EXPECT_EQ(err.code, ERR_ADAPTER_NOT_FOUND);
+    }
+    log_init(LOG_TEXT, LOG_ERROR);
+    fixture_close(&f);
+    adapter_files_remove_dir(folder);
+    free(folder);
+}
+
 TEST(registry_damaged_blob_is_mended_by_a_put)
 {
     struct fixture f;

@@ -62,7 +62,7 @@ static bool has_whole_files(const struct store *s, int v)
     return ok;
 }
 
-/* -1: no such name; -2: remembered as deleted; else the version. */
+/* -1: no such name; -2: remembered as deleted; -5: damaged; else the version. */
 static int version_in(const struct store *s, int name)
 {
     for (size_t i = 0; i < store_n_entries(s); i++) {
@@ -70,6 +70,8 @@ static int version_in(const struct store *s, int name)
         char version[DIGEST_HEX + 1];
         if (strcmp(e.name, names[name]) != 0)
             continue;
+        if (e.is_damaged)
+            return e.version[0] ? -6 : -5;
         for (int v = 0; v < N_VERSIONS; v++) {
             version_of(v, version);
             if (strcmp(version, e.version) == 0)
@@ -253,8 +255,18 @@ TEST(store_files_leave_damaged_pointers)
         adapter_files_write(adapters, "a.json", broken[i], strlen(broken[i]));
         s = store_open(dir, &err);
         ASSERT(s);
-        EXPECT_EQ(version_in(s, 0), -1);
+        EXPECT_EQ(version_in(s, 0), -5);
         EXPECT(has_whole_files(s, 0));
+        if (i % 2)
+            EXPECT_EQ(put(s, 0, 0, &err), 0);
+        else
+            EXPECT_EQ(store_delete(s, names[0], false, &err), 0);
+        EXPECT_EQ(version_in(s, 0), i % 2 ? 0 : -1);
+        store_close(s);
+        s = store_open(dir, &err);
+        ASSERT(s);
+        EXPECT_EQ(version_in(s, 0), i % 2 ? 0 : -1);
+        EXPECT_EQ(put(s, 0, 0, &err), 0);
         store_close(s);
     }
     log_init(LOG_TEXT, LOG_ERROR);

@@ -349,6 +349,29 @@ TEST(completion_refusal_names_value_and_range)
     arena_free(&p.arena);
 }
 
+TEST(completion_refusal_prints_integers_exactly)
+{
+    static const struct {
+        const char *fields, *says;
+    } rows[] = {
+        {"'task_id':-1", "task_id: -1 is not accepted; accepted: an integer from 0 to "
+                         "9007199254740992"},
+        {"'task_id':12345678901234567", "task_id: 12345678901234568 is not accepted"},
+        {"'seed':0.5", "seed: 0.5 is not accepted; accepted: an integer from "
+                       "-9223372036854775808 to 9223372036854775807"},
+        {"'seed':1e300", "seed: 1e+300 is not accepted"},
+        {"'n':1000000000000000001", "n: 1000000000000000000 is not accepted"},
+        {"'temperature':2.5", "temperature: 2.5 is not accepted; accepted: a number from 0 to 2"},
+    };
+    struct parsed p = {0};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        parse_fields(&p, rows[i].fields);
+        if (p.rc == 0 || !strstr(p.err.msg, rows[i].says))
+            test_fail(__FILE__, __LINE__, "%s: \"%s\"", rows[i].fields, p.err.msg);
+    }
+    arena_free(&p.arena);
+}
+
 TEST(completion_switches_are_booleans)
 {
     static const char *const names[] = {"echo", "stream", "ignore_eos",
