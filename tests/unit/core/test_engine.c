@@ -859,8 +859,9 @@ TEST(engine_compiles_beside_whatever_waits)
     opts.kv_bytes = kv_pool_block_bytes(base_model_shape((b.base = tiny_open(TINY_DEMO)))) * 20;
     base_model_free(b.base);
     bench_open(&b, TINY_DEMO, opts);
-    struct run *runs[4];
-    for (int i = 0; i < 4; i++)
+    enum { QUEUE = 40 };
+    struct run *runs[QUEUE];
+    for (int i = 0; i < QUEUE; i++)
         runs[i] = post_greedy(&b, 20, 300, NULL); /* all 20 blocks each */
     struct err err = {0};
     struct kv_prefix *p = engine_prefix_from_tokens(runner_engine(b.runner), 0, b.ids, 400, &err);
@@ -868,10 +869,12 @@ TEST(engine_compiles_beside_whatever_waits)
     struct engine_stats s = stats_of(&b);
     EXPECT(s.running == 1 && s.waiting >= 2); /* long before they are through */
     EXPECT_EQ(s.kv_blocks_total, 20);
-    runner_wait(b.runner, runs, 4);
+    for (int i = 0; i < QUEUE; i++)
+        atomic_store(&runs[i]->job.cancelled, true);
+    runner_wait(b.runner, runs, QUEUE);
     expect_no_blocks(&b);
     kv_prefix_free(p);
-    free_runs(runs, 4);
+    free_runs(runs, QUEUE);
     bench_close(&b);
 }
 
