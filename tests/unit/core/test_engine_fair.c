@@ -21,29 +21,28 @@ static void expect_shares(const struct tenant *t, int n, long permille)
     }
 }
 
-/* n tenants, every second one of the given weight; each gets some 40 requests' tokens. */
+/* n tenants, every second one of the given weight. Counters promise a bounded difference, so each gets
+ * many times that: some 150 requests' tokens. */
 static void compete(const struct base_model *b, int n, uint32_t weight, long permille)
 {
     struct tenant t[MAX_TENANTS] = {{0}};
     uint32_t weights = 0;
     for (int i = 0; i < n; i++) {
         t[i] = (struct tenant){.weight = i % 2 ? weight : 1, .n_prompt = 12, .max_tokens = REQUEST};
-        t[i].backlog = i % 2 ? 100 : 50;
+        t[i].backlog = 220 * (int)t[i].weight; /* for the whole run: a late poster is no matter */
         weights += t[i].weight;
     }
     struct tenants *l = tenants_open(b, opts, t, n);
-    tenants_run(l, (long)weights * 10 * REQUEST, 0); /* whoever posts first is alone for a while */
-    tenants_reset(l);
-    tenants_run(l, (long)weights * 50 * REQUEST, 0);
+    tenants_run(l, (long)weights * 150 * REQUEST, 0);
     expect_shares(t, n, permille);
     tenants_close(l);
 }
 
 TEST(engine_gives_tenants_of_equal_weight_equal_tokens)
 {
-    static const int numbers[] = {2, 3, 5, 8, 13, 20};
+    static const int numbers[] = {2, 5, 20};
     struct base_model *b = tiny_open(TINY_DEMO);
-    for (int i = 0; i < tiny_scaled(6); i++)
+    for (int i = 0; i < tiny_scaled(3); i++)
         compete(b, numbers[i], 1, 50);
     base_model_free(b);
 }
