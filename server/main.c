@@ -1,16 +1,23 @@
-/* The daemon: reads the configuration, opens the parts, serves, and frees them in reverse.
- */
-#include "adapters/adapters.h"
+/* The daemon: reads the configuration, loads the base, and supervises the workers. */
 #include "config/config.h"
 #include "core/base/log.h"
 #include "core/base_model.h"
-#include "core/engine.h"
 #include "server/server.h"
+#include "server/supervisor.h"
+#include "server/worker.h"
 
 #include <signal.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <string.h>
+
+enum { STOP_GRACE_MS = 15000 }; /* for workers, beyond their own limits */
+
+static int fail(const struct err *err)
+{
+    fprintf(stderr, "prefixd: %s\n", err->msg);
+    return 1;
+}
 
 static enum dtype_choice dtype_of(const char *name)
 {
@@ -19,89 +26,66 @@ static enum dtype_choice dtype_of(const char *name)
                                        : DTYPE_CHOICE_AUTO;
 }
 
-/* What is wrong is said by the parts, which setting it came from here. */
-static void name_setting(struct err *err, const char *flag, const char *value)
-{
-    char msg[sizeof err->msg];
-    if (!err->code || strstr(err->msg, value))
-        return;
-    memcpy(msg, err->msg, sizeof msg);
-    err_set(err, err->code, "--%s %.120s: %s", flag, value, msg);
-}
+struct daemon {
+    struct worker_parts parts;
+    struct err err;
+};
 
-static struct engine *open_engine(const struct config *cfg, const struct base_model *base,
-                                  struct server *s, struct err *err)
+static void say_up(void *ud)
 {
-    const struct engine_opts opts = {
-        .n_threads = (int)cfg->threads,
-        .max_ctx = (int)cfg->ctx,
-        .kv_bytes = (size_t)cfg->kv_bytes,
-        .max_batch = (int)cfg->max_batch,
-        .max_queue = (int)cfg->max_queue,
-        .prefill_chunk = (int)cfg->prefill_chunk,
-        .wake = server_wake,
-        .wake_ud = s,
-    };
-    return engine_open(base, &opts, err);
-}
-
-static struct adapters *open_adapters(const struct config *cfg,
-                                      const struct server_parts *p, const struct server *s,
-                                      struct err *err)
-{
-    const struct adapters_opts opts = {
-        .engine = p->engine,
-        .base = p->base,
-        .base_name = s->base_name,
-        .state_dir = cfg->state[0] ? cfg->state : NULL,
-        .max_virtual_tokens = (int)cfg->max_virtual,
-        .max_bytes = (size_t)cfg->max_upload,
-    };
-    struct adapters *a = adapters_open(&opts, err);
-    if (!a)
-        name_setting(err, "state", cfg->state);
-    if (a && adapters_load_all(a, cfg->adapters[0] ? cfg->adapters : NULL, err) < 0) {
-        adapters_free(a);
-        return NULL;
-    }
-    return a;
-}
-
-static int serve(struct server *s, const struct server_parts *parts, struct err *err)
-{
-    if (server_start(s, parts, err) < 0)
-        return -1;
-    printf("listening on %s\n", server_url(s));
+    const struct daemon *d = ud;
+    printf("listening on %s\n", server_url(d->parts.server));
     fflush(stdout);
-    server_run(s);
-    return 0;
 }
 
-/* The server is freed before what it uses, the base last of all. */
-static int run(const struct config *cfg, struct err *err)
+static void stop_listening(void *ud)
 {
-    struct server *s = server_new(cfg, err);
-    if (!s)
+    const struct daemon *d = ud;
+    server_stop_listening(d->parts.server);
+}
+
+static int work(const struct supervisor_child *c, void *ud)
+{
+    struct daemon *d = ud;
+    int rc = worker_run(&d->parts, c, &d->err);
+    d->parts.server = NULL;
+    return rc < 0 ? fail(&d->err) : 0;
+}
+
+static int supervise(struct daemon *d)
+{
+    const struct supervisor_opts opts = {
+        .n_workers = (int)d->parts.cfg->workers,
+        .stop_ms = d->parts.cfg->drain_ms + STOP_GRACE_MS,
+        .work = work,
+        .on_up = say_up,
+        .on_stop = stop_listening,
+        .ud = d,
+    };
+    return supervisor_run(&opts);
+}
+
+static int load(struct daemon *d, struct err *err)
+{
+    const struct config *cfg = d->parts.cfg;
+    d->parts.server = server_new(cfg, err);
+    if (!d->parts.server)
         return -1;
-    struct server_parts p = {0};
-    struct base_model *base = base_model_open(cfg->model, dtype_of(cfg->dtype), err);
-    p.base = base;
-    if (!base)
-        name_setting(err, "model", cfg->model);
-    if (base)
-        p.engine = open_engine(cfg, base, s, err);
-    if (p.engine)
-        p.adapters = open_adapters(cfg, &p, s, err);
-    int rc = p.adapters ? serve(s, &p, err) : -1;
-    if (p.engine && rc < 0)
-        engine_close(p.engine);
-    server_free(s);
-    if (p.adapters)
-        adapters_free(p.adapters);
-    if (p.engine)
-        engine_free(p.engine);
-    base_model_free(base);
-    return rc;
+    d->parts.base = base_model_open(cfg->model, dtype_of(cfg->dtype), err);
+    if (!d->parts.base)
+        worker_name_setting(err, "model", cfg->model);
+    return d->parts.base ? server_listen(d->parts.server, err) : -1;
+}
+
+/* From the middle on this runs in the supervisor and in every worker. */
+static int run(const struct config *cfg)
+{
+    struct daemon d = {.parts = {.cfg = cfg}};
+    supervisor_early_signals();
+    int status = load(&d, &d.err) < 0 ? fail(&d.err) : supervise(&d);
+    server_free(d.parts.server);
+    base_model_free(d.parts.base);
+    return status;
 }
 
 static int print_help(void)
@@ -113,21 +97,14 @@ static int print_help(void)
     return 0;
 }
 
-static int fail(const struct err *err)
-{
-    fprintf(stderr, "prefixd: %s\n", err->msg);
-    return 1;
-}
-
 static int start(const struct config *cfg)
 {
     struct err err = {0};
     signal(SIGPIPE, SIG_IGN);
     log_init(strcmp(cfg->log_format, "json") == 0 ? LOG_JSON : LOG_TEXT, LOG_INFO);
-    if (sodium_init() < 0)
-        err_set(&err, ERR_INTERNAL, "libsodium does not start");
-    else if (run(cfg, &err) == 0)
-        return 0;
+    if (sodium_init() >= 0)
+        return run(cfg);
+    err_set(&err, ERR_INTERNAL, "libsodium does not start");
     return fail(&err);
 }
 
