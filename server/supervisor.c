@@ -43,6 +43,7 @@ struct supervisor {
     struct restart restart;
     bool is_up;       /* a worker was ready once */
     bool is_stopping; /* nothing is started any more */
+    bool is_killing;  /* out of patience: nothing that dies is news */
     int64_t kill_us;  /* stopping: when patience ends */
     int status;
 };
@@ -242,7 +243,7 @@ static void note_death(struct supervisor *sv, struct worker *w, int status)
 {
     bool is_planned = WIFEXITED(status) && WEXITSTATUS(status) == 0;
     bool is_refusal = !sv->is_up && WIFEXITED(status); /* it has said why */
-    bool is_ours = sv->is_stopping && !w->is_ready;    /* ended by stop() */
+    bool is_ours = sv->is_killing || (sv->is_stopping && !w->is_ready);
     if (!is_planned && !is_refusal && !is_ours)
         log_death(sv, w, status);
     w->pid = 0;
@@ -284,6 +285,7 @@ static void stop(struct supervisor *sv, int signum)
     if (sv->is_stopping) {
         log_warn("stop", "signal %d again: exit", signum);
         kill_workers(sv, SIGKILL, false);
+        sv->is_killing = true;
         sv->status = 128 + signum;
         return;
     }
@@ -301,6 +303,7 @@ static void end_patience(struct supervisor *sv)
         return;
     log_error("stop", "a worker does not end and is killed");
     kill_workers(sv, SIGKILL, false);
+    sv->is_killing = true;
     sv->kill_us = 0;
     sv->status = 1;
 }
