@@ -160,6 +160,7 @@ struct engine_opts {
     int max_batch;      /* sequences running at once; 0: 32 */
     int max_queue;      /* sequences waiting at once; 0: 1024 */
     int prefill_chunk;  /* prompt rows per step; 0: 64 */
+    int n_engines;      /* on this machine, for the default of kv_bytes; 0: 1 */
     void (*wake)(void *ud); /* engine thread: events wait and the outbox was empty. May be NULL. */
     void *wake_ud;
 };

@@ -33,9 +33,7 @@ int image_memory_new(uint64_t bytes, struct err *err)
                    (unsigned long long)bytes);
 }
 
-/* At a multiple of a huge page's size, without which the kernel would not map those. A
- * decoding step reads the whole model: in pages of 4 KiB it takes a third more of CPU time,
- * and shared memory gets huge ones by default nowhere. */
+/* At a multiple of a huge page's size, without which the kernel would not map those. */
 static void *map_aligned(int fd, size_t bytes, int prot, int flags)
 {
     size_t room = bytes + huge_page;
@@ -108,7 +106,10 @@ const unsigned char *image_memory_map_sealed(int fd, size_t *bytes, struct err *
     if (!base)
         err_set(err, ERR_NO_MEMORY, "the model's memory cannot be mapped: %s",
                 strerror(errno));
-    else
-        madvise(base, *bytes, MADV_COLLAPSE); /* a wish; not every kernel grants it */
     return base;
+}
+
+void image_memory_collapse(const void *base, size_t bytes)
+{
+    madvise((void *)(uintptr_t)base, bytes, MADV_COLLAPSE);
 }
