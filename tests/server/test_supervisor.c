@@ -41,7 +41,7 @@ static int work(const struct supervisor_child *c, void *ud)
     if (s->kind == FIRST_CRASHES)
         raise(SIGKILL);
     if (s->kind == NEVER_READY)
-        wait_for_end(c, 20000);
+        sleep(20); /* busy with something else than the pipe */
     supervisor_outlive();
     supervisor_tell_ready(c);
     if (s->kind == CRASHES_LATER) {
