@@ -35,13 +35,16 @@ struct store_entry {
     bool is_damaged; /* what it meant cannot be read: version is "" */
 };
 
-/* ERR_CONFLICT if another process has it open. What a killed process left half-done is
+/* ERR_CONFLICT if another process has it open and keeps it for a while longer. What a killed process left half-done is
  * cleared away. */
 struct store *store_open(const char *dir, struct err *err);
 
 /* Whether store_open would get that far as to read what is there; its folders are made. */
 int store_check(const char *dir, struct err *err);
 void store_close(struct store *s);
+
+/* Lets another process open the folder; changes are refused with ERR_CLOSING from here on. */
+void store_unlock(struct store *s);
 
 /* files may be left out (n_files 0) if the version is stored already under any name. */
 int store_put(struct store *s, const struct store_entry *entry, const struct store_file *files,

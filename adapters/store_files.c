@@ -26,6 +26,7 @@
 #include "core/base/mem.h"
 
 enum { MAX_POINTER = 4096, FILE_NAME_SIZE = 96, NAME_MAX_LEN = 64 + 5 };
+enum { LOCK_WAIT_MS = 2000, LOCK_PAUSE_MS = 20 };
 
 struct entry {
     char *name;
@@ -185,15 +186,33 @@ static void sweep_blob(void *ud, const char *file)
         discard_blob(s, file);
 }
 
+/* A process that is ending, its last change carried through, gets time to let go. */
 static int take_lock(struct store *s, struct err *err)
 {
     s->lock = openat(s->dir, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (s->lock < 0)
         return err_set(err, ERR_IO, "cannot make the lock of the state folder: %s",
                        strerror(errno));
-    if (flock(s->lock, LOCK_EX | LOCK_NB) < 0)
-        return err_set(err, ERR_CONFLICT, "the state folder is in use by another process");
+    for (int waited_ms = 0; flock(s->lock, LOCK_EX | LOCK_NB) < 0;
+         waited_ms += LOCK_PAUSE_MS) {
+        if (waited_ms >= LOCK_WAIT_MS)
+            return err_set(err, ERR_CONFLICT,
+                           "the state folder is in use by another process");
+        usleep(LOCK_PAUSE_MS * 1000);
+    }
     return 0;
+}
+
+void store_unlock(struct store *s)
+{
+    if (s->lock >= 0)
+        close(s->lock);
+    s->lock = -1;
+}
+
+static int check_locked(const struct store *s, struct err *err)
+{
+    return s->lock >= 0 ? 0 : err_set(err, ERR_CLOSING, "%s", err_text(ERR_CLOSING));
 }
 
 static struct store *open_folders(const char *dir, struct err *err)
@@ -366,6 +385,8 @@ int store_put(struct store *s, const struct store_entry *e, const struct store_f
 {
     if (!name_is_valid(e->name) || !is_digest(e->version))
         return err_set(err, ERR_INTERNAL, "not a name or a version");
+    if (check_locked(s, err) < 0)
+        return -1;
     discard_dropped(s, e->version);
     if (put_blob(s, e->version, files, n_files, err) < 0)
         return -1;
@@ -376,6 +397,8 @@ int store_delete(struct store *s, const char *name, bool stays_deleted, struct e
 {
     char file[FILE_NAME_SIZE];
     bool is_there;
+    if (check_locked(s, err) < 0)
+        return -1;
     discard_dropped(s, "");
     if (stays_deleted)
         return point(s, &(struct store_entry){.name = name, .version = ""}, err);
