@@ -237,6 +237,16 @@ static const char *base_of(const char *file)
     return slash ? slash + 1 : file;
 }
 
+static bool is_pickle(const char *file)
+{
+    static const char *const ends[] = {".bin", ".pt", ".pth", ".ckpt", ".pkl"};
+    const char *dot = strrchr(base_of(file), '.');
+    for (size_t i = 0; dot && i < sizeof ends / sizeof *ends; i++)
+        if (strcmp(dot, ends[i]) == 0)
+            return true;
+    return false;
+}
+
 /* The file's own name says what a part is; a field's name does when the file is called
  * otherwise. */
 static const char *part_name(const struct upload_part *p)
@@ -256,6 +266,11 @@ static int add_part(struct adapter_file *files, int *n, const struct upload_part
                     struct err *err)
 {
     const char *name = part_name(p);
+    if (is_pickle(p->file))
+        return err_set(err, ERR_ADAPTER,
+                       "The file \"%.63s\" is taken for a pickle, which is refused: save "
+                       "with safe_serialization=True (safetensors)",
+                       base_of(p->file));
     if (!name)
         return err_set(err, ERR_INVALID,
                        "The part \"%.40s\" (file \"%.63s\") is not known; accepted are "

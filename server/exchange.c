@@ -280,6 +280,7 @@ enum exchange_step_result exchange_reply(struct exchange *x, int status, const c
 enum exchange_step_result exchange_reply_json(struct exchange *x, int status,
                                               struct buf *body)
 {
+    buf_add_char(body, '\n'); /* answers shown one after the other are a line each */
     return exchange_reply(x, status, "application/json", body);
 }
 
@@ -332,7 +333,7 @@ enum exchange_step_result exchange_end_stream(struct exchange *x)
 static enum exchange_step_result fail_stream(struct exchange *x, const struct buf *json)
 {
     struct buf out = {0};
-    sse_add_data(&out, json->data, json->len);
+    sse_add_error(&out, json->data, json->len);
     exchange_add_stream(x, &out);
     buf_free(&out);
     return exchange_end_stream(x);

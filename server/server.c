@@ -27,7 +27,7 @@ enum {
     SERVER_MAGIC = 0x73727672,
     KEEPALIVE_MS = 10000,
     MAX_BACKLOG = 1 << 20,
-    CANCEL_GRACE_MS = 5000, /* for cancelled requests to tell their clients */
+    CANCEL_GRACE_MS = 1000, /* for cancelled requests to tell their clients */
     OWN_FILES = 128,        /* descriptors that are no connections */
     UPLOADS_AT_ONCE = 2,    /* of the largest size, in memory together */
     BODIES_AT_ONCE = 64,

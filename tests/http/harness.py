@@ -108,6 +108,9 @@ class Stream:
                 blank = self.response.readline()
                 assert blank == b"\n", f"a comment is followed by {blank!r}"
                 continue
+            is_error = line == b"event: error\n"
+            if is_error:
+                line = self.response.readline()
             assert line.startswith(b"data: "), f"not an SSE data line: {line!r}"
             blank = self.response.readline()
             assert blank == b"\n", f"an event is followed by {blank!r}"
@@ -115,7 +118,9 @@ class Stream:
             if line == b"data: [DONE]\n":
                 self.done = True
                 continue
-            yield json.loads(line[6:].decode("utf-8", errors="strict"))
+            event = json.loads(line[6:].decode("utf-8", errors="strict"))
+            assert ("error" in event) == is_error, f"named otherwise: {line!r}"
+            yield event
 
     def drop(self):
         """Goes away without reading on, as a client that was killed."""

@@ -71,7 +71,7 @@ TEST(adapters_put_use_swap_delete)
 
     r = fixture_ask(&f, "DELETE", "/v1/adapters/pirate", "", NULL);
     EXPECT_EQ(r.status, 200);
-    EXPECT_STR(r.body.data, "{\"id\":\"pirate\",\"object\":\"adapter\",\"deleted\":true}");
+    EXPECT_STR(r.body.data, "{\"id\":\"pirate\",\"object\":\"adapter\",\"deleted\":true}\n");
     reply_free(&r);
     r = fixture_ask(&f, "DELETE", "/v1/adapters/pirate", "", NULL);
     EXPECT(r.status == 404 && reply_has(&r, "adapter_not_found"));
@@ -152,11 +152,12 @@ TEST(adapters_forms_are_known_by_file_or_field)
         {"a", "adapter_config.json", "b", "adapter_model.safetensors"},
         {"config", "c.json", "weights", "w.safetensors"},
         {"config", "dir/adapter_config.json", "weights", "/x/adapter_model.safetensors"},
+        {"weights", "adapter_config.json", "config", "adapter_model.safetensors"},
     };
     struct fixture f = {0};
     fake_engine_plan(&plain);
     fixture_start(&f);
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < 10; i++) {
         struct buf form = {0};
         char name[8];
         snprintf(name, sizeof name, "p%d", i);
@@ -175,6 +176,27 @@ TEST(adapters_forms_are_known_by_file_or_field)
     r = fixture_get(&f, "/v1/adapters/p0/files/etc");
     EXPECT_EQ(r.status, 404);
     reply_free(&r);
+    fixture_stop(&f);
+}
+
+TEST(adapters_pickles_are_known_by_their_file)
+{
+    static const char *const files[] = {"adapter_model.bin", "x/a.pt", "a.pth", "a.ckpt",
+                                        "a.pkl"};
+    struct fixture f = {0};
+    fake_engine_plan(&plain);
+    fixture_start(&f);
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        struct buf form = {0};
+        add_file(&form, "config", "adapter_config.json", config_path);
+        add_file(&form, i % 2 ? "adapter_model.safetensors" : "weights", files[i],
+                 weights_path);
+        struct reply r = put_form(&f, "a", &form, false);
+        EXPECT_EQ(r.status, 422);
+        EXPECT(reply_has(&r, "save with safe_serialization=True"));
+        EXPECT(r.body.len && r.body.data[r.body.len - 1] == '\n');
+        reply_free(&r);
+    }
     fixture_stop(&f);
 }
 
@@ -214,7 +236,7 @@ TEST(adapters_bad_forms_are_refused)
     EXPECT_EQ(r.status, 415);
     reply_free(&r);
     r = fixture_get(&f, "/v1/adapters");
-    EXPECT_STR(r.body.data, "{\"object\":\"list\",\"data\":[]}");
+    EXPECT_STR(r.body.data, "{\"object\":\"list\",\"data\":[]}\n");
     reply_free(&r);
     fixture_stop(&f);
 }

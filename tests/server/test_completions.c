@@ -35,6 +35,7 @@ TEST(completions_answer_whole)
     EXPECT(reply_has(&r, "\"model\":\"gqa\""));
     EXPECT(reply_has(&r, "\"text\":\" w0 w1 w2\""));
     EXPECT(reply_has(&r, "\"logprobs\":null"));
+    EXPECT(r.body.len && r.body.data[r.body.len - 1] == '\n');
     EXPECT(reply_has(&r, "\"finish_reason\":\"length\""));
     EXPECT(reply_has(&r, "\"prompt_tokens\":2,\"completion_tokens\":3,\"total_tokens\":5"));
     reply_free(&r);
@@ -235,7 +236,7 @@ TEST(streams_fail_with_an_event_after_the_first_byte)
     struct reply r = fixture_complete(&f, "{\"prompt\":\"a\",\"stream\":true}");
     EXPECT_EQ(r.status, 200);
     EXPECT(reply_has(&r, " w0"));
-    const char *event = r.body.data ? strstr(r.body.data, "data: {\"error\":{") : NULL;
+    const char *event = r.body.data ? strstr(r.body.data, "event: error\ndata: {\"error\":{") : NULL;
     EXPECT(event && strstr(event, "\n\ndata: [DONE]\n\n"));
     reply_free(&r);
     fixture_stop(&f);

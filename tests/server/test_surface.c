@@ -32,7 +32,7 @@ TEST(surface_status_routes_answer)
     fixture_start(&f);
     struct reply r = fixture_get(&f, "/health");
     EXPECT_EQ(r.status, 200);
-    EXPECT_STR(r.body.data, "{\"status\":\"ok\"}");
+    EXPECT_STR(r.body.data, "{\"status\":\"ok\"}\n");
     EXPECT_STR(reply_header(&r, "Content-Type"), "application/json");
     reply_free(&r);
     EXPECT_STATUS(&f, "GET", "/ready", "", NULL, 200);
