@@ -223,9 +223,18 @@ static void check_body(struct exchange *x, int64_t now_us)
         end_body(x, &err);
 }
 
+/* Who reads too slowly does not hold its answer for ever. */
+static void check_reader(struct exchange *x, int64_t now_us)
+{
+    if (x->is_received && x->is_answered && x->req &&
+        now_us - x->server->read_grace_ms * 1000LL > x->deadline_us)
+        http_end(x->req);
+}
+
 void exchange_tick(struct exchange *x, int64_t now_us)
 {
     struct err err = {0};
+    check_reader(x, now_us);
     if (!x->is_received && x->req)
         check_body(x, now_us);
     if (!x->is_received || exchange_is_over(x))

@@ -19,7 +19,13 @@
 #include <strings.h>
 #include <time.h>
 
-enum { INLINE_TEXT = 8 * 1024 }; /* bytes that are tokenised on the loop */
+enum {
+    INLINE_TEXT = 8 * 1024, /* bytes that are tokenised on the loop */
+    MAX_ANSWER = 64 << 20,  /* bytes, by estimate */
+    TOKEN_BYTES = 48,       /* of text, collected and as JSON */
+    ROW_BYTES = 64,         /* of a token's own score */
+    SCORE_BYTES = 48,       /* of an alternative */
+};
 
 /* ---- parse --------------------------------------------------------------------------- */
 
@@ -242,6 +248,43 @@ static void fill_job(struct generation *g)
     j->is_echo = c->is_echo;
 }
 
+/* About the memory that the answer takes at its largest. A stream's is written as it comes.
+ */
+static size_t estimate(const struct exchange *x, const struct generation *g)
+{
+    const struct completion *c = &g->req;
+    size_t limit = (size_t)engine_max_ctx(x->server->parts.engine), n = 0;
+    size_t more = (size_t)c->max_tokens < limit ? (size_t)c->max_tokens : limit;
+    size_t each = c->n_logprobs < 0 ? TOKEN_BYTES
+                                    : TOKEN_BYTES + ROW_BYTES +
+                                          SCORE_BYTES * (size_t)c->n_logprobs;
+    for (int i = 0; i < c->n_prompts; i++) {
+        size_t prompt = (size_t)g->prompts[i].n_ids;
+        n += (c->is_echo && c->n_logprobs >= 0 ? prompt : 0) + more;
+        if (prompt + more > limit)
+            return 0; /* the engine will refuse it, and say why */
+    }
+    return c->is_stream ? 0 : n * (size_t)c->n * each;
+}
+
+static int take_answer(struct exchange *x, struct generation *g, struct err *err)
+{
+    struct upload_budget *b = &x->server->answers;
+    size_t n = estimate(x, g);
+    if (n > MAX_ANSWER)
+        return err_param(err, ERR_INVALID, "max_tokens",
+                         "The answer may take %zu MiB, more than %d: lower max_tokens, n, "
+                         "logprobs or the number of prompts, or ask for a stream",
+                         n >> 20, MAX_ANSWER >> 20);
+    if (n > b->max - b->used)
+        return err_set(err, ERR_NO_MEMORY,
+                       "There is no memory for this answer beside those that are being made");
+    b->used += n;
+    g->answers = b;
+    g->answer_bytes = n;
+    return 0;
+}
+
 enum exchange_step_result generation_post(struct exchange *x)
 {
     struct generation *g = x->gen;
@@ -251,7 +294,7 @@ enum exchange_step_result generation_post(struct exchange *x)
         return exchange_fail(x, &err);
     }
     fill_job(g);
-    if (bridge_post(x, &err) < 0)
+    if (take_answer(x, g, &err) < 0 || bridge_post(x, &err) < 0)
         return exchange_fail(x, &err);
     size_t n = (size_t)g->req.n_prompts * (size_t)g->req.n;
     g->n_choices = (int)n;
@@ -271,6 +314,8 @@ void generation_fini(struct generation *g)
     for (int i = 0; g->choices && i < g->req.n_prompts * g->req.n; i++)
         choice_out_fini(&g->choices[i]);
     free(g->choices);
+    if (g->answers)
+        g->answers->used -= g->answer_bytes;
     if (g->version)
         adapters_release(g->version);
 }

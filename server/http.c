@@ -373,6 +373,16 @@ void http_stream_end(struct http_req *r)
     resume(r);
 }
 
+/* The library hears of it from the socket. */
+void http_end(struct http_req *r)
+{
+    if (r->is_gone)
+        return;
+    r->is_gone = true;
+    shutdown(r->home->fd, SHUT_RDWR);
+    resume(r);
+}
+
 size_t http_stream_unsent(const struct http_req *r)
 {
     return r->out.len - r->out_pos;

@@ -92,6 +92,7 @@ void http_reply_fd(struct http_req *r, int status, const char *type, int fd, uin
 void http_stream_begin(struct http_req *r, int status, const char *type);
 void http_stream_add(struct http_req *r, const void *bytes, size_t len);
 void http_stream_end(struct http_req *r);
+void http_end(struct http_req *r); /* cuts the connection, whatever is unsent */
 size_t http_stream_unsent(const struct http_req *r);
 
 #endif

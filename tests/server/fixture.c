@@ -59,6 +59,10 @@ static void serve(struct fixture *f, const struct server_parts *parts)
         f->server->keepalive_ms = f->keepalive_ms;
     if (f->max_backlog)
         f->server->max_backlog = f->max_backlog;
+    if (f->read_grace_ms)
+        f->server->read_grace_ms = f->read_grace_ms;
+    if (f->max_answers)
+        f->server->answers.max = f->max_answers;
     CHECK(server_start(f->server, parts, &err) == 0);
     f->port = f->server->addr.port;
     f->is_up = true;
