@@ -85,19 +85,45 @@ static struct job_prompt prompt_of(const struct generation *g, int i)
                    : (struct job_prompt){p->ids, p->n_ids};
 }
 
+/* The tokenizer may have put a token in front of a text, which the text does not show. */
+static bool hides_first(const struct tokenizer *t, const struct completion_prompt *p,
+                        const struct job_prompt *ids)
+{
+    struct buf first = {0};
+    if (!p->text || ids->n_ids == 0 || !tokenizer_is_special(t, ids->ids[0]))
+        return false;
+    tokenizer_decode(t, ids->ids, 1, 0, &first);
+    bool is_there = first.len <= p->text_len &&
+                    (!first.len || memcmp(p->text, first.data, first.len) == 0);
+    buf_free(&first);
+    return !is_there;
+}
+
+/* Of a text as it was sent; of tokens all that they say. */
+static void add_prompt(struct buf *out, const struct tokenizer *t,
+                       const struct completion_prompt *p, const struct job_prompt *ids)
+{
+    if (p->text)
+        buf_add(out, p->text, p->text_len);
+    else
+        tokenizer_decode(t, ids->ids, (size_t)ids->n_ids, 0, out);
+}
+
 /* What an answer starts with: with echo the prompt's text; without, the places of its
  * tokens are counted from the prompt's end. A prompt that is too long will be refused. */
 static void start_choice(struct exchange *x, struct generation *g, int index)
 {
     const struct tokenizer *t = base_model_tokenizer(x->server->parts.base);
     const struct job_prompt p = prompt_of(g, index / g->req.n);
+    const struct completion_prompt *asked = &g->req.prompts[index / g->req.n];
     struct choice_out *o = &g->choices[index];
     if (p.n_ids > engine_max_ctx(x->server->parts.engine))
         return;
+    o->hides_first = hides_first(t, asked, &p);
     if (g->req.is_echo && index % g->req.n > 0)
         buf_add(&o->text, o[-1].text.data, o[-1].text.len);
     else if (g->req.is_echo)
-        tokenizer_decode(t, p.ids, (size_t)p.n_ids, TOKENIZER_SKIP_SPECIAL, &o->text);
+        add_prompt(&o->text, t, asked, &p);
     else if (g->req.n_logprobs >= 0)
         o->detok = detok_new(t, p.ids, (size_t)p.n_ids);
 }

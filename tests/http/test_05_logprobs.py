@@ -96,6 +96,21 @@ class Echo(CompletionCase):
                 self.assertEqual(answer["usage"]["completion_tokens"], 0)
                 self.assertEqual(answer["choices"][0]["finish_reason"], "length")
 
+    def test_special_tokens_show_in_the_prompt_alone(self):
+        for prompt in ([319, 20, 21, 319, 22], "<|endoftext|>The thing<|endoftext|>",
+                       "The thing"):
+            with self.subTest(prompt=prompt):
+                choice = self.complete(prompt=prompt, max_tokens=0, echo=True,
+                                       logprobs=0)["choices"][0]
+                text, log = choice["text"], choice["logprobs"]
+                self.assertEqual("".join(log["tokens"]), text)
+                if isinstance(prompt, str):
+                    self.assertEqual(text, prompt)
+                else:
+                    self.assertTrue(text.startswith("<|endoftext|>"), text)
+                for token, offset in zip(log["tokens"], log["text_offset"]):
+                    self.assertEqual(text[offset:offset + len(token)], token)
+
     def test_first_logprob_is_null(self):
         for model in (None, "cartridge"):
             for max_tokens in (0, 3):
