@@ -111,6 +111,16 @@ class Echo(CompletionCase):
                 for token, offset in zip(log["tokens"], log["text_offset"]):
                     self.assertEqual(text[offset:offset + len(token)], token)
 
+    def test_a_token_put_in_front_takes_no_room(self):
+        with Daemon(GOLDEN / "models/llama3", flags=["--dtype", "f32"]) as d:
+            for stream in (False, True):
+                fields = {"prompt": "Hello", "max_tokens": 0, "echo": True, "logprobs": 0}
+                choice = (next(iter(d.stream(**fields))) if stream
+                          else d.complete(**fields).json)["choices"][0]
+                self.assertEqual(choice["text"], "Hello")
+                self.assertEqual("".join(choice["logprobs"]["tokens"][1:]), "Hello")
+                self.assertEqual(choice["logprobs"]["text_offset"][:2], [0, 0])
+
     def test_first_logprob_is_null(self):
         for model in (None, "cartridge"):
             for max_tokens in (0, 3):
