@@ -5,7 +5,7 @@ BUILD   ?= build
 PYTHON  ?= /usr/bin/python3
 
 OBJ     := $(BUILD)/$(FLAVOUR)
-LIBS    := libmicrohttpd libuv libcjson libpcre2-8 libsodium libutf8proc
+LIBS    := libmicrohttpd libuv libcjson libpcre2-8 libsodium libutf8proc sqlite3
 WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wwrite-strings \
            -Wcast-qual -Wvla
 WERROR  := $(if $(CI),-Werror)

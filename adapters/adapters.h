@@ -37,7 +37,8 @@ struct adapters_opts {
     struct engine *engine;
     const struct base_model *base;
     const char *base_name;     /* a name that no adapter may have */
-    const char *state_dir;     /* NULL: what is PUT lasts until exit */
+    const char *state_dir;     /* NULL: what is PUT lasts until exit, in a temporary folder */
+    int keep_versions;         /* of a name, the current one included; 0: 10 */
     int max_virtual_tokens;    /* 0: the context limit less one */
     size_t max_bytes;          /* of one weights file; 0: 256 MiB */
 };

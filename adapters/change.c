@@ -13,7 +13,7 @@ struct adapter_change {
     char *name;
     bool is_delete, stays_deleted;
     bool has_run;    /* successfully */
-    bool is_durable; /* once it has run */
+    bool is_stored;  /* once it has run */
     struct adapter_file files[ADAPTER_MAX_FILES];
     int n_files;
     struct adapter_spec spec;
@@ -111,14 +111,8 @@ static int make_version(struct adapter_change *c, const char digest[DIGEST_HEX +
                         struct err *err)
 {
     struct compiled compiled;
-    bool keeps_bytes = c->origin.from == CHANGE_SENT && !c->a->store;
     if (compile_spec(&c->spec, &c->a->with, &compiled, err) < 0)
         return -1;
-    for (int i = 0; keeps_bytes && i < c->n_files; i++)
-        if (kept_copy(&c->kept, &c->files[i], err) < 0) {
-            compile_fini(&compiled);
-            return -1;
-        }
     c->made = new_version(c, digest, &compiled);
     return 0;
 }
@@ -126,11 +120,11 @@ static int make_version(struct adapter_change *c, const char digest[DIGEST_HEX +
 static int store_version(struct adapter_change *c, const char *digest, int64_t created,
                          struct err *err)
 {
-    struct store_file files[ADAPTER_MAX_FILES];
+    struct blob_file files[ADAPTER_MAX_FILES];
     for (int i = 0; i < c->n_files; i++)
-        files[i] = (struct store_file){c->files[i].name, c->files[i].bytes, c->files[i].len};
-    const struct store_entry entry = {.name = c->name, .version = digest, .created = created};
-    return store_put(c->a->store, &entry, files, c->n_files, err);
+        files[i] = (struct blob_file){c->files[i].name, c->files[i].bytes, c->files[i].len};
+    const struct store_entry entry = {c->name, digest, kind_name(c->spec.kind), created};
+    return store_put(c->a->store, &entry, files, c->n_files, NULL, err);
 }
 
 /* Content that the name has already is neither compiled again nor a new version. */
@@ -143,8 +137,8 @@ static int run_put(struct adapter_change *c, struct err *err)
     bool is_same = c->current && strcmp(c->current->digest, digest) == 0;
     if (!is_same && make_version(c, digest, err) < 0)
         return -1;
-    c->is_durable = c->a->store && c->origin.from != CHANGE_FOLDER;
-    if (!c->is_durable || c->origin.from == CHANGE_STORED)
+    c->is_stored = c->origin.from != CHANGE_FOLDER;
+    if (c->origin.from != CHANGE_SENT)
         return 0;
     return store_version(c, digest, is_same ? c->current->created : c->made->created, err);
 }
@@ -153,10 +147,10 @@ int adapter_change_run(struct adapter_change *c, struct err *err)
 {
     int rc = 0;
     CHECK(!c->has_run);
-    if (!c->is_delete)
+    if (c->is_delete)
+        rc = store_delete(c->a->store, c->name, c->stays_deleted, NULL, err);
+    else
         rc = run_put(c, err);
-    else if (c->a->store)
-        rc = store_delete(c->a->store, c->name, c->stays_deleted, err);
     c->has_run = rc == 0;
     return rc;
 }
@@ -172,7 +166,7 @@ static int commit_delete(struct adapters *a, struct adapter_change *c, struct ad
     version_ref(n->version);
     version_unref(c->current);
     c->current = n->version; /* what out->base_hint points into */
-    registry_describe(n, out);
+    registry_describe(a, n, out);
     out->name = c->name;
     registry_forget(a, c->name);
     log_info("adapters", "adapter %s was deleted", c->name);
@@ -198,7 +192,7 @@ int adapters_commit(struct adapters *a, struct adapter_change *c, struct adapter
     if (c->is_delete)
         return commit_delete(a, c, out, err);
     struct adapter_version *v = c->made ? c->made : c->current;
-    registry_describe(registry_set(a, c->name, v, c->is_durable), out);
+    registry_describe(a, registry_set(a, c->name, v, c->is_stored), out);
     log_put(a, out);
     return 0;
 }

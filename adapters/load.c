@@ -63,7 +63,7 @@ static int read_stored(const struct adapters *a, struct loaded *l, const char *v
                        const char *file, size_t most, struct err *err)
 {
     size_t len;
-    void *bytes = store_read_file(a->store, version, file, most, &len, err);
+    void *bytes = blobs_read_file(store_blobs(a->store), version, file, most, &len, err);
     if (!bytes)
         return -1;
     loaded_add(l, file, bytes, len);
@@ -87,26 +87,11 @@ static int load_stored(struct adapters *a, const struct store_entry *e, struct e
     return rc;
 }
 
-static void load_state(struct adapters *a)
+static void load_one(void *ud, const struct store_entry *e)
 {
-    for (size_t i = 0; i < store_n_entries(a->store); i++) {
-        struct store_entry e = store_entry_at(a->store, i);
-        struct err err = {0};
-        if (e.version[0] && load_stored(a, &e, &err) < 0)
-            skipped(e.name, &err);
-    }
-}
-
-static bool is_stored(const struct adapters *a, const char *name, bool *is_deleted)
-{
-    size_t n = a->store ? store_n_entries(a->store) : 0;
-    for (size_t i = 0; i < n; i++) {
-        struct store_entry e = store_entry_at(a->store, i);
-        *is_deleted = !e.version[0];
-        if (strcmp(e.name, name) == 0)
-            return true;
-    }
-    return false;
+    struct err err = {0};
+    if (e->version[0] && load_stored(ud, e, &err) < 0)
+        skipped(e->name, &err);
 }
 
 /* ---- the adapters folder ------------------------------------------------------------- */
@@ -186,7 +171,7 @@ static void load_named(struct adapters *a, const char *dir, const char *entry, c
         return;
     }
     registry_note_folder_name(a, name);
-    if (is_stored(a, name, &is_deleted)) {
+    if (store_has(a->store, name, &is_deleted)) {
         log_info("adapters", is_deleted ? "adapter %s of the folder skipped: it was deleted"
                                         : "adapter %s of the folder skipped: the state folder has "
                                           "one of this name, which wins", name);
@@ -216,8 +201,8 @@ int adapters_load_all(struct adapters *a, const char *dir, struct err *err)
 {
     struct dirent **entries;
     CHECK_ON_THREAD(a->owner);
-    if (a->store)
-        load_state(a);
+    if (store_each(a->store, load_one, a, err) < 0)
+        return -1;
     if (!dir)
         return 0;
     int n = scandir(dir, &entries, NULL, alphasort);

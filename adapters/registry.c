@@ -35,7 +35,7 @@ struct version_name *registry_find(const struct adapters *a, const char *name)
 }
 
 struct version_name *registry_set(struct adapters *a, const char *name, struct adapter_version *v,
-                                  bool is_durable)
+                                  bool is_stored)
 {
     struct version_name *n = registry_find(a, name);
     version_ref(v);
@@ -49,7 +49,7 @@ struct version_name *registry_set(struct adapters *a, const char *name, struct a
     }
     version_unref(n->version);
     n->version = v;
-    n->is_durable = is_durable;
+    n->is_stored = is_stored;
     return n;
 }
 
@@ -79,7 +79,8 @@ void registry_note_folder_name(struct adapters *a, const char *name)
     a->folder_names[a->n_folder_names++] = xstrdup(name);
 }
 
-void registry_describe(const struct version_name *n, struct adapter_info *out)
+void registry_describe(const struct adapters *a, const struct version_name *n,
+                       struct adapter_info *out)
 {
     const struct adapter_version *v = n->version;
     *out = (struct adapter_info){
@@ -89,7 +90,7 @@ void registry_describe(const struct version_name *n, struct adapter_info *out)
         .n_tasks = v->compiled.n_prefixes,
         .bytes = v->compiled.bytes,
         .compile_ms = v->compiled.ms,
-        .is_durable = n->is_durable,
+        .is_durable = n->is_stored && a->is_durable,
         .created = v->created,
         .n_refs = v->n_users,
         .base_hint = v->base_hint,
@@ -114,7 +115,9 @@ struct adapters *adapters_open(const struct adapters_opts *o, struct err *err)
         .max_bytes = o->max_bytes ? o->max_bytes : DEFAULT_MAX_BYTES,
         .max_compiled = MAX_COMPILED_BYTES,
     };
-    if (o->state_dir && !(a->store = store_open(o->state_dir, err))) {
+    a->is_durable = o->state_dir != NULL;
+    a->store = store_open(&(struct store_opts){o->state_dir, o->keep_versions}, err);
+    if (!a->store) {
         adapters_free(a);
         return NULL;
     }
@@ -178,7 +181,7 @@ int adapters_info(struct adapters *a, const char *name, struct adapter_info *out
     struct version_name *n = need(a, name, err);
     if (!n)
         return -1;
-    registry_describe(n, out);
+    registry_describe(a, n, out);
     return 0;
 }
 
@@ -188,7 +191,7 @@ void adapters_each(struct adapters *a, void (*fn)(const struct adapter_info *inf
     CHECK_ON_THREAD(a->owner);
     for (size_t i = 0; i < a->n_names; i++) {
         struct adapter_info info;
-        registry_describe(&a->names[i], &info);
+        registry_describe(a, &a->names[i], &info);
         fn(&info, ud);
     }
 }
@@ -208,7 +211,7 @@ int adapters_open_file(struct adapters *a, const char *name, const char *file, s
         return -1;
     if (!is_file_name(file))
         return err_set(err, ERR_NOT_FOUND, "the adapter has no such file");
-    if (n->is_durable)
-        return store_open_file(a->store, n->version->digest, file, err);
+    if (n->is_stored)
+        return blobs_open_file(store_blobs(a->store), n->version->digest, file, err);
     return kept_open(&n->version->kept, file, err);
 }
