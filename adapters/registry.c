@@ -185,15 +185,54 @@ int adapters_info(struct adapters *a, const char *name, struct adapter_info *out
     return 0;
 }
 
-void adapters_each(struct adapters *a, void (*fn)(const struct adapter_info *info, void *ud),
-                   void *ud)
+bool adapters_each_after(struct adapters *a, const char *after, size_t limit,
+                         void (*fn)(const struct adapter_info *info, void *ud), void *ud)
 {
     CHECK_ON_THREAD(a->owner);
-    for (size_t i = 0; i < a->n_names; i++) {
+    size_t i = place_of(a, after);
+    if (i < a->n_names && strcmp(a->names[i].name, after) == 0)
+        i++;
+    for (; i < a->n_names && limit > 0; i++, limit--) {
         struct adapter_info info;
         registry_describe(a, &a->names[i], &info);
         fn(&info, ud);
     }
+    return i < a->n_names;
+}
+
+void adapters_each(struct adapters *a, void (*fn)(const struct adapter_info *info, void *ud),
+                   void *ud)
+{
+    adapters_each_after(a, "", SIZE_MAX, fn, ud);
+}
+
+struct version_listing {
+    const char *current;
+    void (*fn)(const struct adapter_version_info *v, void *ud);
+    void *ud;
+};
+
+static void list_version(void *ud, const struct store_version *v)
+{
+    const struct version_listing *l = ud;
+    const struct adapter_version_info info = {v->digest, v->kind[0] ? v->kind : NULL, v->created,
+                                              v->number, strcmp(v->digest, l->current) == 0};
+    l->fn(&info, l->ud);
+}
+
+int adapters_each_version(struct adapters *a, const char *name,
+                          void (*fn)(const struct adapter_version_info *v, void *ud), void *ud,
+                          struct err *err)
+{
+    const struct version_name *n = need(a, name, err);
+    if (!n)
+        return -1;
+    const struct adapter_version *v = n->version;
+    struct version_listing l = {v->digest, fn, ud};
+    if (n->is_stored)
+        return store_each_version(a->store, name, list_version, &l, err);
+    fn(&(struct adapter_version_info){v->digest, kind_name(v->kind), v->created, 1, true}, ud);
+    return 0;
 }
 
 /* Only names that a version may have: the rest of its folder is none of a reader's

@@ -85,7 +85,9 @@ bool store_has(const struct store *s, const char *name, bool *is_deleted);
 int store_each_version(const struct store *s, const char *name,
                        void (*fn)(void *ud, const struct store_version *v), void *ud,
                        struct err *err);
-bool store_has_version(const struct store *s, const char *name, const char *version);
+/* 0 and when it was made, or -1 with ERR_NOT_FOUND. */
+int store_find_version(const struct store *s, const char *name, const char *version,
+                       int64_t *created, struct err *err);
 
 const struct blobs *store_blobs(const struct store *s); /* any thread */
 

@@ -249,13 +249,15 @@ int store_put(struct store *s, const struct store_entry *e, const struct blob_fi
     return end(s, rc, err);
 }
 
-static int need_version(sqlite3 *db, const char *name, const char *version, struct err *err)
+static int need_version(sqlite3 *db, const char *name, const char *version, int64_t *created,
+                        struct err *err)
 {
     sqlite3_stmt *st = prepare(db, err,
-                               "SELECT 1 FROM versions WHERE tenant = 1 AND name = ?"
+                               "SELECT created FROM versions WHERE tenant = 1 AND name = ?"
                                "  AND digest = ?",
                                "ss", name, version);
     int rc = st ? step(db, st, err) : -1;
+    *created = rc == 1 ? sqlite3_column_int64(st, 0) : 0;
     sqlite3_finalize(st);
     if (rc == 0)
         return err_set(err, ERR_NOT_FOUND, "the adapter has no such version");
@@ -266,11 +268,12 @@ int store_rollback(struct store *s, const char *name, const char *version,
                    const struct store_check *check, struct err *err)
 {
     char current[DIGEST_HEX + 1];
+    int64_t created;
     if (begin(s, err) < 0)
         return -1;
     int rc = check_current(s, name, check, current, err);
     if (rc == 0)
-        rc = need_version(s->writer, name, version, err);
+        rc = need_version(s->writer, name, version, &created, err);
     if (rc == 0)
         rc = collect(s, version, err);
     if (rc == 0)
@@ -345,9 +348,10 @@ int store_each_version(const struct store *s, const char *name,
     return rc;
 }
 
-bool store_has_version(const struct store *s, const char *name, const char *version)
+int store_find_version(const struct store *s, const char *name, const char *version,
+                       int64_t *created, struct err *err)
 {
-    return need_version(s->reader, name, version, NULL) == 0;
+    return need_version(s->reader, name, version, created, err);
 }
 
 const struct blobs *store_blobs(const struct store *s)
