@@ -13,13 +13,14 @@
  * reads files on the pool before the loop can parse them.
  *
  * Changes are run one at a time, those of a name in the order of their begin (the caller queues them): one is committed or
- * freed before the next is run. After a delete, commit tells what was deleted, until the change is freed.
+ * freed before the next is run. After a delete, commit tells what was deleted, until the change is freed;
+ * of a stored version that did not load at boot, which can only be deleted or put over, just the name.
  * One that has run and is freed without a commit may be found in the state folder after a restart. A
  * name that --adapters brought and that was deleted stays so after a restart, if there is a state folder.
  *
  * A request pins a version with adapters_acquire on the loop thread and gives it back with
  * adapters_release; a version in use is never freed, whatever happens to its name. An adapter in the state
- * folder wins over one of the same name in the adapters folder.
+ * folder wins over one of the same name in the adapters folder, unless it does not load.
  */
 #ifndef PREFIXD_ADAPTERS_H
 #define PREFIXD_ADAPTERS_H
@@ -77,6 +78,11 @@ struct adapter_info { /* a copy; strings live as long as the caller holds a refe
     int n_refs;        /* requests using this version now */
     const char *base_hint; /* base_model_name_or_path of the config, or NULL */
 };
+
+/* Whether adapters_open will be able to use the state folder (which is made), and
+ * adapters_load_all to read dir: asked before what takes long. */
+int adapters_check_state(const char *state_dir, struct err *err);
+int adapters_check_folder(const char *dir, struct err *err);
 
 struct adapters *adapters_open(const struct adapters_opts *opts, struct err *err); /* boot */
 void adapters_free(struct adapters *a);

@@ -4,13 +4,13 @@
 
 #include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "adapters/durable.h"
 #include "adapters/file_read.h"
+#include "core/base/check.h"
 #include "core/base/digest.h"
 
 enum { NAME_SIZE = DIGEST_HEX + 8 };
@@ -94,17 +94,26 @@ int64_t blobs_bytes(const struct blobs *b, const char *digest)
 
 /* ---- writing ------------------------------------------------------------------------- */
 
-static bool is_whole(const struct blobs *b, const char *digest, const struct blob_file *files,
-                     int n_files)
+static void count_file(void *ud, const char *file)
 {
-    bool is_same = true;
-    for (int i = 0; i < n_files && is_same; i++) {
-        size_t len;
-        void *bytes = blobs_read_file(b, digest, files[i].name, files[i].len, &len, NULL);
-        is_same = bytes && len == files[i].len && memcmp(bytes, files[i].bytes, len) == 0;
-        free(bytes);
-    }
-    return is_same;
+    (void)file;
+    ++*(int *)ud;
+}
+
+/* What stands under a digest may have been damaged since, or lost by a file system that
+ * did not sync: what is acknowledged is looked at, and synced again. */
+static int confirm(const struct blobs *b, const char *digest, const struct blob_file *files,
+                   int n_files, bool *is_whole, struct err *err)
+{
+    int n = 0, rc = 0, folder = open_blob(b, digest, NULL);
+    *is_whole = folder >= 0 && durable_each(folder, count_file, &n, NULL) == 0 && n == n_files;
+    for (int i = 0; rc == 0 && *is_whole && i < n_files; i++)
+        rc = durable_confirm(folder, files[i].name, files[i].bytes, files[i].len, is_whole, err);
+    if (rc == 0 && *is_whole)
+        rc = durable_sync(folder, err);
+    if (folder >= 0)
+        close(folder);
+    return rc;
 }
 
 static int write_files(int folder, const struct blob_file *files, int n_files, struct err *err)
@@ -115,15 +124,11 @@ static int write_files(int folder, const struct blob_file *files, int n_files, s
     return durable_sync(folder, err);
 }
 
-int blobs_put(const struct blobs *b, const char *digest, const struct blob_file *files,
-              int n_files, struct err *err)
+/* The damaged blob of this digest, if there is one, goes when the whole one is there. */
+static int write_blob(const struct blobs *b, const char *digest, const struct blob_file *files,
+                      int n_files, struct err *err)
 {
     char tmp[NAME_SIZE];
-    if (blobs_has(b, digest)) {
-        if (is_whole(b, digest, files, n_files))
-            return durable_sync(b->folder, err);
-        blobs_discard(b, digest);
-    }
     snprintf(tmp, sizeof tmp, ".new-%s", digest);
     durable_discard(b->folder, tmp);
     int folder = durable_folder(b->folder, tmp, err);
@@ -131,11 +136,25 @@ int blobs_put(const struct blobs *b, const char *digest, const struct blob_file 
         return -1;
     int rc = write_files(folder, files, n_files, err);
     close(folder);
-    if (rc == 0)
+    if (rc == 0) {
+        blobs_discard(b, digest);
         rc = durable_rename(b->folder, tmp, digest, err);
+    }
     if (rc < 0)
         durable_discard(b->folder, tmp);
-    return rc < 0 ? -1 : durable_sync(b->folder, err);
+    return rc;
+}
+
+int blobs_put(const struct blobs *b, const char *digest, const struct blob_file *files,
+              int n_files, struct err *err)
+{
+    bool is_whole;
+    CHECK(n_files > 0);
+    if (confirm(b, digest, files, n_files, &is_whole, err) < 0)
+        return -1;
+    if (!is_whole && write_blob(b, digest, files, n_files, err) < 0)
+        return -1;
+    return durable_sync(b->folder, err);
 }
 
 void blobs_discard(const struct blobs *b, const char *digest)

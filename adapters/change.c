@@ -86,11 +86,11 @@ struct adapter_change *adapters_put_begin(struct adapters *a, const char *name,
 struct adapter_change *adapters_delete_begin(struct adapters *a, const char *name, struct err *err)
 {
     struct adapter_info info;
-    if (adapters_info(a, name, &info, err) < 0)
+    if (!registry_has_name(&a->hidden, name) && adapters_info(a, name, &info, err) < 0)
         return NULL;
     struct adapter_change *c = new_change(a, name);
     c->is_delete = true;
-    c->stays_deleted = registry_is_in_folder(a, name);
+    c->stays_deleted = registry_has_name(&a->in_folder, name);
     return c;
 }
 
@@ -181,9 +181,10 @@ static int store_version(struct adapter_change *c, const char *digest, int64_t c
     struct blob_file files[ADAPTER_MAX_FILES];
     for (int i = 0; i < c->n_files; i++)
         files[i] = (struct blob_file){c->files[i].name, c->files[i].bytes, c->files[i].len};
-    const struct store_entry entry = {c->name, digest, kind_name(c->spec.kind), created};
-    const struct store_check check = {allow, c};
-    return store_put(c->a->store, &entry, files, c->n_files, &check, err);
+    const struct store_entry entry = {.name = c->name, .version = digest,
+                                      .kind = kind_name(c->spec.kind), .created = created};
+    const struct store_condition only_if = {allow, c};
+    return store_put(c->a->store, &entry, files, c->n_files, &only_if, err);
 }
 
 /* Content that the name has already is neither compiled again nor a new version. */
@@ -209,17 +210,17 @@ static bool rolls_back_to_current(const struct adapter_change *c)
 
 static int run_rollback(struct adapter_change *c, struct err *err)
 {
-    const struct store_check check = {allow, c};
+    const struct store_condition only_if = {allow, c};
     if (!rolls_back_to_current(c) && run_put(c, err) < 0)
         return -1;
     c->is_stored = true;
-    return store_rollback(c->a->store, c->name, c->expected, &check, err);
+    return store_rollback(c->a->store, c->name, c->expected, &only_if, err);
 }
 
 static int run_delete(struct adapter_change *c, struct err *err)
 {
-    const struct store_check check = {allow, c};
-    return store_delete(c->a->store, c->name, c->stays_deleted, &check, err);
+    const struct store_condition only_if = {allow, c};
+    return store_delete(c->a->store, c->name, c->stays_deleted, &only_if, err);
 }
 
 static int read_files(struct adapter_change *c, struct err *err)
@@ -262,14 +263,18 @@ static int commit_delete(struct adapters *a, struct adapter_change *c, struct ad
                          struct err *err)
 {
     struct version_name *n = registry_find(a, c->name);
-    if (!n)
+    if (!n && !registry_has_name(&a->hidden, c->name))
         return err_set(err, ERR_ADAPTER_NOT_FOUND, "there is no adapter `%s`", c->name);
-    version_ref(n->version);
-    version_unref(c->current);
-    c->current = n->version; /* what out->base_hint points into */
-    registry_describe(a, n, out);
+    *out = (struct adapter_info){.kind = ""};
+    if (n) {
+        version_ref(n->version);
+        version_unref(c->current);
+        c->current = n->version; /* what out->base_hint points into */
+        registry_describe(a, n, out);
+    }
     out->name = c->name;
     registry_forget(a, c->name);
+    registry_drop_name(&a->hidden, c->name);
     log_info("adapters", "adapter %s was deleted", c->name);
     return 0;
 }
@@ -308,6 +313,8 @@ int adapters_commit(struct adapters *a, struct adapter_change *c, struct adapter
     if (c->is_dry)
         return commit_dry(a, c, out, err);
     struct adapter_version *v = c->made ? c->made : c->current;
+    if (c->origin.from == CHANGE_SENT)
+        registry_drop_name(&a->hidden, c->name);
     registry_describe(a, registry_set(a, c->name, v, c->is_stored), out);
     log_put(a, out);
     return 0;

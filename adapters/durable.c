@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "adapters/file_read.h"
 #include "core/base/mem.h"
 
 static int failed(struct err *err, const char *what)
@@ -40,6 +41,33 @@ int durable_write(int dir, const char *name, const void *bytes, size_t len, stru
     int rc = write_all(fd, bytes, len) < 0 || fsync(fd) < 0 ? failed(err, "writing") : 0;
     if (close(fd) < 0 && rc == 0)
         rc = failed(err, "closing a file");
+    return rc;
+}
+
+static bool has_bytes(int fd, const char *bytes, size_t len)
+{
+    char chunk[16384];
+    ssize_t n;
+    while ((n = read(fd, chunk, sizeof chunk)) != 0) {
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0 || (size_t)n > len || memcmp(chunk, bytes, (size_t)n) != 0)
+            return false;
+        bytes += n;
+        len -= (size_t)n;
+    }
+    return len == 0;
+}
+
+/* What cannot be read is as good as other bytes: the caller writes it anew. */
+int durable_confirm(int dir, const char *name, const void *bytes, size_t len, bool *is_same,
+                    struct err *err)
+{
+    int fd = file_open(dir, name, NULL, NULL);
+    *is_same = fd >= 0 && has_bytes(fd, bytes, len);
+    int rc = *is_same && fsync(fd) < 0 ? failed(err, "syncing a file") : 0;
+    if (fd >= 0)
+        close(fd);
     return rc;
 }
 

@@ -1,11 +1,13 @@
 /* Small steps on the file system for whoever must be able to say what is on disk.
  *
  * Thread: any. Folders are given as descriptors. -1 comes with ERR_IO and the system's
- * reason. What durable_write and durable_folder returned 0 for is on disk; names need a
+ * reason. What durable_write, durable_confirm (if it is the same) and
+ * durable_folder returned 0 for is on disk; names need a
  * durable_sync of their folder. */
 #ifndef PREFIXD_DURABLE_H
 #define PREFIXD_DURABLE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "core/base/err.h"
@@ -15,6 +17,10 @@
 int durable_write(int dir, const char *name, const void *bytes, size_t len, struct err *err);
 int durable_rename(int dir, const char *from, const char *to, struct err *err);
 int durable_unlink(int dir, const char *name, struct err *err); /* synced; 0 if it was not there */
+
+/* Whether the regular file name holds exactly these bytes, which then are synced. */
+int durable_confirm(int dir, const char *name, const void *bytes, size_t len, bool *is_same,
+                    struct err *err);
 
 /* Opens the folder name of dir, which is made if it is missing. */
 int durable_folder(int dir, const char *name, struct err *err);

@@ -53,9 +53,14 @@ static int load_stored(struct adapters *a, const struct store_entry *e, struct e
 
 static void load_one(void *ud, const struct store_entry *e)
 {
+    struct adapters *a = ud;
     struct err err = {0};
-    if (e->version[0] && load_stored(ud, e, &err) < 0)
-        skipped(e->name, &err);
+    if (!e->is_damaged && (!e->version[0] || load_stored(a, e, &err) == 0))
+        return;
+    if (e->is_damaged)
+        err_set(&err, ERR_ADAPTER, "its entry in the state folder is damaged");
+    skipped(e->name, &err);
+    registry_add_name(&a->hidden, e->name);
 }
 
 /* ---- the adapters folder ------------------------------------------------------------- */
@@ -132,24 +137,32 @@ static int load_from_folder(struct adapters *a, const char *dir, const char *ent
     return rc;
 }
 
+/* Whether the state folder has a say on this name, which then goes before the folder's. */
+static bool state_wins(const struct adapters *a, const char *name)
+{
+    bool is_deleted = false;
+    if (registry_has_name(&a->hidden, name) || !store_has(a->store, name, &is_deleted))
+        return false;
+    log_info("adapters", is_deleted ? "adapter %s of the folder skipped: it was deleted"
+                                    : "adapter %s of the folder skipped: the state folder has "
+                                      "one of this name, which wins", name);
+    return true;
+}
+
 static void load_named(struct adapters *a, const char *dir, const char *entry, const char *name)
 {
     struct err err = {0};
-    bool is_deleted = false;
-    if (registry_is_in_folder(a, name)) {
-        log_warn("adapters", "adapter %s skipped: the folder has it twice, as a sub-folder and as "
-                 "%s.json", name, name);
+    registry_add_name(&a->in_folder, name);
+    if (state_wins(a, name))
         return;
-    }
-    registry_note_folder_name(a, name);
-    if (store_has(a->store, name, &is_deleted)) {
-        log_info("adapters", is_deleted ? "adapter %s of the folder skipped: it was deleted"
-                                        : "adapter %s of the folder skipped: the state folder has "
-                                          "one of this name, which wins", name);
-        return;
-    }
-    if (load_from_folder(a, dir, entry, name, &err) < 0)
+    if (registry_find(a, name))
+        log_warn("adapters", "adapter %s skipped: %s/ of the folder has this name and is served "
+                 "instead of %s.json", name, name, name);
+    else if (load_from_folder(a, dir, entry, name, &err) < 0)
         skipped(name, &err);
+    else if (registry_has_name(&a->hidden, name))
+        log_warn("adapters", "adapter %s: its version in the state folder does not load and is "
+                 "hidden; the adapters folder's is served until a PUT or DELETE", name);
 }
 
 /* The adapter's name if this entry of the folder is one: a sub-folder, or a .json file. */
@@ -168,6 +181,22 @@ static char *adapter_of(const char *dir, const char *entry)
     return n > 5 && strcmp(entry + n - 5, ".json") == 0 ? xstrndup(entry, n - 5) : NULL;
 }
 
+static int cannot_read(struct err *err)
+{
+    return err_set(err, ERR_INVALID, "%s; a folder that can be read is accepted",
+                   strerror(errno));
+}
+
+int adapters_check_folder(const char *dir, struct err *err)
+{
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    bool is_fine = fd >= 0 && faccessat(fd, ".", R_OK | X_OK, 0) == 0;
+    int rc = is_fine ? 0 : cannot_read(err);
+    if (fd >= 0)
+        close(fd);
+    return rc;
+}
+
 int adapters_load_all(struct adapters *a, const char *dir, struct err *err)
 {
     struct dirent **entries;
@@ -178,8 +207,7 @@ int adapters_load_all(struct adapters *a, const char *dir, struct err *err)
         return 0;
     int n = scandir(dir, &entries, NULL, alphasort);
     if (n < 0)
-        return err_set(err, ERR_INVALID, "cannot read the adapters folder %.200s: %s", dir,
-                       strerror(errno));
+        return cannot_read(err);
     for (int i = 0; i < n; i++) {
         char *name = adapter_of(dir, entries[i]->d_name);
         if (name)

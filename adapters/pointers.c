@@ -55,10 +55,11 @@ static void read_one(void *ud, const char *file)
         return;
     p.name = xstrndup(file, n - 5);
     char *text = file_read(r->folder, file, MAX_POINTER, &len, NULL, &err);
-    if (name_is_valid(p.name) && text && parse(&p, text, len) == 0)
+    p.is_damaged = !text || parse(&p, text, len) < 0;
+    if (name_is_valid(p.name))
         r->fn(r->ud, &p);
     else
-        log_error("adapters", "state folder: adapters/%s is damaged and left aside", file);
+        log_warn("adapters", "state folder: adapters/%s is no adapter's and left aside", file);
     free(text);
     free(p.name);
 }
@@ -83,6 +84,8 @@ int pointers_each(int dir, void (*fn)(void *ud, const struct pointer *p), void *
 static void remove_one(void *ud, const struct pointer *p)
 {
     char file[NAME_MAX_LEN + 1];
+    if (p->is_damaged)
+        return;
     snprintf(file, sizeof file, "%.64s.json", p->name);
     unlinkat(*(int *)ud, file, 0);
 }

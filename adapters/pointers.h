@@ -16,14 +16,14 @@ struct pointer {
     char *name;                   /* lent for the call */
     char version[DIGEST_HEX + 1]; /* "": deleted, and to stay so */
     int64_t created;
+    bool is_damaged; /* it cannot be read: version is "" */
 };
 
-/* Calls fn with every name that can be read; a damaged file is logged and left aside. dir
- * is the state folder. */
+/* Calls fn with every name there is. dir is the state folder. */
 int pointers_each(int dir, void (*fn)(void *ud, const struct pointer *p), void *ud,
                   struct err *err);
 
-/* Removes what pointers_each could read, and the folder if nothing else is in it. */
+/* Removes what pointers_each could read (damaged files are left aside), and the folder if nothing else is in it. */
 void pointers_remove(int dir);
 
 bool pointers_are_left(int dir);

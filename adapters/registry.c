@@ -65,18 +65,41 @@ void registry_forget(struct adapters *a, const char *name)
     memmove(n, n + 1, (a->n_names - i) * sizeof *n);
 }
 
-bool registry_is_in_folder(const struct adapters *a, const char *name)
+static size_t place_in_set(const struct name_set *set, const char *name)
 {
-    for (size_t i = 0; i < a->n_folder_names; i++)
-        if (strcmp(a->folder_names[i], name) == 0)
-            return true;
-    return false;
+    size_t i = 0;
+    while (i < set->n && strcmp(set->names[i], name) != 0)
+        i++;
+    return i;
 }
 
-void registry_note_folder_name(struct adapters *a, const char *name)
+bool registry_has_name(const struct name_set *set, const char *name)
 {
-    a->folder_names = xrealloc(a->folder_names, (a->n_folder_names + 1) * sizeof(char *));
-    a->folder_names[a->n_folder_names++] = xstrdup(name);
+    return place_in_set(set, name) < set->n;
+}
+
+void registry_add_name(struct name_set *set, const char *name)
+{
+    if (registry_has_name(set, name))
+        return;
+    set->names = xrealloc(set->names, (set->n + 1) * sizeof *set->names);
+    set->names[set->n++] = xstrdup(name);
+}
+
+void registry_drop_name(struct name_set *set, const char *name)
+{
+    size_t i = place_in_set(set, name);
+    if (i == set->n)
+        return;
+    free(set->names[i]);
+    set->names[i] = set->names[--set->n];
+}
+
+static void free_names(struct name_set *set)
+{
+    for (size_t i = 0; i < set->n; i++)
+        free(set->names[i]);
+    free(set->names);
 }
 
 void registry_describe(const struct adapters *a, const struct version_name *n,
@@ -99,6 +122,15 @@ void registry_describe(const struct adapters *a, const struct version_name *n,
 }
 
 /* ---- opening ------------------------------------------------------------------------- */
+
+int adapters_check_state(const char *state_dir, struct err *err)
+{
+    struct err why = {0};
+    if (store_check(state_dir, &why) == 0)
+        return 0;
+    return err_set(err, why.code, "%s; a folder that can be made and written to is accepted",
+                   why.msg);
+}
 
 struct adapters *adapters_open(const struct adapters_opts *o, struct err *err)
 {
@@ -133,11 +165,10 @@ void adapters_free(struct adapters *a)
         version_unref(a->names[i].version);
         free(a->names[i].name);
     }
-    for (size_t i = 0; i < a->n_folder_names; i++)
-        free(a->folder_names[i]);
+    free_names(&a->in_folder);
+    free_names(&a->hidden);
     store_close(a->store);
     free(a->names);
-    free(a->folder_names);
     free(a->base_name);
     free(a);
 }

@@ -31,6 +31,11 @@ struct version_name { /* a name and what it means now */
     bool is_stored; /* the store has it; else the adapters folder */
 };
 
+struct name_set {
+    char **names;
+    size_t n;
+};
+
 struct adapters {
     struct thread_owner owner;
     struct compile_with with;
@@ -40,8 +45,8 @@ struct adapters {
     bool is_durable; /* what is stored outlives the process */
     struct version_name *names; /* in order of name */
     size_t n_names;
-    char **folder_names; /* what the adapters folder holds, loaded or not */
-    size_t n_folder_names;
+    struct name_set in_folder; /* what the adapters folder holds, loaded or not */
+    struct name_set hidden;    /* whose stored version did not load at boot */
 };
 
 struct version_name *registry_find(const struct adapters *a, const char *name); /* NULL: none */
@@ -52,8 +57,10 @@ struct version_name *registry_set(struct adapters *a, const char *name, struct a
 void registry_forget(struct adapters *a, const char *name);
 void registry_describe(const struct adapters *a, const struct version_name *n,
                        struct adapter_info *out);
-bool registry_is_in_folder(const struct adapters *a, const char *name);
-void registry_note_folder_name(struct adapters *a, const char *name);
+
+bool registry_has_name(const struct name_set *set, const char *name);
+void registry_add_name(struct name_set *set, const char *name);
+void registry_drop_name(struct name_set *set, const char *name);
 
 void version_ref(struct adapter_version *v);
 void version_unref(struct adapter_version *v); /* accepts NULL */

@@ -8,8 +8,8 @@
  * stand behind it.
  *
  *     struct store *s = store_open(&(struct store_opts){.dir = dir}, &err);
- *     store_put(s, &(struct store_entry){"support", version, "text", now}, files, n_files,
- *               NULL, &err);
+ *     store_put(s, &(struct store_entry){.name = "support", .version = version, ...}, files,
+ *               n_files, NULL, &err);
  */
 #ifndef PREFIXD_STORE_H
 #define PREFIXD_STORE_H
@@ -36,6 +36,7 @@ struct store_entry {
     const char *version; /* "" for a name that was deleted and must stay so */
     const char *kind;    /* "" if it is not known */
     int64_t created;
+    bool is_damaged; /* what it meant cannot be read: version is "" */
 };
 
 struct store_version {
@@ -46,7 +47,7 @@ struct store_version {
 /* Asked at the moment of the change, when nobody else can change the name: current is its
  * version, "" if it is remembered as deleted, NULL if there is no such name. -1 with err
  * refuses the change. */
-struct store_check {
+struct store_condition {
     int (*allow)(void *ud, const char *current, struct err *err);
     void *ud;
 };
@@ -54,22 +55,25 @@ struct store_check {
 /* ERR_CONFLICT if another daemon has it open. What a killed process left half-done is
  * cleared away; the pointer files of older daemons are taken over once. */
 struct store *store_open(const struct store_opts *opts, struct err *err);
+
+/* Whether store_open would get that far as to read what is there; its folders are made. */
+int store_check(const char *dir, struct err *err);
 void store_close(struct store *s);
 
-/* ---- changes; check may be NULL ------------------------------------------------------ */
+/* ---- changes; only_if may be NULL ---------------------------------------------------- */
 
 /* The version becomes the name's current one and, if it was not, its newest. */
 int store_put(struct store *s, const struct store_entry *entry, const struct blob_file *files,
-              int n_files, const struct store_check *check, struct err *err);
+              int n_files, const struct store_condition *only_if, struct err *err);
 
 /* Makes a kept version the current one again; ERR_NOT_FOUND if it is not kept. */
 int store_rollback(struct store *s, const char *name, const char *version,
-                   const struct store_check *check, struct err *err);
+                   const struct store_condition *only_if, struct err *err);
 
 /* With all its versions. stays_deleted: remember it, for a name that would come back from
  * elsewhere. */
 int store_delete(struct store *s, const char *name, bool stays_deleted,
-                 const struct store_check *check, struct err *err);
+                 const struct store_condition *only_if, struct err *err);
 
 /* ---- reading ------------------------------------------------------------------------- */
 
@@ -85,6 +89,7 @@ bool store_has(const struct store *s, const char *name, bool *is_deleted);
 int store_each_version(const struct store *s, const char *name,
                        void (*fn)(void *ud, const struct store_version *v), void *ud,
                        struct err *err);
+
 /* 0 and when it was made, or -1 with ERR_NOT_FOUND. */
 int store_find_version(const struct store *s, const char *name, const char *version,
                        int64_t *created, struct err *err);

@@ -34,6 +34,7 @@
 #include "core/base/mem.h"
 
 #define DB_FILE "registry.db"
+#define DAMAGED "?" /* the current version of a name that nobody can tell any more */
 enum { BUSY_MS = 10000 };
 
 struct store {
@@ -151,14 +152,14 @@ static int end(struct store *s, int rc, struct err *err)
     return rc;
 }
 
-/* The name's version, which check has seen, in current. */
-static int check_current(struct store *s, const char *name, const struct store_check *check,
+/* The name's version, which only_if has seen, in current. */
+static int check_current(struct store *s, const char *name, const struct store_condition *only_if,
                          char current[DIGEST_HEX + 1], struct err *err)
 {
     int rc = current_of(s->writer, name, current, err);
     if (rc < 0)
         return -1;
-    return check ? check->allow(check->ud, rc ? current : NULL, err) : 0;
+    return only_if ? only_if->allow(only_if->ud, rc ? current : NULL, err) : 0;
 }
 
 /* What was dropped by earlier changes and is no version of anything goes, but for one that
@@ -230,14 +231,14 @@ static void discard_unless_known(struct store *s, const char *digest)
 }
 
 int store_put(struct store *s, const struct store_entry *e, const struct blob_file *files,
-              int n_files, const struct store_check *check, struct err *err)
+              int n_files, const struct store_condition *only_if, struct err *err)
 {
     char current[DIGEST_HEX + 1];
     if (!name_is_valid(e->name) || !blobs_is_digest(e->version))
         return err_set(err, ERR_INTERNAL, "not a name or a version");
     if (blobs_put(&s->blobs, e->version, files, n_files, err) < 0 || begin(s, err) < 0)
         return -1;
-    int rc = check_current(s, e->name, check, current, err);
+    int rc = check_current(s, e->name, only_if, current, err);
     if (rc < 0)
         discard_unless_known(s, e->version);
     if (rc == 0)
@@ -265,13 +266,13 @@ static int need_version(sqlite3 *db, const char *name, const char *version, int6
 }
 
 int store_rollback(struct store *s, const char *name, const char *version,
-                   const struct store_check *check, struct err *err)
+                   const struct store_condition *only_if, struct err *err)
 {
     char current[DIGEST_HEX + 1];
     int64_t created;
     if (begin(s, err) < 0)
         return -1;
-    int rc = check_current(s, name, check, current, err);
+    int rc = check_current(s, name, only_if, current, err);
     if (rc == 0)
         rc = need_version(s->writer, name, version, &created, err);
     if (rc == 0)
@@ -282,12 +283,12 @@ int store_rollback(struct store *s, const char *name, const char *version,
 }
 
 int store_delete(struct store *s, const char *name, bool stays_deleted,
-                 const struct store_check *check, struct err *err)
+                 const struct store_condition *only_if, struct err *err)
 {
     char current[DIGEST_HEX + 1];
     if (begin(s, err) < 0)
         return -1;
-    int rc = check_current(s, name, check, current, err);
+    int rc = check_current(s, name, only_if, current, err);
     if (rc == 0)
         rc = collect(s, "", err);
     if (rc == 0)
@@ -312,9 +313,12 @@ int store_each(const struct store *s, void (*fn)(void *ud, const struct store_en
     sqlite3_stmt *st = prepare(s->reader, err, sql, "");
     int rc = st ? 1 : -1;
     while (rc == 1 && (rc = step(s->reader, st, err)) == 1) {
-        const struct store_entry e = {.name = text(st, 0), .version = text(st, 1),
-                                      .kind = text(st, 2), .created = sqlite3_column_int64(st, 3)};
-        if (name_is_valid(e.name) && (!e.version[0] || blobs_is_digest(e.version)))
+        struct store_entry e = {.name = text(st, 0), .version = text(st, 1), .kind = text(st, 2),
+                                .created = sqlite3_column_int64(st, 3)};
+        e.is_damaged = e.version[0] && !blobs_is_digest(e.version);
+        if (e.is_damaged)
+            e.version = "";
+        if (name_is_valid(e.name))
             fn(ud, &e);
     }
     sqlite3_finalize(st);
@@ -410,6 +414,16 @@ static int user_version(sqlite3 *db, struct err *err)
     return version;
 }
 
+static int known_version(sqlite3 *db, struct err *err)
+{
+    int version = user_version(db, err);
+    if (version <= store_schema_version())
+        return version;
+    return err_set(err, ERR_CONFLICT,
+                   "the state folder belongs to a newer prefixd: its registry has version %d, "
+                   "this one knows %d", version, store_schema_version());
+}
+
 struct takeover {
     struct store *s;
     int rc;
@@ -419,10 +433,10 @@ struct takeover {
 static void take_over_one(void *ud, const struct pointer *p)
 {
     struct takeover *t = ud;
-    const struct store_entry e = {p->name, p->version, "", p->created};
+    const struct store_entry e = {.name = p->name, .version = p->version, .created = p->created};
     if (t->rc == 0)
         t->rc = p->version[0] ? record_put(t->s, &e, "", t->err)
-                              : point_at(t->s, p->name, "", t->err);
+                              : point_at(t->s, p->name, p->is_damaged ? DAMAGED : "", t->err);
 }
 
 static int take_over(struct store *s, struct err *err)
@@ -449,12 +463,8 @@ static int migrate(struct store *s, struct err *err)
 {
     if (begin(s, err) < 0)
         return -1;
-    int version = user_version(s->writer, err), rc = version < 0 ? -1 : 0;
-    if (version > store_schema_version())
-        rc = err_set(err, ERR_CONFLICT,
-                     "the state folder belongs to a newer prefixd: its registry has version %d, "
-                     "this one knows %d", version, store_schema_version());
-    else if (rc == 0 && version < store_schema_version())
+    int version = known_version(s->writer, err), rc = version < 0 ? -1 : 0;
+    if (rc == 0 && version < store_schema_version())
         rc = migrate_from(s, version, err);
     rc = end(s, rc, err);
     if (rc == 0 && version == 0)
@@ -512,24 +522,44 @@ static int open_folder(struct store *s, const char *dir, struct err *err)
     return s->dir < 0 ? -1 : 0;
 }
 
-static int open_all(struct store *s, const char *dir, struct err *err)
+static int open_files(struct store *s, const char *dir, struct err *err)
 {
     if (open_folder(s, dir, err) < 0 || take_lock(s, err) < 0 ||
         blobs_open(&s->blobs, s->dir, err) < 0 || make_db_file(s, err) < 0)
         return -1;
     s->writer = connect(s, err);
-    if (!s->writer || migrate(s, err) < 0 || sweep(s, err) < 0)
-        return -1;
+    return s->writer && known_version(s->writer, err) >= 0 ? 0 : -1;
+}
+
+static struct store *new_store(const char *dir, struct err *err)
+{
+    struct store *s = xcalloc(1, sizeof *s);
+    s->dir = s->lock = s->blobs.folder = -1;
+    if (open_files(s, dir, err) == 0)
+        return s;
+    store_close(s);
+    return NULL;
+}
+
+int store_check(const char *dir, struct err *err)
+{
+    struct store *s = new_store(dir, err);
+    store_close(s);
+    return s ? 0 : -1;
+}
+
+static int open_reader(struct store *s, struct err *err)
+{
     s->reader = connect(s, err);
     return s->reader ? exec(s->reader, "PRAGMA query_only = ON", err) : -1;
 }
 
 struct store *store_open(const struct store_opts *opts, struct err *err)
 {
-    struct store *s = xcalloc(1, sizeof *s);
-    s->dir = s->lock = s->blobs.folder = -1;
-    s->keep_versions = opts->keep_versions > 0 ? opts->keep_versions : STORE_KEEP_VERSIONS;
-    if (open_all(s, opts->dir, err) == 0)
+    struct store *s = new_store(opts->dir, err);
+    if (s)
+        s->keep_versions = opts->keep_versions > 0 ? opts->keep_versions : STORE_KEEP_VERSIONS;
+    if (s && migrate(s, err) == 0 && sweep(s, err) == 0 && open_reader(s, err) == 0)
         return s;
     store_close(s);
     return NULL;

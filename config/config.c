@@ -65,18 +65,37 @@ static void add_accepted(struct buf *out, const struct setting *s)
         buf_printf(out, " (--%s also takes k, M or G for KiB, MiB, GiB)", s->flag);
 }
 
-/* Says what is wrong in one line, whatever bytes the value has. */
+static bool is_control(char c)
+{
+    return (unsigned char)c < 0x20 || c == 0x7f;
+}
+
+/* Says what is wrong in one line, whatever bytes the value has. A flag's value stands in
+ * quotes; one of the file is shown as the JSON that it is. */
 static int refuse(const struct setting *s, const char *what, const char *value,
                   struct err *err)
 {
     struct buf accepted = {0};
     char shown[81];
+    const char *quote = strncmp(what, "--config ", 9) == 0 ? "" : "\"";
     snprintf(shown, sizeof shown, "%s", value);
     for (char *c = shown; *c; c++)
-        if ((unsigned char)*c < 0x20 || *c == 0x7f)
+        if (is_control(*c))
             *c = '?';
     add_accepted(&accepted, s);
-    err_set(err, ERR_INVALID, "%s: \"%s\" is not accepted; accepted: %s", what, shown,
+    if (s->kind == KIND_STR && !s->choices)
+        buf_add_str(&accepted, " without control characters");
+    err_set(err, ERR_INVALID, "%s: %s%s%s is not accepted; accepted: %s", what, quote, shown,
+            quote, accepted.data);
+    buf_free(&accepted);
+    return -1;
+}
+
+static int refuse_missing(const struct setting *s, struct err *err)
+{
+    struct buf accepted = {0};
+    add_accepted(&accepted, s);
+    err_set(err, ERR_INVALID, "--%s: no value is given (%s); accepted: %s", s->flag, s->doc,
             accepted.data);
     buf_free(&accepted);
     return -1;
@@ -93,12 +112,21 @@ static bool is_choice(const char *choices, const char *value)
     return false;
 }
 
+static bool has_control(const char *text)
+{
+    while (*text && !is_control(*text))
+        text++;
+    return *text;
+}
+
+/* No name, path or origin has a use for control characters, and all of them come to stand
+ * in headers or log lines. */
 static int put_text(struct config *cfg, const struct setting *s, const char *what,
-                    const char *value, struct err *err)
+                    const char *value, const char *shown, struct err *err)
 {
     char **field = (void *)((char *)cfg + s->offset);
-    if (s->choices && !is_choice(s->choices, value))
-        return refuse(s, what, value, err);
+    if (has_control(value) || (s->choices && !is_choice(s->choices, value)))
+        return refuse(s, what, shown, err);
     free(*field);
     *field = xstrdup(value);
     return 0;
@@ -149,7 +177,7 @@ static int put_flag(struct config *cfg, const struct setting *s, const char *val
     snprintf(what, sizeof what, "--%s", s->flag);
     switch (s->kind) {
     case KIND_STR:
-        return put_text(cfg, s, what, value, err);
+        return put_text(cfg, s, what, value, value, err);
     case KIND_INT:
         if (read_int(s, value, &number) < 0)
             return refuse(s, what, value, err);
@@ -182,7 +210,7 @@ static int read_file(const char *path, struct buf *out, struct err *err)
     size_t n;
     FILE *f = fopen(path, "rb");
     if (!f)
-        return err_set(err, ERR_INVALID, "--config: \"%.120s\": %s; accepted: a JSON file",
+        return err_set(err, ERR_INVALID, "--config %.120s: %s; accepted: a JSON file",
                        path, strerror(errno));
     while (out->len <= FILE_MAX && (n = fread(chunk, 1, sizeof chunk, f)) > 0)
         buf_add(out, chunk, n);
@@ -191,27 +219,29 @@ static int read_file(const char *path, struct buf *out, struct err *err)
     if (is_bad || out->len > FILE_MAX)
         return err_set(
             err, ERR_INVALID,
-            "--config: \"%.120s\" cannot be read; accepted: a JSON file up to %d bytes",
+            "--config %.120s: it cannot be read; accepted: a JSON file up to %d bytes",
             path, FILE_MAX);
     return 0;
 }
 
 static int put_json(struct config *cfg, const struct setting *s, const cJSON *v,
-                    struct err *err)
+                    const char *path, struct err *err)
 {
     int rc = -1;
-    char *shown = cJSON_PrintUnformatted(v);
+    char what[200], *json = cJSON_PrintUnformatted(v);
+    const char *shown = json ? json : "";
+    snprintf(what, sizeof what, "--config %.120s: %s", path, s->key);
     if (s->kind == KIND_STR && cJSON_IsString(v)) {
-        rc = put_text(cfg, s, s->key, v->valuestring, err);
+        rc = put_text(cfg, s, what, v->valuestring, shown, err);
     } else if (s->kind == KIND_INT && cJSON_IsNumber(v)) {
-        rc = put_int(cfg, s, s->key, (int64_t)v->valuedouble, shown ? shown : "", err);
+        rc = put_int(cfg, s, what, (int64_t)v->valuedouble, shown, err);
     } else if (s->kind == KIND_BOOL && cJSON_IsBool(v)) {
         put_bool(cfg, s, cJSON_IsTrue(v));
         rc = 0;
     } else {
-        refuse(s, s->key, shown ? shown : "", err);
+        refuse(s, what, shown, err);
     }
-    cJSON_free(shown);
+    cJSON_free(json);
     return rc;
 }
 
@@ -227,15 +257,15 @@ static int put_object(struct config *cfg, const cJSON *root, const char *path,
                       struct err *err)
 {
     if (!cJSON_IsObject(root))
-        return err_set(err, ERR_INVALID, "--config: \"%.120s\" is not a JSON object", path);
+        return err_set(err, ERR_INVALID, "--config %.120s: not a JSON object", path);
     for (const cJSON *v = root->child; v; v = v->next) {
         const struct setting *s = setting_of_key(v->string);
         if (!s)
             return err_set(
                 err, ERR_INVALID,
-                "--config: unknown key \"%.64s\"; accepted: the keys that --help lists",
-                v->string);
-        if (put_json(cfg, s, v, err) < 0)
+                "--config %.120s: unknown key \"%.64s\"; accepted: the keys that --help lists",
+                path, v->string);
+        if (put_json(cfg, s, v, path, err) < 0)
             return -1;
     }
     return 0;
@@ -255,7 +285,7 @@ static int put_file(struct config *cfg, const char *path, struct err *err)
     if (rc == 0) {
         rc = json_check(text.data ? text.data : "", text.len, &limits, &why);
         if (rc < 0)
-            err_set(err, ERR_INVALID, "--config: \"%.120s\": %s", path, why.msg);
+            err_set(err, ERR_INVALID, "--config %.120s: %s", path, why.msg);
     }
     if (rc == 0) {
         cJSON *root = cJSON_ParseWithLength(text.data, text.len);
@@ -296,8 +326,8 @@ static enum config_action read_flags(const char *given[N_SETTINGS], int argc, ch
             return CONFIG_BAD;
         }
         const char *value = arg[len] ? arg + len + 1 : argv[++i];
-        if (!value) {
-            refuse(s, arg, "", err);
+        if (!value || (!arg[len] && strncmp(value, "--", 2) == 0)) {
+            refuse_missing(s, err);
             return CONFIG_BAD;
         }
         given[s - settings] = value;
@@ -333,6 +363,17 @@ enum config_action config_from_args(struct config *cfg, int argc, char **argv,
         action = CONFIG_BAD;
     }
     return action;
+}
+
+bool config_wants_json(int argc, char **argv)
+{
+    bool wants = false;
+    for (int i = 1; i < argc; i++) {
+        bool is_word = strcmp(argv[i], "--log-format") == 0 && i + 1 < argc;
+        if (is_word || strncmp(argv[i], "--log-format=", 13) == 0)
+            wants = strcmp(is_word ? argv[i + 1] : argv[i] + 13, "json") == 0;
+    }
+    return wants;
 }
 
 void config_fini(struct config *cfg)

@@ -31,6 +31,10 @@ struct config { /* one field per row of CONFIG_KEYS: char * ("" when unset), int
 
 enum config_action config_from_args(struct config *cfg, int argc, char **argv, struct err *err);
 void config_fini(struct config *cfg);
+
+/* Whether the flags, good or bad otherwise, ask for JSON lines: for the line that refuses them. */
+bool config_wants_json(int argc, char **argv);
+
 void config_help(struct buf *out);      /* --help: every flag and key with default, range, unit */
 void config_markdown(struct buf *out);  /* the README's table */
 

@@ -1,10 +1,14 @@
 /* The frozen base model: weights and tokenizer opened together, with the shape that others check. */
 #include "core/base_model.h"
 
+#include "core/base/log.h"
 #include "core/base/mem.h"
 #include "core/model/model.h"
+#include "core/model/source.h"
 
 #include <stdlib.h>
+
+enum { MIB = 1 << 20 };
 
 struct base_model {
     struct model *weights;
@@ -31,16 +35,35 @@ static struct model_shape shape_of(const struct model *m)
     return s;
 }
 
+/* Ids beyond the embeddings are refused wherever they come in; whoever gave the two files
+ * together should know. */
+static void compare_vocabularies(const struct base_model *b)
+{
+    int32_t n = tokenizer_n_tokens(b->tokenizer), vocab = b->shape.vocab;
+    if (n > vocab)
+        log_warn("boot",
+                 "the tokenizer has ids up to %d, but the model embeds %d tokens: text with "
+                 "tokens from id %d on is refused",
+                 (int)n - 1, (int)vocab, (int)vocab);
+}
+
+/* What costs little comes first, so that a mistake in it does not cost a whole load. */
 struct base_model *base_model_open(const char *path, enum dtype_choice choice, struct err *err)
 {
+    struct source *src = source_open(path, err);
+    if (!src)
+        return NULL;
     struct base_model *b = xcalloc(1, sizeof *b);
-    b->weights = model_open(path, choice, err);
-    b->tokenizer = b->weights ? model_open_tokenizer(path, err) : NULL;
-    if (!b->tokenizer) {
+    log_info("boot", "loading %s (%zu MiB)", path, (source_bytes(src) + MIB - 1) / MIB);
+    b->tokenizer = model_open_tokenizer(path, err);
+    b->weights = b->tokenizer ? model_pack(src, choice, err) : NULL;
+    source_free(src);
+    if (!b->weights) {
         base_model_free(b);
         return NULL;
     }
     b->shape = shape_of(b->weights);
+    compare_vocabularies(b);
     return b;
 }
 

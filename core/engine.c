@@ -69,6 +69,7 @@ static void publish_events(struct engine *e)
 static void add_job(struct engine *e, struct job *j)
 {
     j->n_live = j->n_prompts * j->n;
+    j->admitted_us = 0;
     for (int c = 0; c < j->n_prompts * j->n; c++)
         sched_add(&e->sched, seq_new_choice(j, c, base_model_tokenizer(e->base)));
 }
@@ -221,11 +222,22 @@ static bool has_work(const struct engine *e)
     return e->sched.n_running || e->sched.waiting.n || e->sched.compiles.n;
 }
 
+static void admit(struct engine *e, int64_t now)
+{
+    int n = e->sched.n_running;
+    sched_admit(&e->sched, &e->pool);
+    for (int i = n; i < e->sched.n_running; i++) {
+        struct job *j = e->sched.running[i]->job;
+        if (j && !j->admitted_us)
+            j->admitted_us = now;
+    }
+}
+
 static void step(struct engine *e)
 {
     uint64_t start = now_us();
     drop_cancelled(e);
-    sched_admit(&e->sched, &e->pool);
+    admit(e, (int64_t)start);
     sched_next(&e->sched, &e->batch);
     CHECK(e->batch.n_rows || !has_work(e)); /* what waits fits an empty pool */
     if (e->batch.n_rows) {
@@ -473,14 +485,14 @@ static int settle_opts(struct engine *e, const struct engine_opts *opts, int *n_
     if (!o->prefill_chunk)
         o->prefill_chunk = 64;
     if (o->max_ctx > e->shape->max_pos)
-        return err_set(err, ERR_INVALID, "ctx %d: this model accepts 1 to %d tokens", o->max_ctx,
+        return err_set(err, ERR_INVALID, "--ctx %d: this model accepts 1 to %d tokens", o->max_ctx,
                        e->shape->max_pos);
     e->max_ctx = o->max_ctx ? o->max_ctx : e->shape->max_pos;
     if (!o->kv_bytes)
         o->kv_bytes = default_kv_bytes(e->shape, e->max_ctx);
     size_t block = kv_pool_block_bytes(e->shape), n = o->kv_bytes / block;
     if (n < 1 || n > INT32_MAX / KV_TILE)
-        return err_set(err, ERR_INVALID, "kv-bytes %zu: at least %zu (one block of %d tokens), at most "
+        return err_set(err, ERR_INVALID, "--kv-bytes %zu: at least %zu (one block of %d tokens), at most "
                        "%zu", o->kv_bytes, block, KV_TILE, block * (INT32_MAX / KV_TILE));
     if (!o->max_ctx && (size_t)e->max_ctx > n * KV_TILE)
         e->max_ctx = (int)(n * KV_TILE);

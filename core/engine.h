@@ -108,6 +108,7 @@ struct job { /* everything above the line is set by the caller and unchanged unt
     /* ------------------------------------------------------------------ the engine's own: */
     struct job *next;
     int n_live;
+    int64_t admitted_us; /* when its first sequence began to run, on CLOCK_MONOTONIC; 0: none did */
 };
 
 /* ---- events -------------------------------------------------------------------------------------- */

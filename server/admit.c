@@ -14,11 +14,13 @@
 #include <string.h>
 #include <strings.h>
 
+enum { MAX_ASKED_HEADERS = 1024 };
+
 static bool is_id(const char *s)
 {
-    size_t n =
-        s ? strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
-          : 0;
+    size_t n = 0;
+    while (s && s[n] > ' ' && s[n] < 0x7f && s[n] != '"' && s[n] != '\'')
+        n++;
     return n > 0 && n <= EXCHANGE_ID_MAX && s[n] == '\0';
 }
 
@@ -127,14 +129,25 @@ static int accept_body(struct exchange *x, struct err *err)
 
 /* ---- the whole ----------------------------------------------------------------------- */
 
+/* What the browser means to send, if it is names of headers and nothing else. */
+static const char *allowed_headers(const struct exchange *x)
+{
+    static const char usual[] = "Authorization, Content-Type, X-Request-Id";
+    const char *asked = http_header(x->req, "Access-Control-Request-Headers");
+    if (!asked || !*asked || strlen(asked) > MAX_ASKED_HEADERS)
+        return usual;
+    size_t n = strspn(asked, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+                             "0123456789-_, ");
+    return asked[n] ? usual : asked;
+}
+
 static enum exchange_step_result answer_options(struct exchange *x)
 {
     struct buf none = {0};
     http_add_header(x->req, "Allow", x->match->allow);
     if (x->server->cfg->cors_origin[0]) {
         http_add_header(x->req, "Access-Control-Allow-Methods", x->match->allow);
-        http_add_header(x->req, "Access-Control-Allow-Headers",
-                        "Authorization, Content-Type, X-Request-Id");
+        http_add_header(x->req, "Access-Control-Allow-Headers", allowed_headers(x));
         http_add_header(x->req, "Access-Control-Max-Age", "600");
     }
     return exchange_reply(x, 204, NULL, &none);

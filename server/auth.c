@@ -12,6 +12,8 @@
 
 enum { KEY_HASH = 32, MAX_KEYS = 100000, MAX_LINE = 4096 };
 
+#define ACCEPTED "a file of bearer keys, one a line, is accepted"
+
 struct auth {
     unsigned char (*hashes)[KEY_HASH];
     int n, cap;
@@ -71,7 +73,7 @@ struct auth *auth_open(const char *path, struct err *err)
     struct err why = {0};
     FILE *f = fopen(path, "re");
     if (!f) {
-        err_set(err, ERR_IO, "--api-key-file %s: %s", path, strerror(errno));
+        err_set(err, ERR_IO, "--api-key-file %.120s: %s; " ACCEPTED, path, strerror(errno));
         return NULL;
     }
     struct auth *a = xcalloc(1, sizeof *a);
@@ -79,7 +81,7 @@ struct auth *auth_open(const char *path, struct err *err)
     fclose(f);
     if (rc == 0)
         return a;
-    err_set(err, why.code, "--api-key-file %s: %s", path, why.msg);
+    err_set(err, why.code, "--api-key-file %.120s: %.60s; " ACCEPTED, path, why.msg);
     auth_free(a);
     return NULL;
 }

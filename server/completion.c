@@ -8,14 +8,15 @@
 #include <math.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/base/json_check.h"
+#include "core/base/json_scan.h"
 
 enum {
     MAX_DEPTH = 64,
-    MAX_VALUES =
-        1 << 20, /* of JSON in a body: bounds what parsing a body can cost in memory */
+    MAX_VALUES = 1 << 13, /* of JSON in a body, token ids apart: bounds what it can cost */
     MAX_COUNT = 1 << 30, /* of tokens: leaves room in an int to add a prompt and a prefix */
     MAX_STOP_BYTES = 1024,
 };
@@ -24,6 +25,8 @@ struct parse { /* one call of completion_parse */
     struct completion *c;
     struct arena *arena;
     struct err *err;
+    struct json_ids ids; /* the prompt, if it is of token ids in plain digits */
+    const char *seed;    /* where its value stands in the body; NULL: nowhere */
     const cJSON *best_of, *stream_options; /* judged when all other fields are known */
 };
 
@@ -39,6 +42,13 @@ struct field {
 
 /* ---- refusals ------------------------------------------------------------------------ */
 
+/* Integers to the last digit, as far as a client can have meant one. */
+static void print_number(char *out, size_t size, double d)
+{
+    bool is_integer = d == floor(d) && fabs(d) < 1e20;
+    snprintf(out, size, is_integer ? "%.0f" : "%.15g", d);
+}
+
 /* "VALUE is not accepted for FIELD; accepted: ..." with a value short enough for a log
  * line. */
 static int refuse(struct parse *p, const struct field *f, const cJSON *v,
@@ -46,7 +56,7 @@ static int refuse(struct parse *p, const struct field *f, const cJSON *v,
 {
     char value[48];
     if (cJSON_IsNumber(v))
-        snprintf(value, sizeof value, "%.15g", v->valuedouble);
+        print_number(value, sizeof value, v->valuedouble);
     else if (cJSON_IsBool(v))
         snprintf(value, sizeof value, "%s", cJSON_IsTrue(v) ? "true" : "false");
     else
@@ -62,8 +72,11 @@ static int refuse(struct parse *p, const struct field *f, const cJSON *v,
 static int refuse_range(struct parse *p, const struct field *f, const cJSON *v,
                         const char *kind)
 {
-    char accepted[96];
-    snprintf(accepted, sizeof accepted, "%s from %.15g to %.15g", kind, f->min, f->max);
+    char accepted[96], min[32], max[32] = "9223372036854775807"; /* no double is 2^63-1 */
+    print_number(min, sizeof min, f->min);
+    if (f->max < 0x1p63)
+        print_number(max, sizeof max, f->max);
+    snprintf(accepted, sizeof accepted, "%s from %s to %s", kind, min, max);
     return refuse(p, f, v, accepted);
 }
 
@@ -143,11 +156,30 @@ static int set_top_k(struct parse *p, const struct field *f, const cJSON *v)
     return 0;
 }
 
+/* The digits themselves, which a double does not hold. False: not plain ones, or too many.
+ */
+static bool read_digits(const char *s, int64_t *out)
+{
+    bool is_negative = *s == '-';
+    int64_t value = 0;
+    s += is_negative;
+    for (; *s >= '0' && *s <= '9'; s++)
+        if (__builtin_mul_overflow(value, 10, &value) ||
+            __builtin_sub_overflow(value, *s - '0', &value))
+            return false;
+    if (*s == '.' || *s == 'e' || *s == 'E' || (!is_negative && value == INT64_MIN))
+        return false;
+    *out = is_negative ? value : -value;
+    return true;
+}
+
 static int set_seed(struct parse *p, const struct field *f, const cJSON *v)
 {
     int64_t seed;
     if (read_int(p, f, v, &seed) < 0)
         return -1;
+    if (p->seed)
+        read_digits(p->seed, &seed);
     p->c->sampling.seed = (uint64_t)seed;
     p->c->has_seed = true;
     return 0;
@@ -215,13 +247,24 @@ static const char prompt_forms[] =
     "a string, a list of strings, a list of token ids, or a list of "
     "those; none of them empty, no mix";
 
+static int refuse_empty(struct parse *p, const struct field *f)
+{
+    return err_param(p->err, ERR_INVALID, f->name,
+                     "prompt: an empty prompt is not accepted");
+}
+
+static int refuse_many(struct parse *p, const struct field *f, size_t n)
+{
+    return err_param(p->err, ERR_INVALID, f->name,
+                     "prompt: %zu prompts are too many, at most %d", n, JOB_MAX_CHOICES);
+}
+
 static int fill_text(struct parse *p, const struct field *f, const cJSON *v,
                      struct completion_prompt *out)
 {
     size_t len = strlen(v->valuestring);
     if (len == 0)
-        return err_param(p->err, ERR_INVALID, f->name,
-                         "prompt: an empty prompt is not accepted");
+        return refuse_empty(p, f);
     out->text = arena_strndup(p->arena, v->valuestring, len);
     out->text_len = len;
     return 0;
@@ -233,8 +276,7 @@ static int fill_ids(struct parse *p, const struct field *f, const cJSON *v,
 {
     int n = cJSON_GetArraySize(v), i = 0;
     if (n == 0)
-        return err_param(p->err, ERR_INVALID, f->name,
-                         "prompt: an empty prompt is not accepted");
+        return refuse_empty(p, f);
     int32_t *ids = arena_array(p->arena, (size_t)n, sizeof *ids);
     for (const cJSON *id = v->child; id; id = id->next) {
         double d = id->valuedouble;
@@ -257,6 +299,27 @@ static int fill_prompt(struct parse *p, const struct field *f, const cJSON *v)
     return cJSON_IsArray(v) ? fill_ids(p, f, v, out) : refuse(p, f, v, prompt_forms);
 }
 
+/* What the body's scan has found already. */
+static int take_ids(struct parse *p, const struct field *f)
+{
+    const struct json_ids *l = &p->ids;
+    size_t n = l->is_nested ? l->n_lists : 1, from = 0;
+    if (n > JOB_MAX_CHOICES)
+        return refuse_many(p, f, n);
+    int32_t *ids = arena_array(p->arena, l->n, sizeof *ids);
+    memcpy(ids, l->ids, l->n * sizeof *ids);
+    p->c->prompts = arena_array(p->arena, n, sizeof *p->c->prompts);
+    for (size_t i = 0; i < n; i++) {
+        size_t to = l->is_nested ? l->ends[i] : l->n;
+        if (to == from)
+            return refuse_empty(p, f);
+        p->c->prompts[p->c->n_prompts++] =
+            (struct completion_prompt){.ids = ids + from, .n_ids = (int)(to - from)};
+        from = to;
+    }
+    return 0;
+}
+
 static bool is_list_of_prompts(const cJSON *v)
 {
     return cJSON_IsArray(v) && (cJSON_IsString(v->child) || cJSON_IsArray(v->child));
@@ -264,10 +327,11 @@ static bool is_list_of_prompts(const cJSON *v)
 
 static int set_prompt(struct parse *p, const struct field *f, const cJSON *v)
 {
+    if (p->ids.n || p->ids.n_lists)
+        return take_ids(p, f);
     int n = is_list_of_prompts(v) ? cJSON_GetArraySize(v) : 1;
     if (n > JOB_MAX_CHOICES)
-        return err_param(p->err, ERR_INVALID, f->name,
-                         "prompt: %d prompts are too many, at most %d", n, JOB_MAX_CHOICES);
+        return refuse_many(p, f, (size_t)n);
     p->c->prompts = arena_array(p->arena, (size_t)n, sizeof *p->c->prompts);
     if (!is_list_of_prompts(v))
         return fill_prompt(p, f, v);
@@ -436,22 +500,55 @@ static int check_together(struct parse *p)
 
 /* ---- the whole ----------------------------------------------------------------------- */
 
-int completion_parse(struct completion *c, const char *body, size_t len,
-                     struct arena *arena, struct err *err)
+/* Finds what the tree would give too slowly or not exactly. What was read as ids is blank in
+ * the copy that *rest is set to (NULL: nothing was, or no memory for it). */
+static int scan_body(struct parse *p, const char *body, size_t len, char **rest)
+{
+    struct json_scan s = {.text = body, .len = len};
+    const char *key;
+    size_t n;
+    while ((key = json_scan_next(&s, &n))) {
+        size_t at = s.at;
+        if (json_scan_is(key, n, "seed"))
+            p->seed = body + at;
+        if (*rest || !json_scan_is(key, n, "prompt") || !json_scan_ids(&s, &p->ids))
+            continue;
+        if (!(*rest = malloc(len)))
+            return err_set(p->err, ERR_NO_MEMORY, "There is no memory for this prompt");
+        memcpy(*rest, body, len);
+        memset(*rest + at + 1, ' ', s.at - at - 2); /* between its brackets */
+    }
+    return 0;
+}
+
+static int parse_text(struct parse *p, const char *text, size_t len)
 {
     struct json_limits limits = {
         .max_len = len, .max_depth = MAX_DEPTH, .max_items = MAX_VALUES};
+    if (json_check(text, len, &limits, p->err) < 0)
+        return -1;
+    cJSON *root = cJSON_ParseWithLength(text, len);
+    if (!root) /* some versions of cJSON do not read numbers of 64 characters or more */
+        return err_set(p->err, ERR_INVALID,
+                       "the body cannot be read: a number is too long");
+    int rc = set_fields(p, root);
+    if (rc == 0)
+        rc = check_together(p);
+    cJSON_Delete(root);
+    return rc;
+}
+
+int completion_parse(struct completion *c, const char *body, size_t len,
+                     struct arena *arena, struct err *err)
+{
     struct parse p = {.c = c, .arena = arena, .err = err};
+    char *rest = NULL;
     *c = (struct completion){.model = "", .n = 1, .max_tokens = 16, .n_logprobs = -1};
     c->sampling = (struct sampling){.temperature = 1, .top_p = 1};
-    if (json_check(body, len, &limits, err) < 0)
-        return -1;
-    cJSON *root = cJSON_ParseWithLength(body, len);
-    if (!root) /* some versions of cJSON do not read numbers of 64 characters or more */
-        return err_set(err, ERR_INVALID, "the body cannot be read: a number is too long");
-    int rc = set_fields(&p, root);
+    int rc = scan_body(&p, body, len, &rest);
     if (rc == 0)
-        rc = check_together(&p);
-    cJSON_Delete(root);
+        rc = parse_text(&p, rest ? rest : body, len);
+    free(rest);
+    json_ids_free(&p.ids);
     return rc;
 }

@@ -1,6 +1,7 @@
 /* A completion's way to the engine: parse, tokenize, adapt, post.
  *
- * Thread: loop; tokenize_texts may run on the pool, where it touches the token lists alone.
+ * Thread: loop; tokenize_texts may run on the pool, where it touches the token lists and
+ * the choices' beginnings alone.
  */
 #include "server/generation.h"
 
@@ -70,6 +71,31 @@ enum exchange_step_result generation_parse(struct exchange *x)
 
 /* ---- tokenize ------------------------------------------------------------------------ */
 
+static struct job_prompt prompt_of(const struct generation *g, int i)
+{
+    const struct completion_prompt *p = &g->req.prompts[i];
+    const struct token_list *l = &g->lists[i];
+    return p->text ? (struct job_prompt){l->ids, (int)l->n}
+                   : (struct job_prompt){p->ids, p->n_ids};
+}
+
+/* What an answer starts with: with echo the prompt's text; without, the places of its
+ * tokens are counted from the prompt's end. A prompt that is too long will be refused. */
+static void start_choice(struct exchange *x, struct generation *g, int index)
+{
+    const struct tokenizer *t = base_model_tokenizer(x->server->parts.base);
+    const struct job_prompt p = prompt_of(g, index / g->req.n);
+    struct choice_out *o = &g->choices[index];
+    if (p.n_ids > engine_max_ctx(x->server->parts.engine))
+        return;
+    if (g->req.is_echo && index % g->req.n > 0)
+        buf_add(&o->text, o[-1].text.data, o[-1].text.len);
+    else if (g->req.is_echo)
+        tokenizer_decode(t, p.ids, (size_t)p.n_ids, TOKENIZER_SKIP_SPECIAL, &o->text);
+    else if (g->req.n_logprobs >= 0)
+        o->detok = detok_new(t, p.ids, (size_t)p.n_ids);
+}
+
 static void tokenize_texts(void *ud)
 {
     struct exchange *x = exchange_of(ud);
@@ -81,6 +107,8 @@ static void tokenize_texts(void *ud)
                                         &g->lists[i], &g->tokenize_err) < 0)
             return;
     }
+    for (int i = 0; i < g->req.n_prompts * g->req.n; i++)
+        start_choice(x, g, i);
 }
 
 static void on_tokenized(void *ud)
@@ -109,25 +137,32 @@ static int fill_prompts(struct exchange *x, struct generation *g, struct err *er
     int vocab = base_model_shape(x->server->parts.base)->vocab;
     g->prompts = arena_array(&x->arena, (size_t)g->req.n_prompts, sizeof *g->prompts);
     for (int i = 0; i < g->req.n_prompts; i++) {
-        const struct completion_prompt *p = &g->req.prompts[i];
-        const struct token_list *l = &g->lists[i];
-        const int32_t *ids = p->text ? l->ids : p->ids;
-        size_t n = p->text ? l->n : (size_t)p->n_ids;
-        if (check_ids(ids, n, vocab, err) < 0)
+        const struct job_prompt p = prompt_of(g, i);
+        if (check_ids(p.ids, (size_t)p.n_ids, vocab, err) < 0)
             return -1;
-        g->prompts[i] = (struct job_prompt){.ids = ids, .n_ids = (int)n};
-        g->usage.prompt_tokens += (int)n;
+        g->prompts[i] = p;
+        g->usage.prompt_tokens += p.n_ids;
     }
     return 0;
 }
 
+/* About the bytes of text that have to be made tokens, or tokens to be made text. */
+static size_t work_of(const struct completion *c)
+{
+    size_t texts = 0, ids = 0;
+    for (int i = 0; i < c->n_prompts; i++) {
+        texts += c->prompts[i].text ? c->prompts[i].text_len : 0;
+        ids += c->prompts[i].text ? 0 : 4 * (size_t)c->prompts[i].n_ids;
+    }
+    bool has_starts = c->is_echo || c->n_logprobs >= 0;
+    return texts + (has_starts ? (size_t)c->n * (texts + ids) : 0);
+}
+
 static bool start_tokenizing(struct exchange *x, struct generation *g)
 {
-    size_t total = 0;
     g->lists = arena_array(&x->arena, (size_t)g->req.n_prompts, sizeof *g->lists);
-    for (int i = 0; i < g->req.n_prompts; i++)
-        total += g->req.prompts[i].text ? g->req.prompts[i].text_len : 0;
-    if (total <= INLINE_TEXT) {
+    g->choices = xcalloc((size_t)g->req.n_prompts * (size_t)g->req.n, sizeof *g->choices);
+    if (work_of(&g->req) <= INLINE_TEXT) {
         tokenize_texts(x);
         g->is_tokenized = true;
         return false;
@@ -207,19 +242,6 @@ static void fill_job(struct generation *g)
     j->is_echo = c->is_echo;
 }
 
-/* What an answer starts with: with echo the prompt's text; without, the places of its
- * tokens are counted from the prompt's end. */
-static void start_choice(struct exchange *x, struct generation *g, int index)
-{
-    const struct tokenizer *t = base_model_tokenizer(x->server->parts.base);
-    const struct job_prompt *p = &g->prompts[index / g->req.n];
-    struct choice_out *o = &g->choices[index];
-    if (g->req.is_echo)
-        tokenizer_decode(t, p->ids, (size_t)p->n_ids, TOKENIZER_SKIP_SPECIAL, &o->text);
-    else if (g->req.n_logprobs >= 0)
-        o->detok = detok_new(t, p->ids, (size_t)p->n_ids);
-}
-
 enum exchange_step_result generation_post(struct exchange *x)
 {
     struct generation *g = x->gen;
@@ -233,12 +255,10 @@ enum exchange_step_result generation_post(struct exchange *x)
         return exchange_fail(x, &err);
     size_t n = (size_t)g->req.n_prompts * (size_t)g->req.n;
     g->n_choices = (int)n;
-    g->choices = xcalloc(n, sizeof *g->choices);
     g->is_dirty = arena_array(&x->arena, n, sizeof *g->is_dirty);
     g->token_us = arena_array(&x->arena, n, sizeof *g->token_us);
-    for (int i = 0; i < g->n_choices; i++)
-        start_choice(x, g, i);
-    g->written_us = loop_now_us();
+    g->n_tokens = arena_array(&x->arena, n, sizeof *g->n_tokens);
+    g->written_us = g->posted_us = loop_now_us();
     return STEP_MORE;
 }
 
@@ -248,7 +268,7 @@ void generation_fini(struct generation *g)
         return;
     for (int i = 0; g->lists && i < g->req.n_prompts; i++)
         token_list_free(&g->lists[i]);
-    for (int i = 0; i < g->n_choices; i++)
+    for (int i = 0; g->choices && i < g->req.n_prompts * g->req.n; i++)
         choice_out_fini(&g->choices[i]);
     free(g->choices);
     if (g->version)

@@ -20,6 +20,7 @@ struct generation {
     struct completion req;
     /* tokenize */
     struct token_list *lists; /* [n_prompts], of the texts */
+    struct choice_out *choices; /* [n_prompts * n], with what the answers start with */
     struct err tokenize_err;
     bool is_tokenized;
     /* adapt */
@@ -28,17 +29,17 @@ struct generation {
     /* post */
     struct job job;
     struct job_prompt *prompts;
-    int n_choices;
+    int n_choices; /* 0 until then */
     /* stream */
     struct completion_head head;
     char id[48];
-    struct choice_out *choices; /* [n_choices] */
     bool *is_dirty;             /* [n_choices] something to stream */
     int64_t *token_us;          /* [n_choices] when its last token came */
+    int *n_tokens;              /* [n_choices] its tokens so far */
     struct completion_usage usage;
-    enum finish finish;
     int n_ended;
     bool is_started, is_final;
+    int64_t posted_us, first_us, last_us; /* job and tokens; 0: none yet */
     int64_t written_us; /* when the client last got something, or the post */
     int64_t ttft_us;    /* 0: no token yet */
 };

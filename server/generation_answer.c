@@ -31,11 +31,12 @@ static void note_times(struct exchange *x, const struct event *ev)
     int64_t now = ev->made_us, *last = &g->token_us[ev->choice];
     if (!g->ttft_us) {
         g->ttft_us = now - x->start_us;
+        g->first_us = now;
         metrics_add_ttft(x->server->metrics, g->ttft_us);
     }
     if (*last)
         metrics_add_gap(x->server->metrics, now - *last);
-    *last = now;
+    *last = g->last_us = now;
 }
 
 static void end_choice(struct generation *g, const struct event *ev)
@@ -47,8 +48,19 @@ static void end_choice(struct generation *g, const struct event *ev)
     o->stop_reason = ev->stop_index >= 0 && ev->stop_index < g->req.n_stops
                          ? g->req.stops[ev->stop_index].text
                          : NULL;
-    g->finish = ev->finish;
     g->n_ended++;
+}
+
+/* Token by token, for what never comes to an end; the end knows of tokens without an event.
+ */
+static void count_tokens(struct generation *g, const struct event *ev)
+{
+    int *n = &g->n_tokens[ev->choice];
+    int now = ev->kind == EVENT_END     ? ev->n_generated
+              : ev->kind == EVENT_TOKEN ? *n + ev->n_tokens
+                                        : *n;
+    g->usage.completion_tokens += now - *n;
+    *n = now;
 }
 
 void generation_event(struct exchange *x, const struct event *ev)
@@ -62,10 +74,9 @@ void generation_event(struct exchange *x, const struct event *ev)
         return;
     }
     CHECK(ev->choice >= 0 && ev->choice < g->n_choices);
-    if (ev->kind == EVENT_END) {
-        g->usage.completion_tokens += ev->n_generated;
+    count_tokens(g, ev);
+    if (ev->kind == EVENT_END)
         end_choice(g, ev);
-    }
     if (exchange_is_over(x))
         return;
     g->is_dirty[ev->choice] = true;

@@ -86,16 +86,25 @@ static socklen_t fill(const struct listen_addr *a, union address *addr)
     return sizeof addr->v4;
 }
 
-int listen_open(struct listen_addr *a, struct err *err)
+static int failed(const struct listen_addr *a, struct err *err)
+{
+    return err_set(err, ERR_IO,
+                   a->is_v6 ? "--listen [%s]:%d: %s; an address of this machine and a free port "
+                              "are accepted"
+                            : "--listen %s:%d: %s; an address of this machine and a free port "
+                              "are accepted",
+                   a->host, a->port, strerror(errno));
+}
+
+int listen_bind(struct listen_addr *a, struct err *err)
 {
     union address addr;
     socklen_t len = fill(a, &addr);
     int on = 1;
     int fd = socket(addr.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) < 0 ||
-        bind(fd, &addr.any, len) < 0 || listen(fd, BACKLOG) < 0 ||
-        getsockname(fd, &addr.any, &len) < 0) {
-        err_set(err, ERR_IO, "--listen %s port %d: %s", a->host, a->port, strerror(errno));
+        bind(fd, &addr.any, len) < 0 || getsockname(fd, &addr.any, &len) < 0) {
+        failed(a, err);
         if (fd >= 0)
             close(fd);
         return -1;
@@ -104,4 +113,9 @@ int listen_open(struct listen_addr *a, struct err *err)
     snprintf(a->url, sizeof a->url, a->is_v6 ? "http://[%s]:%d" : "http://%s:%d", a->host,
              a->port);
     return fd;
+}
+
+int listen_start(const struct listen_addr *a, int fd, struct err *err)
+{
+    return listen(fd, BACKLOG) < 0 ? failed(a, err) : 0;
 }

@@ -52,6 +52,8 @@ static void pump(struct loop *l)
         return;
     int ms = 0;
     for (int i = 0; i < MAX_RUNS && ms == 0; i++) {
+        if (i) /* streams go on between the requests that come in */
+            l->on.on_wake(l->on.ud);
         http_run(l->http);
         ms = http_timeout_ms(l->http);
     }

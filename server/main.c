@@ -24,7 +24,7 @@ static enum dtype_choice dtype_of(const char *name)
 static void name_setting(struct err *err, const char *flag, const char *value)
 {
     char msg[sizeof err->msg];
-    if (!err->code || strstr(err->msg, value))
+    if (!err->code || strncmp(err->msg, "--", 2) == 0)
         return;
     memcpy(msg, err->msg, sizeof msg);
     err_set(err, err->code, "--%s %.120s: %s", flag, value, msg);
@@ -62,10 +62,21 @@ static struct adapters *open_adapters(const struct config *cfg,
     if (!a)
         name_setting(err, "state", cfg->state);
     if (a && adapters_load_all(a, cfg->adapters[0] ? cfg->adapters : NULL, err) < 0) {
+        name_setting(err, "adapters", cfg->adapters);
         adapters_free(a);
         return NULL;
     }
     return a;
+}
+
+/* A mistake in these should not wait for the model to be loaded. */
+static int check_folders(const struct config *cfg, struct err *err)
+{
+    if (cfg->state[0] && adapters_check_state(cfg->state, err) < 0)
+        name_setting(err, "state", cfg->state);
+    else if (cfg->adapters[0] && adapters_check_folder(cfg->adapters, err) < 0)
+        name_setting(err, "adapters", cfg->adapters);
+    return err->code ? -1 : 0;
 }
 
 static int serve(struct server *s, const struct server_parts *parts, struct err *err)
@@ -85,7 +96,9 @@ static int run(const struct config *cfg, struct err *err)
     if (!s)
         return -1;
     struct server_parts p = {0};
-    struct base_model *base = base_model_open(cfg->model, dtype_of(cfg->dtype), err);
+    struct base_model *base = NULL;
+    if (check_folders(cfg, err) == 0)
+        base = base_model_open(cfg->model, dtype_of(cfg->dtype), err);
     p.base = base;
     if (!base)
         name_setting(err, "model", cfg->model);
@@ -114,9 +127,13 @@ static int print_help(void)
     return 0;
 }
 
-static int fail(const struct err *err)
+/* One line, in the form that whoever collects the log can read. */
+static int fail(const struct err *err, bool is_json)
 {
-    fprintf(stderr, "prefixd: %s\n", err->msg);
+    if (is_json)
+        log_error("boot", "%s", err->msg);
+    else
+        fprintf(stderr, "prefixd: %s\n", err->msg);
     return 1;
 }
 
@@ -124,12 +141,13 @@ static int start(const struct config *cfg)
 {
     struct err err = {0};
     signal(SIGPIPE, SIG_IGN);
-    log_init(strcmp(cfg->log_format, "json") == 0 ? LOG_JSON : LOG_TEXT, LOG_INFO);
+    bool is_json = strcmp(cfg->log_format, "json") == 0;
+    log_init(is_json ? LOG_JSON : LOG_TEXT, LOG_INFO);
     if (sodium_init() < 0)
         err_set(&err, ERR_INTERNAL, "libsodium does not start");
     else if (run(cfg, &err) == 0)
         return 0;
-    return fail(&err);
+    return fail(&err, is_json);
 }
 
 /* Until the loop takes the signals over there is nothing to drain. As the first process of
@@ -153,7 +171,8 @@ int main(int argc, char **argv)
         printf("prefixd %s\n", PREFIXD_VERSION);
         return 0;
     case CONFIG_BAD:
-        return fail(&err);
+        log_init(config_wants_json(argc, argv) ? LOG_JSON : LOG_TEXT, LOG_INFO);
+        return fail(&err, config_wants_json(argc, argv));
     case CONFIG_RUN:
         break;
     }

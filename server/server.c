@@ -8,6 +8,7 @@
 
 #include "core/base/log.h"
 #include "core/base/mem.h"
+#include "core/base/utf8.h"
 #include "server/auth.h"
 #include "server/bridge.h"
 #include "server/exchange.h"
@@ -155,7 +156,7 @@ void server_run(struct server *s)
 /* ---- starting ------------------------------------------------------------------------ */
 
 /* The last component of the model's path, without ".gguf". */
-static char *name_of(const char *path)
+static char *last_part(const char *path)
 {
     size_t end = strlen(path);
     while (end > 1 && path[end - 1] == '/')
@@ -166,6 +167,46 @@ static char *name_of(const char *path)
     if (end - start > 5 && strncmp(path + end - 5, ".gguf", 5) == 0)
         end -= 5;
     return xstrndup(path + start, end - start);
+}
+
+/* "." and ".." mean a folder by another name than its own. */
+static char *name_of(const char *path)
+{
+    char *name = last_part(path);
+    if (strcmp(name, ".") != 0 && strcmp(name, "..") != 0)
+        return name;
+    char *real = realpath(path, NULL);
+    free(name);
+    name = last_part(real && real[1] ? real : "model");
+    free(real);
+    return name;
+}
+
+static bool has_control(const char *s)
+{
+    for (; *s; s++)
+        if ((unsigned char)*s < 0x20 || *s == 0x7f)
+            return true;
+    return false;
+}
+
+/* It stands in JSON, in log lines, and before the colon of BASE:adapter. */
+static int check_name(const char *name, struct err *err)
+{
+    size_t n = strlen(name);
+    struct buf shown = {0};
+    if (n && utf8_valid_len(name, n) == n && !has_control(name) && !strchr(name, ':'))
+        return 0;
+    utf8_add_lossy(&shown, name, n < 80 ? n : 80);
+    for (size_t i = 0; i < shown.len; i++)
+        if ((unsigned char)shown.data[i] < 0x20 || shown.data[i] == 0x7f)
+            shown.data[i] = '?';
+    err_set(err, ERR_INVALID,
+            "--name \"%s\" (from --model if not given): UTF-8 text without ':' and control "
+            "characters is accepted",
+            shown.data ? shown.data : "");
+    buf_free(&shown);
+    return -1;
 }
 
 static int check_open(const struct server *s, struct err *err)
@@ -183,19 +224,22 @@ static int set_up(struct server *s, struct err *err)
 {
     const struct loop_handlers on = {
         .on_wake = on_wake, .on_tick = on_tick, .on_signal = on_signal, .ud = s};
-    if (listen_parse(&s->addr, s->cfg->listen, err) < 0)
+    if (check_name(s->base_name, err) < 0 ||
+        listen_parse(&s->addr, s->cfg->listen, err) < 0)
         return -1;
     if (s->cfg->api_key_file[0] && !(s->auth = auth_open(s->cfg->api_key_file, err)))
         return -1;
-    if (check_open(s, err) < 0 || !(s->loop = loop_new(&on, err)))
+    if (check_open(s, err) < 0 || (s->listen_fd = listen_bind(&s->addr, err)) < 0)
         return -1;
-    return 0;
+    s->loop = loop_new(&on, err);
+    return s->loop ? 0 : -1;
 }
 
 struct server *server_new(const struct config *cfg, struct err *err)
 {
     struct server *s = xcalloc(1, sizeof *s);
     s->magic = SERVER_MAGIC;
+    s->listen_fd = -1;
     s->cfg = cfg;
     s->base_name = cfg->name[0] ? xstrdup(cfg->name) : name_of(cfg->model);
     s->created = (int64_t)time(NULL);
@@ -240,14 +284,13 @@ int server_start(struct server *s, const struct server_parts *parts, struct err 
     struct http_opts opts = {.idle_timeout_s = (int)s->cfg->idle_timeout_s,
                              .max_connections = max_connections(s),
                              .server = s};
-    opts.listen_fd = listen_open(&s->addr, err);
-    if (opts.listen_fd < 0)
+    if (listen_start(&s->addr, s->listen_fd, err) < 0)
         return -1;
+    opts.listen_fd = s->listen_fd;
     s->http = http_open(&opts, err);
-    if (!s->http) {
-        close(opts.listen_fd);
+    if (!s->http)
         return -1;
-    }
+    s->listen_fd = -1;
     s->state = SERVER_READY;
     if (loop_start(s->loop, s->http, err) == 0)
         return 0;
@@ -266,6 +309,8 @@ void server_free(struct server *s)
         return;
     loop_free(s->loop);
     CHECK(!s->exchanges);
+    if (s->listen_fd >= 0)
+        close(s->listen_fd);
     http_free(s->http);
     auth_free(s->auth);
     metrics_free(s->metrics);

@@ -2,13 +2,11 @@
  *
  * Thread: the one that calls server_run is the loop thread; server_wake from any thread.
  *
- *     struct server *s = server_new(&cfg, &err);            checks address and keys, opens
- * nothing
+ *     struct server *s = server_new(&cfg, &err);      checks name and keys, binds the address
  *     ... engine_open with .wake = server_wake, .wake_ud = s; adapters_open ...
- *     server_start(s, &parts, &err);                        listens
- *     server_run(s);                                        until SIGTERM and the drain
- * after it server_free(s);                                       after it the parts may be
- * freed
+ *     server_start(s, &parts, &err);                  listens
+ *     server_run(s);                                  until SIGTERM and the drain after it
+ *     server_free(s);                                 after it the parts may be freed
  */
 #ifndef PREFIXD_SERVER_H
 #define PREFIXD_SERVER_H
@@ -53,6 +51,7 @@ struct server {
     struct auth *auth; /* NULL: no keys */
     struct metrics *metrics;
     struct listen_addr addr;
+    int listen_fd;              /* bound, until HTTP owns it: -1 */
     int keepalive_ms;           /* a waiting stream gets a comment this often */
     size_t max_backlog;         /* bytes that a stream's reader may be behind */
     struct upload_budget uploads, bodies; /* of adapters; of everything else */

@@ -1,11 +1,12 @@
 /* Text to tokens and back for clients.
  *
- * Thread: loop; run_tokenize may run on the pool, where it touches the request's text and
- * list alone. */
+ * Thread: loop; run_tokenize and run_detokenize may run on the pool, where they touch the
+ * request's struct tokenizing alone. */
 #include "server/tokenize_api.h"
 
 #include "core/base/json_check.h"
 #include "core/base/json_out.h"
+#include "core/base/json_scan.h"
 #include "core/base/mem.h"
 #include "server/http.h"
 #include "server/loop.h"
@@ -17,25 +18,53 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { INLINE_TEXT = 8 * 1024, MAX_DEPTH = 8 };
+enum {
+    INLINE_TEXT = 8 * 1024, /* bytes, or four for each id, that are worked on at once */
+    MAX_DEPTH = 8,
+    MAX_VALUES = 1 << 13, /* of JSON in a body, token ids apart */
+};
 
-struct tokenizing {
+struct tokenizing { /* either way */
     const char *text; /* in the exchange's arena */
     size_t len;
     int flags;
     struct token_list ids;
+    struct buf json; /* the answer */
     struct err err;
 };
 
-static cJSON *parse_object(struct exchange *x, struct err *err)
+static const struct tokenizer *tokenizer_of(const struct exchange *x)
 {
-    const char *body;
-    size_t len;
-    struct json_limits lim = {.max_len = (size_t)x->server->cfg->max_body,
-                              .max_depth = MAX_DEPTH,
-                              .max_items = (size_t)x->server->cfg->max_body};
-    if (upload_bytes(http_body(x->req), &body, &len, err) < 0 ||
-        json_check(body, len, &lim, err) < 0)
+    return base_model_tokenizer(x->server->parts.base);
+}
+
+/* ---- bodies -------------------------------------------------------------------------- */
+
+/* "tokens" in plain digits; *rest is then a copy of the body without them. */
+static int scan_ids(const char *body, size_t len, struct json_ids *ids, char **rest,
+                    struct err *err)
+{
+    struct json_scan s = {.text = body, .len = len};
+    const char *key;
+    size_t n;
+    while ((key = json_scan_next(&s, &n))) {
+        size_t at = s.at;
+        if (!json_scan_is(key, n, "tokens") || !json_scan_ids(&s, ids))
+            continue;
+        if (!(*rest = malloc(len)))
+            return err_set(err, ERR_NO_MEMORY, "There is no memory for these tokens");
+        memcpy(*rest, body, len);
+        memset(*rest + at + 1, ' ', s.at - at - 2);
+        return 0;
+    }
+    return 0;
+}
+
+static cJSON *parse_object(const char *body, size_t len, struct err *err)
+{
+    struct json_limits lim = {
+        .max_len = len, .max_depth = MAX_DEPTH, .max_items = MAX_VALUES};
+    if (json_check(body, len, &lim, err) < 0)
         return NULL;
     cJSON *root = cJSON_ParseWithLength(body, len);
     if (cJSON_IsObject(root))
@@ -45,35 +74,21 @@ static cJSON *parse_object(struct exchange *x, struct err *err)
     return NULL;
 }
 
-/* ---- tokenize ------------------------------------------------------------------------ */
+/* ---- on the pool or at once ---------------------------------------------------------- */
 
-static void run_tokenize(void *ud)
+static enum exchange_step_result answer(struct exchange *x)
 {
-    struct exchange *x = exchange_of(ud);
     struct tokenizing *t = x->extra;
-    tokenizer_encode(base_model_tokenizer(x->server->parts.base), t->text, t->len, t->flags,
-                     &t->ids, &t->err);
-}
-
-static enum exchange_step_result answer_tokens(struct exchange *x)
-{
-    const struct tokenizing *t = x->extra;
-    struct buf json = {0};
     if (t->err.code)
         return exchange_fail(x, &t->err);
-    buf_add_str(&json, "{\"tokens\":[");
-    for (size_t i = 0; i < t->ids.n; i++)
-        buf_printf(&json, i ? ",%d" : "%d", t->ids.ids[i]);
-    buf_printf(&json, "],\"count\":%zu,\"max_model_len\":%d}", t->ids.n,
-               engine_max_ctx(x->server->parts.engine));
-    return exchange_reply_json(x, 200, &json);
+    return exchange_reply_json(x, 200, &t->json);
 }
 
-static void on_tokenized(void *ud)
+static void on_worked(void *ud)
 {
     struct exchange *x = exchange_of(ud);
     x->is_work_live = false;
-    answer_tokens(x);
+    answer(x);
     exchange_release(x);
 }
 
@@ -81,6 +96,54 @@ static void free_tokenizing(struct exchange *x)
 {
     struct tokenizing *t = x->extra;
     token_list_free(&t->ids);
+    buf_free(&t->json);
+}
+
+static struct tokenizing *new_tokenizing(struct exchange *x)
+{
+    struct tokenizing *t = arena_alloc(&x->arena, sizeof *t);
+    x->extra = t;
+    x->fini_extra = free_tokenizing;
+    return t;
+}
+
+static enum exchange_step_result work(struct exchange *x, void (*run)(void *ud), size_t size)
+{
+    if (size <= INLINE_TEXT) {
+        run(x);
+        return answer(x);
+    }
+    x->is_work_live = true;
+    loop_work(x->server->loop, run, on_worked, x);
+    return STEP_WAIT;
+}
+
+/* ---- tokenize ------------------------------------------------------------------------ */
+
+static void add_id(struct buf *out, int32_t id)
+{
+    char digits[12], *at = digits + sizeof digits;
+    do
+        *--at = (char)('0' + id % 10);
+    while (id /= 10);
+    buf_add(out, at, (size_t)(digits + sizeof digits - at));
+}
+
+static void run_tokenize(void *ud)
+{
+    struct exchange *x = exchange_of(ud);
+    struct tokenizing *t = x->extra;
+    struct token_list *l = &t->ids;
+    if (tokenizer_encode(tokenizer_of(x), t->text, t->len, t->flags, l, &t->err) < 0)
+        return;
+    buf_add_str(&t->json, "{\"tokens\":[");
+    for (size_t i = 0; i < l->n; i++) {
+        if (i)
+            buf_add_char(&t->json, ',');
+        add_id(&t->json, l->ids[i]);
+    }
+    buf_printf(&t->json, "],\"count\":%zu,\"max_model_len\":%d}", l->n,
+               engine_max_ctx(x->server->parts.engine));
 }
 
 /* llama-server adds no special tokens unless asked, vLLM does unless told not to. */
@@ -116,67 +179,85 @@ static int read_text(struct exchange *x, const cJSON *root, struct tokenizing *t
 
 enum exchange_step_result tokenize_api_tokenize(struct exchange *x)
 {
+    const char *body;
+    size_t len;
     struct err err = {0};
-    cJSON *root = parse_object(x, &err);
-    if (!root)
+    cJSON *root = NULL;
+    if (upload_bytes(http_body(x->req), &body, &len, &err) < 0 ||
+        !(root = parse_object(body, len, &err)))
         return exchange_fail(x, &err);
-    struct tokenizing *t = arena_alloc(&x->arena, sizeof *t);
+    struct tokenizing *t = new_tokenizing(x);
     int rc = read_text(x, root, t, &err);
     cJSON_Delete(root);
-    if (rc < 0)
-        return exchange_fail(x, &err);
-    x->extra = t;
-    x->fini_extra = free_tokenizing;
-    if (t->len <= INLINE_TEXT) {
-        run_tokenize(x);
-        return answer_tokens(x);
-    }
-    x->is_work_live = true;
-    loop_work(x->server->loop, run_tokenize, on_tokenized, x);
-    return STEP_WAIT;
+    return rc < 0 ? exchange_fail(x, &err) : work(x, run_tokenize, t->len);
 }
 
 /* ---- detokenize ---------------------------------------------------------------------- */
 
-static int read_ids(const struct exchange *x, const cJSON *root, struct token_list *ids,
-                    struct err *err)
+static void run_detokenize(void *ud)
 {
-    int vocab = base_model_shape(x->server->parts.base)->vocab;
+    struct exchange *x = exchange_of(ud);
+    struct tokenizing *t = x->extra;
+    struct buf text = {0};
+    tokenizer_decode(tokenizer_of(x), t->ids.ids, t->ids.n, 0, &text);
+    buf_add_str(&t->json, "{\"content\":");
+    json_out_string(&t->json, text.data, text.len);
+    buf_add_str(&t->json, ",\"prompt\":");
+    json_out_string(&t->json, text.data, text.len);
+    buf_add_char(&t->json, '}');
+    buf_free(&text);
+}
+
+static int add_id_of(double d, int vocab, struct token_list *out, struct err *err)
+{
+    if (!(d >= 0 && d < vocab && d == floor(d)))
+        return err_param(err, ERR_INVALID, "tokens",
+                         "tokens has to hold integers from 0 to %d", vocab - 1);
+    token_list_add(out, (int32_t)d);
+    return 0;
+}
+
+static int take_ids(const cJSON *root, const struct json_ids *ids, int vocab,
+                    struct token_list *out, struct err *err)
+{
     const cJSON *list = cJSON_GetObjectItemCaseSensitive(root, "tokens"), *v;
-    if (!cJSON_IsArray(list))
+    if (!cJSON_IsArray(list) || ids->is_nested)
         return err_param(err, ERR_INVALID, "tokens",
                          "tokens has to be a list of token ids");
+    for (size_t i = 0; i < ids->n; i++)
+        if (add_id_of(ids->ids[i], vocab, out, err) < 0)
+            return -1;
     cJSON_ArrayForEach(v, list)
-    {
-        double d = cJSON_IsNumber(v) ? v->valuedouble : -1;
-        if (!(d >= 0 && d < vocab && d == floor(d)))
-            return err_param(err, ERR_INVALID, "tokens",
-                             "tokens has to hold integers from 0 to %d", vocab - 1);
-        token_list_add(ids, (int32_t)d);
-    }
+        if (add_id_of(cJSON_IsNumber(v) ? v->valuedouble : -1, vocab, out, err) < 0)
+            return -1;
     return 0;
+}
+
+static int read_ids(struct exchange *x, struct token_list *out, struct err *err)
+{
+    const char *body;
+    size_t len;
+    char *rest = NULL;
+    struct json_ids ids = {0};
+    cJSON *root = NULL;
+    int rc = upload_bytes(http_body(x->req), &body, &len, err);
+    if (rc == 0)
+        rc = scan_ids(body, len, &ids, &rest, err);
+    if (rc == 0 && !(root = parse_object(rest ? rest : body, len, err)))
+        rc = -1;
+    if (rc == 0)
+        rc = take_ids(root, &ids, base_model_shape(x->server->parts.base)->vocab, out, err);
+    cJSON_Delete(root);
+    json_ids_free(&ids);
+    free(rest);
+    return rc;
 }
 
 enum exchange_step_result tokenize_api_detokenize(struct exchange *x)
 {
     struct err err = {0};
-    struct token_list ids = {0};
-    struct buf text = {0}, json = {0};
-    cJSON *root = parse_object(x, &err);
-    if (!root)
+    struct tokenizing *t = new_tokenizing(x);
+    if (read_ids(x, &t->ids, &err) < 0)
         return exchange_fail(x, &err);
-    int rc = read_ids(x, root, &ids, &err);
-    cJSON_Delete(root);
-    if (rc == 0) {
-        tokenizer_decode(base_model_tokenizer(x->server->parts.base), ids.ids, ids.n, 0,
-                         &text);
-        buf_add_str(&json, "{\"content\":");
-        json_out_string(&json, text.data, text.len);
-        buf_add_str(&json, ",\"prompt\":");
-        json_out_string(&json, text.data, text.len);
-        buf_add_char(&json, '}');
-    }
-    token_list_free(&ids);
-    buf_free(&text);
-    return rc < 0 ? exchange_fail(x, &err) : exchange_reply_json(x, 200, &json);
+    return work(x, run_detokenize, 4 * t->ids.n);
 }

@@ -114,12 +114,21 @@ static int read_escape(struct checker *c, struct buf *out)
     return 0;
 }
 
+/* Most of most texts: ASCII that needs no second look. */
+static size_t skip_plain(const char *s, size_t len, size_t at)
+{
+    while (at < len && (unsigned char)s[at] - 0x20u < 0x60 && s[at] != '"' && s[at] != '\\')
+        at++;
+    return at;
+}
+
 /* The string at the cursor; its unescaped bytes are appended to out unless that is NULL. */
 static int read_string(struct checker *c, struct buf *out)
 {
     c->at++;
     for (;;) {
         size_t start = c->at;
+        c->at = skip_plain(c->s, c->len, start);
         while (c->at < c->len && (unsigned char)c->s[c->at] >= 0x20 && c->s[c->at] != '"' &&
                c->s[c->at] != '\\') {
             int n = utf8_char_len(c->s + c->at, c->len - c->at, NULL);

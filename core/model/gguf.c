@@ -272,7 +272,8 @@ static int parse(struct cursor *c, struct gguf *g, struct err *err)
 {
     const unsigned char *magic = take(c, 4);
     if (!magic || memcmp(magic, "GGUF", 4) != 0)
-        return err_set(err, ERR_INVALID, "not a GGUF file (nor a Hugging Face directory)");
+        return err_set(err, ERR_INVALID,
+                       "not a GGUF file; a .gguf file or a Hugging Face directory is accepted");
     uint32_t version = take_u32(c);
     if (version != 2 && version != 3)
         return err_set(err, ERR_INVALID,

@@ -236,6 +236,10 @@ static int load(struct source *src, const char *dir, struct err *err)
 struct source *hf_tensors_open(const char *dir, struct err *err)
 {
     struct model_desc desc;
+    if (!is_there(dir, "config.json")) {
+        err_set(err, ERR_NOT_FOUND, "it has no config.json; " SOURCE_ACCEPTED);
+        return NULL;
+    }
     if (read_config(dir, &desc, err) < 0)
         return NULL;
     struct source *src = source_new(&desc, ROLE_NAMES_HF);

@@ -7,14 +7,17 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "core/base/buf.h"
 #include "core/base/check.h"
 #include "core/base/digest.h"
+#include "core/base/log.h"
 #include "core/base/mem.h"
 #include "core/model/desc.h"
 #include "core/model/image.h"
+#include "core/model/progress.h"
 #include "core/model/source.h"
 
 enum { MAX_THREADS = 16, SUM_BYTES = 32 };
@@ -27,7 +30,22 @@ struct packing {
     size_t max_n_in;
     atomic_size_t next; /* slot to take */
     atomic_bool has_failed;
+    struct progress progress;
 };
+
+static int64_t now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static void note_done(struct packing *p, size_t bytes)
+{
+    if (progress_add(&p->progress, bytes, now_ms()))
+        log_info("boot", "packing the weights: %zu of %zu MiB",
+                 progress_done(&p->progress) >> 20, p->progress.total >> 20);
+}
 
 /* rows: [PANEL, n_in] -> panel: [n_in, PANEL] */
 static void interleave_f32(const float *rows, size_t n_in, float *panel)
@@ -44,8 +62,8 @@ static void interleave_bf16(const float *rows, size_t n_in, uint16_t *panel)
             panel[i * PANEL + o] = f32_to_bf16(rows[o * n_in + i]);
 }
 
-static void pack_matrix(const struct source_tensor *from, enum dtype dtype, float *rows,
-                        void *out)
+static void pack_matrix(struct packing *p, const struct source_tensor *from,
+                        enum dtype dtype, float *rows, void *out)
 {
     size_t n_in = from->n_in, panel_elems = n_in * PANEL;
     for (size_t first = 0; first < from->n_out; first += PANEL) {
@@ -56,6 +74,7 @@ static void pack_matrix(const struct source_tensor *from, enum dtype dtype, floa
             interleave_f32(rows, n_in, (float *)out + first / PANEL * panel_elems);
         else
             interleave_bf16(rows, n_in, (uint16_t *)out + first / PANEL * panel_elems);
+        note_done(p, panel_elems * dtype_size(dtype));
     }
 }
 
@@ -69,7 +88,7 @@ static void pack_slot(struct packing *p, size_t slot, float *rows)
     if (slot == ROLE_INV_FREQ)
         source_inv_freq(p->src, out);
     else if (t->n_in)
-        pack_matrix(from, (enum dtype)t->dtype, rows, out);
+        pack_matrix(p, from, (enum dtype)t->dtype, rows, out);
     else
         source_read_vector(from, out);
     /* BLAKE2b: four times as fast as SHA-256 where the CPU's instruction for it is not
@@ -139,6 +158,7 @@ int image_pack_tensors(const struct source *src, unsigned char *base, struct err
     for (size_t i = 0; i < src->n_slots; i++)
         if (src->tensors[i].n_in > p.max_n_in)
             p.max_n_in = src->tensors[i].n_in;
+    progress_init(&p.progress, h->total_bytes, now_ms());
     pack_on_all_cores(&p);
     write_digest(&p, h);
     free(p.sums);

@@ -106,20 +106,25 @@ static void log_opened(const struct model *m, const struct timespec *start)
              d->max_pos, dtype_name(m->dtype), m->image_bytes, m->digest, ms);
 }
 
-struct model *model_open(const char *path, enum dtype_choice choice, struct err *err)
+struct model *model_pack(const struct source *src, enum dtype_choice choice,
+                         struct err *err)
 {
     struct timespec start;
     clock_gettime(CLOCK_MONOTONIC, &start);
-    struct source *src = source_open(path, err);
-    if (!src)
-        return NULL;
     struct model_image *image = image_pack(src, choose_dtype(src, choice), err);
-    source_free(src);
     struct model *m = image ? model_bind(image, err) : NULL;
     if (m)
         log_opened(m, &start);
     else
         image_free(image);
+    return m;
+}
+
+struct model *model_open(const char *path, enum dtype_choice choice, struct err *err)
+{
+    struct source *src = source_open(path, err);
+    struct model *m = src ? model_pack(src, choice, err) : NULL;
+    source_free(src);
     return m;
 }
 

@@ -81,8 +81,13 @@ struct model {
 struct model *model_open(const char *path, enum dtype_choice choice, struct err *err);
 void model_free(struct model *m);
 
+/* model_open is opening a source (core/model/source.h), then this, which takes long. */
+struct source;
+struct model *model_pack(const struct source *src, enum dtype_choice choice,
+                         struct err *err);
+
 /* A model over a packed image (core/model/image.h), which it owns from then on; on failure
- * the caller keeps the image. model_open is packing, then this. */
+ * the caller keeps the image. model_pack is packing, then this. */
 struct model_image;
 struct model *model_bind(struct model_image *image, struct err *err);
 

@@ -16,7 +16,7 @@ struct source *source_open(const char *path, struct err *err)
 {
     struct stat st;
     if (stat(path, &st) < 0) {
-        err_set(err, ERR_NOT_FOUND, "%s: %s", path, strerror(errno));
+        err_set(err, ERR_NOT_FOUND, "%s; " SOURCE_ACCEPTED, strerror(errno));
         return NULL;
     }
     return S_ISDIR(st.st_mode) ? hf_tensors_open(path, err) : gguf_model_open(path, err);
@@ -41,6 +41,14 @@ void source_free(struct source *src)
     free(src->files);
     free(src->tensors);
     free(src);
+}
+
+size_t source_bytes(const struct source *src)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < src->n_files; i++)
+        n += src->files[i].len;
+    return n;
 }
 
 int source_claim(struct source *src, const char *name, const struct source_tensor *t,

@@ -40,8 +40,13 @@ struct source {
     size_t n_files;
 };
 
+#define SOURCE_ACCEPTED                                                                    \
+    "a Hugging Face directory (config.json, model.safetensors, tokenizer.json) or a "      \
+    ".gguf file is accepted"
+
 struct source *source_open(const char *path, struct err *err);
 void source_free(struct source *src);
+size_t source_bytes(const struct source *src); /* of its files */
 
 /* For the two readers: an empty source for a checked description; */
 struct source *source_new(const struct model_desc *d, enum role_names names);

@@ -18,6 +18,10 @@ FLAGS = ["--model", "--name", "--adapters", "--listen", "--dtype", "--threads", 
          "--version", "--help"]
 
 
+MODELS = ["a Hugging Face directory (config.json, model.safetensors, tokenizer.json)",
+          "or a .gguf file is accepted"]
+
+
 def run(*args):
     return subprocess.run([BIN, *map(str, args)], capture_output=True, text=True,
                           timeout=limit(8), stdin=subprocess.DEVNULL)
@@ -41,9 +45,12 @@ class Refusals(unittest.TestCase):
     def test_wrong_flags(self):
         cases = [
             (["--frobnicate", "1"], ["--frobnicate"]),
-            (["--model"], ["--model"]),
+            (["--model"], ["--model: no value is given"]),
+            (["--model", "--ctx", "5"], ["--model: no value is given"]),
+            (["--threads"], ["--threads: no value is given", "0 to 1024"]),
             ([], ["--model"]),
-            (["--model", "/nonexistent/model"], ["/nonexistent/model"]),
+            (["--model", "/nonexistent/model"], ["--model /nonexistent/model: ", *MODELS]),
+            (["--model", __file__], [f"--model {__file__}: ", "GGUF", "Hugging Face directory"]),
             (["--model", GQA, "stray"], ["stray"]),
             (["--model", GQA, "--threads", "many"], ["--threads", "many"]),
             (["--model", GQA, "--threads", "-1"], ["--threads", "-1"]),
@@ -63,21 +70,54 @@ class Refusals(unittest.TestCase):
                 self.assert_refused(args, *names)
 
     def test_missing_adapters_folder(self):
-        done = run("--model", GQA, "--adapters", "/nonexistent.dir", "--listen", "127.0.0.1:0")
-        self.assertEqual((done.returncode, done.stdout), (1, ""), done)
-        self.assertIn("/nonexistent.dir", done.stderr.splitlines()[-1])
+        for path in ("/nonexistent.dir", __file__):
+            self.assert_refused(["--model", GQA, "--adapters", path, "--listen", "127.0.0.1:0"],
+                                f"--adapters {path}: ", "a folder that can be read is accepted")
 
     def test_state_that_cannot_be(self):
         for path in ("/proc/nope", "/etc/passwd"):
             with self.subTest(path=path):
-                done = run("--model", GQA, "--state", path, "--listen", "127.0.0.1:0")
-                self.assertEqual((done.returncode, done.stdout), (1, ""), done)
-                self.assertIn(path, done.stderr.splitlines()[-1])
+                self.assert_refused(["--model", GQA, "--state", path, "--listen", "127.0.0.1:0"],
+                                    f"--state {path}: ", "is accepted")
+
+    def test_state_in_use(self):
+        state = os.path.join(self.tmp, "state")
+        with Daemon(GQA, flags=["--state", state]):
+            self.assert_refused(["--model", GQA, "--state", state, "--listen", "127.0.0.1:0"],
+                                f"--state {state}: ", "in use by another process")
 
     def test_folder_without_a_model(self):
-        done = run("--model", self.tmp)
-        self.assertEqual((done.returncode, done.stdout), (1, ""), done)
-        self.assertIn(self.tmp, done.stderr)
+        self.assert_refused(["--model", self.tmp], f"--model {self.tmp}: ", *MODELS)
+
+    def test_values_that_the_model_decides_about(self):
+        for flag, value, accepted in [("--ctx", "100000", "this model accepts 1 to 256 tokens"),
+                                      ("--kv-bytes", "1", "at least 12288")]:
+            with self.subTest(flag=flag):
+                done = run("--model", GQA, flag, value, "--listen", "127.0.0.1:0")
+                self.assertEqual((done.returncode, done.stdout), (1, ""), done)
+                self.assertIn(f"{flag} {value}: {accepted}", done.stderr.splitlines()[-1])
+
+    def test_names(self):
+        for name in ("a:b", "a\nb", b"a\xff", "a\x7f"):
+            with self.subTest(name=name):
+                done = subprocess.run([BIN, "--model", GQA, "--name", name], timeout=limit(8),
+                                      capture_output=True, stdin=subprocess.DEVNULL)
+                lines = done.stderr.decode().splitlines()  # valid UTF-8 even so
+                self.assertEqual((done.returncode, len(lines)), (1, 1), done)
+                self.assertIn("--name", lines[0])
+
+    def test_refusals_as_json(self):
+        for args, thing in [(["--model", "/nonexistent"], "--model /nonexistent"),
+                            (["--frob"], "--frob"),
+                            (["--model", GQA, "--adapters", "/nonexistent"], "--adapters /n")]:
+            for form in (["--log-format", "json"], ["--log-format=json"]):
+                with self.subTest(args=args):
+                    done = run(*form, *args)
+                    self.assertEqual((done.returncode, done.stdout), (1, ""), done)
+                    self.assertEqual(done.stderr.count("\n"), 1, done)
+                    line = json.loads(done.stderr)
+                    self.assertEqual((line["level"], line["station"]), ("error", "boot"))
+                    self.assertIn(thing, line["text"])
 
     def test_listen_addresses(self):
         for address in ["nonsense", "127.0.0.1", "127.0.0.1:99999", "127.0.0.1:x", ":::"]:
@@ -87,20 +127,21 @@ class Refusals(unittest.TestCase):
     def test_port_in_use(self):
         with socket.create_server(("127.0.0.1", 0)) as taken:
             address = f"127.0.0.1:{taken.getsockname()[1]}"
-            done = run("--model", GQA, "--listen", address)
-            self.assertEqual((done.returncode, done.stdout), (1, ""), done)
-            for part in ("--listen", *address.split(":")):
-                self.assertIn(part, done.stderr.splitlines()[-1])
+            self.assert_refused(["--model", GQA, "--listen", address], f"--listen {address}: ",
+                                "a free port")
 
     def test_config_file(self):
         for text, names in [("{", []), ('{"threads": "two"}', ["threads"]),
-                            ('{"threads": 5000}', ["threads", "5000"]),
+                            ('{"threads": 5000}', ["threads: 5000 is"]),
+                            ('{"kv_bytes": "1G"}', ['kv_bytes: "1G" is']),
+                            ('{"cors_origin": "http://a\\r\\nb"}', ["cors_origin", "control"]),
                             ('{"frob": 1}', ["frob"]), ("[1]", []),
                             ('{"dtype": "f64"}', ["dtype", "f64"])]:
             with self.subTest(text=text):
                 path = os.path.join(self.tmp, "c.json")
                 pathlib.Path(path).write_text(text)
-                self.assert_refused(["--model", GQA, "--config", path], *names)
+                self.assert_refused(["--model", GQA, "--config", path], f"--config {path}: ",
+                                    *names)
 
     def test_empty_key_file(self):
         path = pathlib.Path(self.tmp, "keys")
@@ -108,9 +149,7 @@ class Refusals(unittest.TestCase):
         self.assert_refused(["--model", GQA, "--api-key-file", path], path)
 
     def test_beyond_loopback_needs_keys(self):
-        done = run("--model", GQA, "--listen", "0.0.0.0:0")
-        self.assertEqual((done.returncode, done.stdout), (1, ""), done)
-        self.assertIn("0.0.0.0", done.stderr)
+        self.assert_refused(["--model", GQA, "--listen", "0.0.0.0:0"], "--listen 0.0.0.0:0")
 
     def refused_model(self, change, *names, edit=None):
         model = model_copy(self.tmp, change, name=f"m{len(os.listdir(self.tmp))}")
@@ -198,6 +237,36 @@ class Running(unittest.TestCase):
             answer = d.complete(prompt=[1, 2, 3], max_tokens=98)
             self.assertEqual(answer.status, 400, answer)
             self.assertIn("100", answer.json["error"]["message"])
+
+    def test_loading_is_told(self):
+        with Daemon(GQA) as d:
+            self.assertRegex(d.stderr(), rf"boot loading {GQA} \(1 MiB\)\n(.*\n)*.*boot model")
+
+    def test_name_of_the_working_folder(self):
+        with Daemon(f"{GQA}/.") as d, Daemon(f"{GQA}/../gqa/.") as e:
+            self.assertEqual((d.base, e.base), ("gqa", "gqa"))
+
+    def test_tokenizer_with_more_ids_than_the_model(self):
+        """Its tokens are refused where they come in; the rest of the vocabulary serves."""
+        tmp = tempfile.mkdtemp(prefix="prefixd-boot-")
+        self.addCleanup(shutil.rmtree, tmp, True)
+        model = model_copy(tmp)
+        tokenizer = json.loads((model / "tokenizer.json").read_text())
+        tokenizer["added_tokens"].append({"id": 320, "content": "<|new|>", "single_word": False,
+                                          "lstrip": False, "rstrip": False, "normalized": False,
+                                          "special": True})
+        (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+        with Daemon(model) as d:
+            self.assertRegex(d.stderr(), "warn boot the tokenizer has ids up to 320, but the model "
+                                         "embeds 320 tokens")
+            for prompt in ("a<|new|>b", "<|new|>", ["a", "<|new|>"], [320], [[1], [320]]):
+                answer = d.complete(prompt=prompt)
+                self.assertEqual(answer.status, 400, answer)
+                self.assertIn("320", answer.json["error"]["message"])
+                self.assertEqual(answer.json["error"]["param"], "prompt")
+            text = {"kind": "text", "text": "a<|new|>"}
+            self.assertIn(d.request("PUT", "/v1/adapters/t", text).status, (400, 422))
+            self.assertEqual(d.complete(prompt="a b").status, 200)
 
     def test_json_log(self):
         with Daemon(GQA, flags=["--log-format", "json"]) as d:

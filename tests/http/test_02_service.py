@@ -75,7 +75,9 @@ class Service(HttpCase):
         self.assertEqual(grew("prefixd_generation_tokens_total"), 5)
         self.assertEqual(grew("prefixd_request_success_total"), 1)
         for histogram in ("time_to_first_token_seconds", "inter_token_latency_seconds",
-                          "e2e_request_latency_seconds"):
+                          "e2e_request_latency_seconds", "request_queue_time_seconds",
+                          "request_prefill_time_seconds", "request_decode_time_seconds",
+                          "request_prompt_tokens", "request_generation_tokens"):
             self.assertGreaterEqual(grew(f"prefixd_{histogram}_count"), 1, histogram)
             self.assertIn(f"# TYPE prefixd_{histogram} histogram", after.text)
             self.assertRegex(after.text, rf'prefixd_{histogram}_bucket{{[^}}]*le="\+Inf"')

@@ -547,6 +547,51 @@ class Durable(unittest.TestCase):
         self.assertIn("good", d.adapter_names())
         self.text(d, "good")
 
+    def spoil(self, d, name):
+        """Ends the daemon and damages the stored files of an adapter, but not its name."""
+        blob = self.state / "blobs" / d.get(f"/v1/adapters/{name}").json["version"]
+        d.kill()
+        weights = blob / "adapter_model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+
+    def test_put_again_mends_a_spoilt_version(self):
+        d = self.daemon()
+        d.put_peft("x", None, *soft_prompt())
+        before = self.text(d, "x")
+        self.spoil(d, "x")
+        d.restart()
+        self.assert_missing(d, "x")
+        put = d.put_peft("x", None, *soft_prompt())
+        self.assertEqual((put.status, put.json["durable"]), (201, True), put)
+        d.kill()
+        d.restart()
+        self.assertEqual(self.text(d, "x"), before)
+
+    def test_delete_of_a_spoilt_version(self):
+        """Till then the adapters folder's adapter of that name serves, and after it none."""
+        folder = pathlib.Path(self.tmp, "adapters")
+        shutil.copytree(GQA_ADAPTERS / "cpt", folder / "both")
+        d = self.daemon(folder)
+        shipped = d.get("/v1/adapters/both").json["version"]
+        for name in ("both", "alone"):
+            self.assertLess(d.put_peft(name, None, *soft_prompt()).status, 300)
+        self.spoil(d, "both")
+        d.restart()
+        both = d.get("/v1/adapters/both").json
+        self.assertEqual((both["version"], both["durable"]), (shipped, False))
+        self.assertRegex(d.stderr(), "warn adapters adapter both.*hidden")
+        self.assert_missing(d, "alone")
+        for name in ("both", "alone"):
+            self.assertEqual(d.request("DELETE", f"/v1/adapters/{name}").status, 200)
+            self.assertEqual(d.request("DELETE", f"/v1/adapters/{name}").status, 404)
+        d.kill()
+        d.restart()
+        self.assertEqual(d.adapter_names(), [])
+
+    def assert_missing(self, d, name):
+        self.assertEqual(d.complete(model=name, prompt=PROMPT).status, 404)
+        self.assertEqual(d.get(f"/v1/adapters/{name}").status, 404)
+
     def test_two_models_do_not_mix(self):
         """A state made for one base does not stop another base from starting."""
         d = self.daemon()
@@ -558,6 +603,9 @@ class Durable(unittest.TestCase):
         self.addCleanup(d.close)
         d.start()
         self.assertEqual(d.complete(prompt=[1]).status, 200)
+        self.assert_missing(d, "x")
+        self.assertEqual(d.request("DELETE", "/v1/adapters/x").status, 200)
+        self.assertEqual(d.request("DELETE", "/v1/adapters/x").status, 404)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 /* The parts that need no running server: addresses, keys, framing; and tokenizing over
  * HTTP. */
+#include "core/base/utf8.h"
 #include "server/auth.h"
 #include "server/listen.h"
 #include "server/sse.h"
@@ -50,13 +51,14 @@ TEST(listen_opens_v6_and_names_its_port)
     struct listen_addr a;
     struct err err = {0};
     ASSERT(listen_parse(&a, "[::1]:0", &err) == 0);
-    int fd = listen_open(&a, &err);
+    int fd = listen_bind(&a, &err);
     if (fd < 0)
         SKIP("no IPv6 here");
+    EXPECT_EQ(listen_start(&a, fd, &err), 0);
     EXPECT(a.port > 0);
     EXPECT(strncmp(a.url, "http://[::1]:", 13) == 0);
     struct listen_addr b = a;
-    EXPECT(listen_open(&b, &err) < 0); /* taken */
+    EXPECT(listen_bind(&b, &err) < 0); /* taken */
     close(fd);
 }
 
@@ -100,6 +102,54 @@ TEST(server_without_keys_stays_on_loopback)
     EXPECT_STR(s->base_name, "y");
     server_free(s);
     config_fini(&cfg);
+}
+
+/* What the name becomes, or NULL if it is refused. */
+static char *name_with(const char *name, const char *model)
+{
+    char flags[2][200], flag[] = "prefixd", listen[] = "--listen=127.0.0.1:0";
+    char *argv[] = {flag, listen, flags[0], flags[1]}, *got = NULL;
+    struct config cfg;
+    struct err err = {0};
+    snprintf(flags[0], sizeof flags[0], "--model=%s", model);
+    snprintf(flags[1], sizeof flags[1], "--name=%s", name);
+    if (config_from_args(&cfg, 4, argv, &err) != CONFIG_RUN)
+        return NULL;
+    struct server *s = server_new(&cfg, &err);
+    if (s)
+        got = strdup(s->base_name);
+    else
+        EXPECT(strstr(err.msg, "--name") && utf8_valid_len(err.msg, strlen(err.msg)) ==
+                                                strlen(err.msg));
+    server_free(s);
+    config_fini(&cfg);
+    return got;
+}
+
+static void expect_name(const char *name, const char *model, const char *want)
+{
+    char *got = name_with(name, model);
+    if (!got != !want || (got && strcmp(got, want) != 0))
+        test_fail(__FILE__, __LINE__, "--name=%s --model=%s: %s", name, model,
+                  got ? got : "refused");
+    free(got);
+}
+
+TEST(server_names_the_base)
+{
+    expect_name("a", "x/y.gguf", "a");
+    expect_name("org/model-1.5 \xc3\xa9", "x", "org/model-1.5 \xc3\xa9");
+    expect_name("", "x/y.gguf", "y");
+    expect_name("", "x/y///", "y");
+    expect_name("", "/tmp/.", "tmp");
+    expect_name("", "/tmp/../tmp/..", "model");
+    expect_name("", "nowhere/.", "model");
+    expect_name("a:b", "x", NULL);
+    expect_name("", "x/a:b", NULL);
+    expect_name("a\nb", "x", NULL);
+    expect_name("a\x7f", "x", NULL);
+    expect_name("a\xff", "x", NULL);
+    expect_name("\xc3", "x", NULL);
 }
 
 TEST(sse_frames)

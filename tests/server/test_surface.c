@@ -1,4 +1,5 @@
 /* The HTTP surface: routes, headers, bodies, keys. */
+#include "server/exchange.h"
 #include "tests/server/fixture.h"
 #include "tests/support/fake_engine.h"
 #include "tests/test.h"
@@ -317,32 +318,124 @@ TEST(surface_survives_garbage)
 TEST(surface_metrics_have_the_promised_names)
 {
     static const char *const names[] = {
-        "prefixd_num_requests_running 0\n",
-        "prefixd_num_requests_waiting 0\n",
-        "prefixd_kv_cache_usage_perc 0\n",
-        "prefixd_prompt_tokens_total 3\n",
-        "prefixd_generation_tokens_total 2\n",
+        "prefixd_num_requests_running{model_name=\"gqa\"} 0\n",
+        "prefixd_num_requests_waiting{model_name=\"gqa\"} 0\n",
+        "prefixd_kv_cache_usage_perc{model_name=\"gqa\"} 0\n",
+        "prefixd_prompt_tokens_total{model_name=\"gqa\"} 3\n",
+        "prefixd_generation_tokens_total{model_name=\"gqa\"} 4\n",
         "prefixd_virtual_tokens_total 0\n",
         "prefixd_prefill_rows_total",
         "prefixd_compile_rows_total",
         "prefixd_prefix_reads_total",
-        "prefixd_request_success_total{finished_reason=\"length\"} 1\n",
+        "prefixd_request_success_total{model_name=\"gqa\",finished_reason=\"length\"} 2\n",
         "prefixd_http_requests_total{status=\"200\"} 1\n",
-        "prefixd_time_to_first_token_seconds_count 1\n",
-        "prefixd_inter_token_latency_seconds_count 1\n",
-        "prefixd_e2e_request_latency_seconds_bucket{le=\"+Inf\"} 1\n",
+        "prefixd_time_to_first_token_seconds_count{model_name=\"gqa\"} 1\n",
+        "prefixd_inter_token_latency_seconds_count{model_name=\"gqa\"} 2\n",
+        "prefixd_e2e_request_latency_seconds_bucket{model_name=\"gqa\",le=\"+Inf\"} 1\n",
         "prefixd_adapter_requests_total{adapter=\"\"} 1\n",
+        "prefixd_request_prompt_tokens_bucket{model_name=\"gqa\",le=\"1\"} 0\n",
+        "prefixd_request_prompt_tokens_bucket{model_name=\"gqa\",le=\"5\"} 1\n",
+        "prefixd_request_generation_tokens_sum{model_name=\"gqa\"} 4\n",
+        "prefixd_request_queue_time_seconds_count{model_name=\"gqa\"} 1\n",
+        "prefixd_request_prefill_time_seconds_count{model_name=\"gqa\"} 1\n",
+        "prefixd_request_decode_time_seconds_count{model_name=\"gqa\"} 1\n",
+        "prefixd_prefix_cache_queries{model_name=\"gqa\"} 0\n",
+        "prefixd_prefix_cache_hits{model_name=\"gqa\"} 0\n",
     };
     struct fixture f = {0};
     fake_engine_plan(&plain);
     fixture_start(&f);
-    struct reply r = fixture_complete(&f, "{\"prompt\":[1,2,3],\"max_tokens\":2}");
+    struct reply r = fixture_complete(&f, "{\"prompt\":[1,2,3],\"max_tokens\":2,\"n\":2}");
     EXPECT_EQ(r.status, 200);
     reply_free(&r);
     r = fixture_get(&f, "/metrics");
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!reply_has(&r, names[i]))
             test_fail(__FILE__, __LINE__, "no %s", names[i]);
+    reply_free(&r);
+    fixture_stop(&f);
+}
+
+TEST(surface_metrics_count_every_choice_once)
+{
+    static const char *const names[] = {
+        "finished_reason=\"stop\"} 3\n",
+        "finished_reason=\"length\"} 2\n",
+        "finished_reason=\"error\"} 4\n",
+        "prefixd_request_generation_tokens_sum{model_name=\"gqa\"} 18\n",
+        "prefixd_request_generation_tokens_count{model_name=\"gqa\"} 9\n",
+    };
+    struct fixture f = {0};
+    fake_engine_plan(&plain);
+    fixture_start(&f);
+    EXPECT_STATUS(&f, "POST", "/v1/completions", json_type,
+                  "{\"prompt\":[1],\"max_tokens\":2,\"n\":2}", 200);
+    fake_engine_plan(&(struct fake_plan){.eos_after = 1});
+    EXPECT_STATUS(&f, "POST", "/v1/completions", json_type,
+                  "{\"prompt\":[1],\"max_tokens\":3,\"n\":3,\"stream\":true}", 200);
+    fake_engine_plan(&(struct fake_plan){.fail_code = ERR_INTERNAL, .fail_after = 2});
+    EXPECT_STATUS(&f, "POST", "/v1/completions", json_type,
+                  "{\"prompt\":[1],\"max_tokens\":3,\"n\":4}", 500);
+    fake_engine_plan(&(struct fake_plan){.post_code = ERR_QUEUE_FULL});
+    EXPECT_STATUS(&f, "POST", "/v1/completions", json_type, "{\"prompt\":[1]}", 429);
+    EXPECT_STATUS(&f, "POST", "/v1/completions", json_type,
+                  "{\"prompt\":[1],\"model\":\"none\"}", 404);
+    struct reply r = fixture_get(&f, "/metrics");
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!reply_has(&r, names[i]))
+            test_fail(__FILE__, __LINE__, "no %s in %s", names[i], r.body.data);
+    reply_free(&r);
+    fixture_stop(&f);
+}
+
+TEST(surface_request_ids_are_taken_over)
+{
+    static const char *const kept[] = {"a", "req:1/2+3=[x]{y}~|", "Root=1-67891233-abc;Self=1",
+                                       "<a\\b>"};
+    static const char *const not_kept[] = {"a b", "a\"b", "it's", "caf\xc3\xa9", "\t", ""};
+    struct fixture f = {0};
+    char header[400], full[EXCHANGE_ID_MAX + 2];
+    fake_engine_plan(&plain);
+    fixture_start(&f);
+    for (size_t i = 0; i < 4; i++) {
+        snprintf(header, sizeof header, "X-Request-Id: %s\r\n", kept[i]);
+        struct reply r = fixture_ask(&f, "GET", "/health", header, NULL);
+        EXPECT_STR(reply_header(&r, "X-Request-Id"), kept[i]);
+        reply_free(&r);
+    }
+    for (size_t i = 0; i < 6; i++) {
+        snprintf(header, sizeof header, "X-Request-Id: %s\r\n", not_kept[i]);
+        struct reply r = fixture_ask(&f, "GET", "/health", header, NULL);
+        EXPECT_EQ(strlen(reply_header(&r, "X-Request-Id")), 32);
+        reply_free(&r);
+    }
+    for (size_t n = EXCHANGE_ID_MAX; n <= EXCHANGE_ID_MAX + 1; n++) {
+        memset(full, 'x', n);
+        full[n] = '\0';
+        snprintf(header, sizeof header, "X-Request-Id: %s\r\n", full);
+        struct reply r = fixture_ask(&f, "GET", "/health", header, NULL);
+        EXPECT_EQ(strlen(reply_header(&r, "X-Request-Id")), n > EXCHANGE_ID_MAX ? 32 : n);
+        reply_free(&r);
+    }
+    fixture_stop(&f);
+}
+
+TEST(surface_preflight_allows_the_headers_that_are_asked_for)
+{
+    struct fixture f = {.cors_origin = "http://a"};
+    fake_engine_plan(&plain);
+    fixture_start(&f);
+    struct reply r = fixture_ask(
+        &f, "OPTIONS", "/v1/completions",
+        "Origin: http://a\r\nAccess-Control-Request-Headers: authorization,x-stainless-os\r\n",
+        NULL);
+    EXPECT_STR(reply_header(&r, "Access-Control-Allow-Headers"),
+               "authorization,x-stainless-os");
+    reply_free(&r);
+    r = fixture_ask(&f, "OPTIONS", "/v1/completions",
+                    "Origin: http://a\r\nAccess-Control-Request-Headers: a: b\r\n", NULL);
+    EXPECT_STR(reply_header(&r, "Access-Control-Allow-Headers"),
+               "Authorization, Content-Type, X-Request-Id");
     reply_free(&r);
     fixture_stop(&f);
 }

@@ -236,6 +236,13 @@ int engine_max_ctx(const struct engine *e)
     return FAKE_CTX;
 }
 
+static int64_t now_us(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
 int engine_post(struct engine *e, struct job *j, struct err *err)
 {
     struct fake_plan p = plan_now();
@@ -248,18 +255,12 @@ int engine_post(struct engine *e, struct job *j, struct err *err)
                            j->prompts[i].n_ids, j->max_tokens, FAKE_CTX);
     note_posted(j);
     j->n_live = 0;
+    j->admitted_us = now_us();
     pthread_mutex_lock(&e->lock);
     j->next = e->jobs;
     e->jobs = j;
     pthread_mutex_unlock(&e->lock);
     return 0;
-}
-
-static int64_t now_us(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
 struct event *engine_drain(struct engine *e)

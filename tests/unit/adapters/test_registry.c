@@ -695,7 +695,8 @@ static void become_older(struct fixture *f, const char *name, const char *versio
     adapter_files_tensors(&weights, KV);
     const struct blob_file files[] = {{"adapter_config.json", config.data, config.len},
                                       {"adapter_model.safetensors", weights.data, weights.len}};
-    const struct store_entry e = {name, version, "PREFIX_TUNING", 12345};
+    const struct store_entry e = {.name = name, .version = version, .kind = "PREFIX_TUNING",
+                                  .created = 12345};
     EXPECT_EQ(store_delete(s, name, false, NULL, &err), 0);
     EXPECT_EQ(store_put(s, &e, files, 2, NULL, &err), 0);
     store_close(s);
@@ -866,6 +867,169 @@ TEST(registry_put_of_folder_content_is_durable)
     ASSERT(restart(&f, NULL));
     EXPECT(has(&f, "x"));
     fixture_close(&f);
+    free(dir);
+}
+
+/* Without a state folder too: the bytes that were sent, not a path to others. */
+TEST(registry_put_of_folder_content_is_kept)
+{
+    struct fixture f;
+    struct err err = {0};
+    struct adapter_info info;
+    char *dir = adapter_files_tmp_dir();
+    static const char text[] = "{\"kind\":\"text\",\"text\":\"one\"}";
+    adapter_files_write(dir, "x.json", text, sizeof text - 1);
+    if (!fixture_open(&f, DTYPE_CHOICE_AUTO, false))
+        return;
+    EXPECT_EQ(adapters_load_all(f.a, dir, &err), 0);
+    EXPECT_EQ(put_text(&f, "x", text, &info, &err), 0);
+    EXPECT(!info.is_durable);
+    adapter_files_write(dir, "x.json", "{\"kind\":\"text\",\"text\":\"other\"}", 30);
+    for (int i = 0; i < 2; i++) {
+        char *read = read_file(&f, "x", "adapter.json", &err);
+        EXPECT_STR(read, text);
+        free(read);
+        EXPECT_EQ(put_text(&f, "x", text, &info, &err), 0);
+    }
+    fixture_close(&f);
+    adapter_files_remove_dir(dir);
+    free(dir);
+}
+
+/* ---- stored versions that do not load ------------------------------------------------ */
+
+static const char text_one[] = "{\"kind\":\"text\",\"text\":\"one\"}";
+
+/* Puts "t", then damages what is kept of it. */
+static bool open_with_damaged(struct fixture *f)
+{
+    struct err err = {0};
+    struct adapter_info info;
+    char dir[512];
+    if (!fixture_open(f, DTYPE_CHOICE_AUTO, true))
+        return false;
+    EXPECT_EQ(put_text(f, "t", text_one, &info, &err), 0);
+    snprintf(dir, sizeof dir, "%s/blobs/%s", f->state, info.version);
+    adapter_files_write(dir, "adapter.json", "{", 1);
+    return true;
+}
+
+TEST(registry_damaged_blob_can_be_deleted)
+{
+    struct fixture f;
+    struct err err = {0};
+    if (!open_with_damaged(&f) || !restart(&f, NULL))
+        return;
+    EXPECT(!has(&f, "t"));
+    EXPECT_EQ(delete_name(&f, "t", &err), 0);
+    EXPECT_EQ(delete_name(&f, "t", &err), -1);
+    EXPECT_EQ(err.code, ERR_ADAPTER_NOT_FOUND);
+    ASSERT(restart(&f, NULL));
+    EXPECT_EQ(delete_name(&f, "t", &err), -1);
+    fixture_close(&f);
+}
+
+/* Of the pointer files that older daemons kept. */
+static void expect_damaged_pointer(const char *folder)
+{
+    struct fixture f;
+    struct err err = {0};
+    if (!fixture_open(&f, DTYPE_CHOICE_AUTO, false))
+        return;
+    f.state = adapter_files_tmp_dir();
+    adapter_files_make_dir(f.state, "adapters");
+    adapter_files_write(f.state, "adapters/t.json", "{\"ver", 5);
+    ASSERT(restart(&f, folder));
+    EXPECT_EQ(has(&f, "t"), folder != NULL);
+    EXPECT_EQ(delete_name(&f, "t", &err), 0);
+    ASSERT(restart(&f, NULL));
+    EXPECT_EQ(delete_name(&f, "t", &err), -1);
+    EXPECT_EQ(err.code, ERR_ADAPTER_NOT_FOUND);
+    fixture_close(&f);
+}
+
+TEST(registry_damaged_pointer_can_be_deleted)
+{
+    char *folder = adapter_files_tmp_dir();
+    write_peft(folder, "t", "PREFIX_TUNING", KV);
+    log_init(LOG_TEXT, LOG_ERROR + 1);
+    expect_damaged_pointer(NULL);
+    expect_damaged_pointer(folder);
+    log_init(LOG_TEXT, LOG_ERROR);
+    adapter_files_remove_dir(folder);
+    free(folder);
+}
+
+TEST(registry_damaged_blob_is_mended_by_a_put)
+{
+    struct fixture f;
+    struct err err = {0};
+    struct adapter_info info;
+    if (!open_with_damaged(&f) || !restart(&f, NULL))
+        return;
+    EXPECT_EQ(put_text(&f, "t", text_one, &info, &err), 0);
+    EXPECT(info.is_durable);
+    ASSERT(restart(&f, NULL));
+    EXPECT(has(&f, "t"));
+    char *read = read_file(&f, "t", "adapter.json", &err);
+    EXPECT_STR(read, text_one);
+    free(read);
+    EXPECT_EQ(delete_name(&f, "t", &err), 0);
+    EXPECT_EQ(delete_name(&f, "t", &err), -1);
+    fixture_close(&f);
+}
+
+TEST(registry_folder_serves_where_the_state_is_damaged)
+{
+    struct fixture f;
+    struct err err = {0};
+    struct adapter_info info;
+    char *dir = adapter_files_tmp_dir();
+    make_folder(dir);
+    write_peft(dir, "t", "PREFIX_TUNING", KV);
+    if (!open_with_damaged(&f) || !restart(&f, dir))
+        return;
+    EXPECT_EQ(adapters_info(f.a, "t", &info, &err), 0);
+    EXPECT_STR(info.kind, "PREFIX_TUNING");
+    EXPECT(!info.is_durable);
+    EXPECT_EQ(delete_name(&f, "t", &err), 0);
+    EXPECT(!has(&f, "t"));
+    ASSERT(restart(&f, dir));
+    EXPECT(!has(&f, "t")); /* deleted is deleted, in both folders */
+    EXPECT_EQ(delete_name(&f, "t", &err), -1);
+    fixture_close(&f);
+    adapter_files_remove_dir(dir);
+    free(dir);
+}
+
+/* Of two of one name the first that loads is served, whichever is the broken one. */
+TEST(registry_folder_serves_the_good_one_of_two)
+{
+    struct fixture f;
+    struct err err = {0};
+    struct adapter_info info;
+    char *dir = adapter_files_tmp_dir();
+    write_peft(dir, "t", "LORA", ROWS);
+    adapter_files_write(dir, "t.json", text_one, sizeof text_one - 1);
+    write_peft(dir, "u", "PROMPT_TUNING", ROWS);
+    adapter_files_write(dir, "u.json", "{", 1);
+    write_peft(dir, "v", "LORA", ROWS);
+    adapter_files_write(dir, "v.json", "{", 1);
+    if (!fixture_open(&f, DTYPE_CHOICE_AUTO, true))
+        return;
+    for (int i = 0; i < 2; i++) {
+        EXPECT_EQ(adapters_info(f.a, "t", &info, &err), i - 1);
+        EXPECT_EQ(adapters_info(f.a, "u", &info, &err), i - 1);
+        EXPECT(!has(&f, "v"));
+        ASSERT(restart(&f, dir));
+    }
+    EXPECT_EQ(adapters_info(f.a, "t", &info, &err), 0);
+    EXPECT_STR(info.kind, "text");
+    EXPECT_EQ(delete_name(&f, "t", &err), 0);
+    ASSERT(restart(&f, dir));
+    EXPECT(!has(&f, "t") && has(&f, "u"));
+    fixture_close(&f);
+    adapter_files_remove_dir(dir);
     free(dir);
 }
 

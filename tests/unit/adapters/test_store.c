@@ -78,7 +78,7 @@ static void look(void *ud, const struct store_entry *e)
     char version[DIGEST_HEX + 1];
     if (strcmp(e->name, l->name) != 0)
         return;
-    l->found = e->version[0] ? -4 : -2;
+    l->found = e->is_damaged ? -5 : e->version[0] ? -4 : -2;
     for (int v = 0; v < N_VERSIONS; v++) {
         version_of(v, version);
         if (strcmp(version, e->version) == 0)
@@ -86,7 +86,7 @@ static void look(void *ud, const struct store_entry *e)
     }
 }
 
-/* -1: no such name; -2: remembered as deleted; else the version. */
+/* -1: no such name; -2: remembered as deleted; -5: damaged; else the version. */
 static int version_in(const struct store *s, int name)
 {
     struct looking l = {names[name], -1};
@@ -282,10 +282,18 @@ TEST(store_leaves_damaged_pointers)
         for (int again = 0; again < 2; again++) {
             struct store *s = open_store(dir, 1, &err);
             ASSERT(s);
-            EXPECT(version_in(s, 0) == -1 && version_in(s, 1) == 1);
+            EXPECT(version_in(s, 0) == -5 && version_in(s, 1) == 1);
             EXPECT(has_whole_files(s, 0) && has_whole_files(s, 3));
+            if (again && i % 2)
+                EXPECT_EQ(put(s, 0, 0, &err), 0);
+            else if (again)
+                EXPECT_EQ(store_delete(s, names[0], false, NULL, &err), 0);
             store_close(s);
         }
+        struct store *s = open_store(dir, 1, &err);
+        ASSERT(s);
+        EXPECT_EQ(version_in(s, 0), i % 2 ? 0 : -1);
+        store_close(s);
         EXPECT_EQ(count_in(dir, "adapters", false), 1);
         adapter_files_remove_dir(dir);
         free(dir);
@@ -316,21 +324,47 @@ TEST(store_refuses_a_registry_that_it_does_not_understand)
     free(dir);
 }
 
-TEST(store_writes_damaged_blobs_anew)
+enum damage { DAMAGED_BYTES, CUT_SHORT, FILE_MISSING, FILE_TOO_MANY, FOLDER_EMPTY, N_DAMAGES };
+
+static void damage(const char *dir, int v, enum damage how)
 {
-    char *dir = adapter_files_tmp_dir(), path[512], version[DIGEST_HEX + 1];
-    struct err err = {0};
-    struct store *s = open_store(dir, 1, &err);
-    ASSERT(s && put(s, 0, 0, &err) == 0);
-    version_of(0, version);
-    snprintf(path, sizeof path, "%s/blobs/%s", dir, version);
-    adapter_files_write(path, "adapter_model.safetensors", "x", 1);
-    EXPECT(!has_whole_files(s, 0));
-    EXPECT_EQ(put(s, 1, 0, &err), 0);
-    EXPECT(has_whole_files(s, 0));
-    store_close(s);
-    adapter_files_remove_dir(dir);
-    free(dir);
+    char version[DIGEST_HEX + 1], blob[512], path[600], *weights = weights_of(v);
+    version_of(v, version);
+    snprintf(blob, sizeof blob, "%s/blobs/%s", dir, version);
+    snprintf(path, sizeof path, "%s/adapter_config.json", blob);
+    weights[WEIGHT_BYTES - 1] ^= 1;
+    if (how == DAMAGED_BYTES || how == CUT_SHORT)
+        adapter_files_write(blob, "adapter_model.safetensors", weights,
+                            how == CUT_SHORT ? WEIGHT_BYTES - 1 : WEIGHT_BYTES);
+    if (how == FILE_TOO_MANY)
+        adapter_files_write(blob, "adapter.json", "{}", 2);
+    if (how == FILE_MISSING || how == FOLDER_EMPTY)
+        EXPECT_EQ(unlink(path), 0);
+    snprintf(path, sizeof path, "%s/adapter_model.safetensors", blob);
+    if (how == FOLDER_EMPTY)
+        EXPECT_EQ(unlink(path), 0);
+    free(weights);
+}
+
+/* A put is acknowledged only for what is there, whatever became of the same digest since. */
+TEST(store_put_again_mends_what_is_damaged)
+{
+    for (int how = 0; how < N_DAMAGES; how++) {
+        char *dir = adapter_files_tmp_dir(), path[512], version[DIGEST_HEX + 1];
+        struct err err = {0};
+        struct store *s = open_store(dir, 1, &err);
+        ASSERT(s && put(s, 0, 0, &err) == 0);
+        damage(dir, 0, (enum damage)how);
+        EXPECT_EQ(put(s, how % 2, 0, &err), 0);
+        version_of(0, version);
+        snprintf(path, sizeof path, "blobs/%s", version);
+        if (!has_whole_files(s, 0) || count_in(dir, path, false) != 2)
+            test_fail(__FILE__, __LINE__, "damage %d was acknowledged", how);
+        EXPECT_EQ(count_in(dir, "blobs", false), 1);
+        store_close(s);
+        adapter_files_remove_dir(dir);
+        free(dir);
+    }
 }
 
 TEST(store_temporary_goes_with_its_process)
@@ -525,9 +559,9 @@ TEST(store_asks_before_it_changes)
     ASSERT(s);
     version_of(0, first);
     version_of(1, second);
-    const struct store_check nothing = {expect_current, NULL}, is_first = {expect_current, first},
+    const struct store_condition nothing = {expect_current, NULL}, is_first = {expect_current, first},
                              is_deleted = {expect_current, empty};
-    const struct store_entry e = {names[0], second, "K", 1001};
+    const struct store_entry e = {.name = names[0], .version = second, .kind = "K", .created = 1001};
     const struct blob_file file = {"adapter.json", "{}", 2};
     EXPECT_EQ(store_put(s, &e, &file, 1, &is_first, &err), -1);
     EXPECT_EQ(err.code, ERR_CONFLICT);

@@ -154,7 +154,8 @@ TEST(config_refuses_by_name_and_value)
     expect_refused("--max-queue 1", "unknown flag", "\"--max-queue\"", "--help");
     expect_refused("stray", "unknown flag", "\"stray\"", "--help");
     expect_refused("-m x", "unknown flag", "\"-m\"", "--help");
-    expect_refused("--threads", "--threads", "\"\"", "0 to 1024");
+    expect_refused("--threads", "--threads: no value is given", "compute threads", "0 to 1024");
+    expect_refused("--name --threads 2", "--name: no value is given", "name in the API", "text");
 }
 
 TEST(config_needs_a_model)
@@ -234,16 +235,16 @@ TEST(config_file_is_strict)
     expect_file_refused("{\"treads\":2}", "unknown key", "\"treads\"", "--help");
     expect_file_refused("{\"kv-bytes\":2}", "unknown key", "\"kv-bytes\"", "--help");
     expect_file_refused("{\"config\":\"x\"}", "unknown key", "\"config\"", "--help");
-    expect_file_refused("{\"threads\":1025}", "threads", "\"1025\"", "0 to 1024 threads");
-    expect_file_refused("{\"threads\":\"2\"}", "threads", "\"2\"", "0 to 1024");
+    expect_file_refused("{\"threads\":1025}", "threads: 1025 is", "prefixd-test", "0 to 1024 threads");
+    expect_file_refused("{\"threads\":\"2\"}", "threads", ": \"2\" is", "0 to 1024");
     expect_file_refused("{\"threads\":true}", "threads", "true", "0 to 1024");
     expect_file_refused("{\"threads\":null}", "threads", "null", "0 to 1024");
     expect_file_refused("{\"threads\":1.5}", "--config", "byte", "integers");
     expect_file_refused("{\"threads\":-1}", "--config", "byte", "integers");
-    expect_file_refused("{\"model\":7}", "model", "\"7\"", "text");
-    expect_file_refused("{\"dtype\":\"f16\"}", "dtype", "\"f16\"", "auto|f32|bf16");
+    expect_file_refused("{\"model\":7}", "model: 7 is", "prefixd-test", "text");
+    expect_file_refused("{\"dtype\":\"f16\"}", "dtype: \"f16\" is", "prefixd-test", "auto|f32|bf16");
     expect_file_refused("{\"allow_unauthenticated_remote\":1}",
-                        "allow_unauthenticated_remote", "\"1\"", "true or false");
+                        "allow_unauthenticated_remote: 1 is", "prefixd-test", "true or false");
     expect_file_refused("{\"drain_ms\":3600001}", "drain_ms", "3600001", "0 to 3600000 ms");
     expect_file_refused("{\"threads\":1,\"threads\":2}", "--config", "byte", "twice");
     expect_file_refused("[]", "--config", "prefixd-test", "object");
@@ -251,11 +252,51 @@ TEST(config_file_is_strict)
     expect_file_refused("{\"model\":\"a\\u0000b\"}", "--config", "byte", "U+0000");
 }
 
+/* They would stand in headers and log lines. */
+TEST(config_text_has_no_control_characters)
+{
+    char name[] = "prefixd", model[] = "--model=m", flag[] = "--name", value[] = "a\nb";
+    char *argv[] = {name, model, flag, value, NULL};
+    struct config cfg;
+    struct err err = {0};
+    EXPECT_EQ(config_from_args(&cfg, 4, argv, &err), CONFIG_BAD);
+    EXPECT_STR(err.msg, "--name: \"a?b\" is not accepted; accepted: text without control "
+                        "characters");
+    expect_file_refused("{\"cors_origin\":\"http://a\\r\\nX: y\"}", "cors_origin: ",
+                        "\"http://a\\r\\nX: y\" is", "without control characters");
+    expect_file_refused("{\"cors_origin\":\"\\u007f\"}", "cors_origin: ", "prefixd-test",
+                        "without control characters");
+}
+
+TEST(config_tells_who_reads_its_refusals)
+{
+    static const struct {
+        const char *words[3];
+        bool wants;
+    } rows[] = {
+        {{"--log-format", "json", "--frob"}, true},
+        {{"--frob", "--log-format=json"}, true},
+        {{"--log-format=json", "--log-format", "text"}, false},
+        {{"--log-format", "xml"}, false},
+        {{"--name", "--log-format"}, false},
+        {{"json"}, false},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        char *argv[4] = {strdup("prefixd")};
+        int argc = 1;
+        for (; argc < 4 && rows[i].words[argc - 1]; argc++)
+            argv[argc] = strdup(rows[i].words[argc - 1]);
+        EXPECT_EQ(config_wants_json(argc, argv), rows[i].wants);
+        while (argc)
+            free(argv[--argc]);
+    }
+}
+
 TEST(config_file_must_be_readable)
 {
     expect_refused("--config /nonexistent/x.json", "--config", "/nonexistent/x.json",
                    "JSON");
-    expect_refused("--config /", "--config", "\"/\"", "JSON");
+    expect_refused("--config /", "--config", " /:", "JSON");
 }
 
 /* The example holds every key with its default, so that it documents and changes nothing.

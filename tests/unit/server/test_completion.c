@@ -349,6 +349,29 @@ TEST(completion_refusal_names_value_and_range)
     arena_free(&p.arena);
 }
 
+TEST(completion_refusal_prints_integers_exactly)
+{
+    static const struct {
+        const char *fields, *says;
+    } rows[] = {
+        {"'task_id':-1", "task_id: -1 is not accepted; accepted: an integer from 0 to "
+                         "9007199254740992"},
+        {"'task_id':12345678901234567", "task_id: 12345678901234568 is not accepted"},
+        {"'seed':0.5", "seed: 0.5 is not accepted; accepted: an integer from "
+                       "-9223372036854775808 to 9223372036854775807"},
+        {"'seed':1e300", "seed: 1e+300 is not accepted"},
+        {"'n':1000000000000000001", "n: 1000000000000000000 is not accepted"},
+        {"'temperature':2.5", "temperature: 2.5 is not accepted; accepted: a number from 0 to 2"},
+    };
+    struct parsed p = {0};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        parse_fields(&p, rows[i].fields);
+        if (p.rc == 0 || !strstr(p.err.msg, rows[i].says))
+            test_fail(__FILE__, __LINE__, "%s: \"%s\"", rows[i].fields, p.err.msg);
+    }
+    arena_free(&p.arena);
+}
+
 TEST(completion_switches_are_booleans)
 {
     static const char *const names[] = {"echo", "stream", "ignore_eos",
@@ -480,5 +503,75 @@ TEST(completion_unsupported_fields)
             EXPECT_TAKEN(fields);
         }
         expect_values_refused(rows[i].name, rows[i].refused);
+    }
+}
+
+/* ---- size ---------------------------------------------------------------------------- */
+
+TEST(completion_long_lists_of_ids_are_no_tree)
+{
+    struct parsed p = {0};
+    struct buf b = {0};
+    buf_add_str(&b, "{\"n\":2,\"prompt\":[0");
+    for (int i = 1; i < 100000; i++)
+        buf_printf(&b, ",%d", i);
+    buf_add_str(&b, "],\"seed\":9007199254740993}");
+    parse_len(&p, b.data, b.len);
+    ASSERT(p.rc == 0 && p.c.n_prompts == 1 && p.c.n == 2);
+    EXPECT_EQ(p.c.prompts[0].n_ids, 100000);
+    EXPECT_EQ(p.c.prompts[0].ids[99999], 99999);
+    EXPECT_EQ(p.c.sampling.seed, 9007199254740993);
+    buf_clear(&b);
+    buf_add_str(&b, "{\"prompt\":\"a\",\"x\":[0");
+    for (int i = 1; i < 10000; i++)
+        buf_add_str(&b, ",0");
+    buf_add_str(&b, "]}");
+    parse_len(&p, b.data, b.len);
+    EXPECT(p.rc < 0 && strstr(p.err.msg, "too many values"));
+    buf_free(&b);
+    arena_free(&p.arena);
+}
+
+TEST(completion_ids_are_found_at_the_top_alone)
+{
+    struct parsed p = {0};
+    parse(&p, "{'x':{'prompt':[1,2]},'prompt':'Hi','y':'\\\"prompt\\\":[1]'}");
+    ASSERT(p.rc == 0 && p.c.n_prompts == 1);
+    EXPECT_STR(p.c.prompts[0].text, "Hi");
+    parse(&p, "{'prompt':[1,2],'prompt':[3]}");
+    EXPECT(p.rc < 0 && strstr(p.err.msg, "twice"));
+    parse(&p, "{'prompt':[1,2],'pro\\u006dpt':[3]}");
+    EXPECT(p.rc < 0 && strstr(p.err.msg, "twice"));
+    parse(&p, "{'pro\\u006dpt':[3,4]}");
+    ASSERT(p.rc == 0 && p.c.prompts[0].n_ids == 2);
+    parse(&p, "{'prompt':[1,2]");
+    EXPECT(p.rc < 0 && strstr(p.err.msg, "byte 15"));
+    arena_free(&p.arena);
+}
+
+TEST(completion_seeds_are_exact)
+{
+    static const struct {
+        const char *text;
+        int64_t seed;
+    } rows[] = {
+        {"0", 0},
+        {"-0", 0},
+        {"9007199254740993", 9007199254740993},
+        {"-9007199254740993", -9007199254740993},
+        {"9223372036854775807", INT64_MAX},
+        {"-9223372036854775808", INT64_MIN},
+        {"1e3", 1000},
+        {"5.0", 5},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct parsed p = {0};
+        char body[100];
+        snprintf(body, sizeof body, "{'prompt':'a','seed':%s}", rows[i].text);
+        parse(&p, body);
+        if (p.rc < 0 || (int64_t)p.c.sampling.seed != rows[i].seed)
+            test_fail(__FILE__, __LINE__, "%s gives %lld", rows[i].text,
+                      (long long)p.c.sampling.seed);
+        arena_free(&p.arena);
     }
 }
