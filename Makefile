@@ -31,7 +31,7 @@ LIB_OBJ  := $(patsubst %.c,$(OBJ)/%.o,$(filter-out server/main.c,$(SRC)))
 FAKE     := tests/support/fake_engine.c
 TEST_SRC := $(filter-out $(FAKE),$(wildcard tests/unit/*.c tests/unit/*/*.c tests/unit/*/*/*.c tests/support/*.c))
 TEST_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(TEST_SRC))
-SRV_OBJ  := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/server/*.c) $(FAKE) tests/unit/main.c) \
+SRV_OBJ  := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/server/*.c) $(FAKE) tests/support/adapter_files.c tests/unit/main.c) \
             $(filter-out $(OBJ)/core/engine.o,$(LIB_OBJ))
 FUZZ     := $(patsubst tests/fuzz/%.c,$(OBJ)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 DAEMON   := $(if $(filter release,$(FLAVOUR)),$(BUILD)/prefixd,$(OBJ)/prefixd)
