@@ -30,13 +30,15 @@ SRC      := $(wildcard core/*.c core/*/*.c adapters/*.c config/*.c server/*.c)
 LIB_OBJ  := $(patsubst %.c,$(OBJ)/%.o,$(filter-out server/main.c,$(SRC)))
 FAKE     := tests/support/fake_engine.c
 TEST_SRC := $(filter-out $(FAKE),$(wildcard tests/unit/*.c tests/unit/*/*.c tests/unit/*/*/*.c tests/support/*.c))
+SOAK_SRC := $(wildcard tests/soak/*.c) $(filter tests/unit/main.c tests/support/%,$(TEST_SRC))
+SOAK_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(SOAK_SRC))
 TEST_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(TEST_SRC))
 SRV_OBJ  := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/server/*.c) $(FAKE) tests/support/adapter_files.c tests/unit/main.c) \
             $(filter-out $(OBJ)/core/engine.o,$(LIB_OBJ))
 FUZZ     := $(patsubst tests/fuzz/%.c,$(OBJ)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 DAEMON   := $(if $(filter release,$(FLAVOUR)),$(BUILD)/prefixd,$(OBJ)/prefixd)
 
-.PHONY: all setup run test check unit asan tsan fuzz fuzzers golden clean help fmt
+.PHONY: all setup run test soak check unit asan tsan fuzz fuzzers golden clean help fmt
 .DELETE_ON_ERROR:
 
 all: $(DAEMON) ## build the daemon (build/prefixd)
@@ -52,6 +54,9 @@ run: ## serve the demo model with its adapters, or MODEL=PATH ADAPTERS=DIR
 
 test: ## install what is missing, build, run every test
 	@scripts/test
+
+soak: $(OBJ)/soak-tests ## long measurements by wall time, SOAK_SECONDS (60) for each
+	@PREFIXD_ROOT="$(CURDIR)" $(OBJ)/soak-tests
 
 check: ## include rules of the layers, and a list of long functions to look at
 	@scripts/check_layers
@@ -76,6 +81,9 @@ $(DAEMON): $(OBJ)/server/main.o $(LIB_OBJ)
 
 $(OBJ)/unit-tests: $(TEST_OBJ) $(LIB_OBJ)
 	$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS) $(shell pkg-config --libs openblas 2>/dev/null)
+
+$(OBJ)/soak-tests: $(SOAK_OBJ) $(LIB_OBJ)
+	$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
 
 # The server over an engine without a model.
 $(OBJ)/server-tests: $(SRV_OBJ)

@@ -58,7 +58,7 @@ static int compile_one(const struct adapter_spec *s, const struct compile_with *
     struct kv_prefix *p =
         class == KIND_CLASS_KV ? kv_prefix_from_kv(with->base, x, s->n_tokens, err)
         : class == KIND_CLASS_HIDDEN ? kv_prefix_from_hidden(with->base, x, s->n_tokens, err)
-                                     : engine_prefix_from_rows(with->engine, x, s->n_tokens, err);
+                                     : engine_prefix_from_rows(with->engine, with->domain, x, s->n_tokens, err);
     free(x);
     return add_prefix(out, p);
 }
@@ -97,7 +97,7 @@ static int compile_each_task(const struct adapter_spec *s, const struct task_fac
         multiply_task(f, t, s->n_tokens, s->n_ranks, dim, prompt);
         rc = check_finite(prompt, n, "the prompt of a task", err);
         if (rc == 0)
-            rc = add_prefix(out, engine_prefix_from_rows(with->engine, prompt, s->n_tokens, err));
+            rc = add_prefix(out, engine_prefix_from_rows(with->engine, with->domain, prompt, s->n_tokens, err));
     }
     free(prompt);
     return rc;
@@ -141,7 +141,7 @@ static int compile_text(const struct adapter_spec *s, const struct compile_with 
     if (rc == 0)
         rc = check_tokens(&ids, with, err);
     if (rc == 0)
-        rc = add_prefix(out, engine_prefix_from_tokens(with->engine, ids.ids, (int)ids.n, err));
+        rc = add_prefix(out, engine_prefix_from_tokens(with->engine, with->domain, ids.ids, (int)ids.n, err));
     token_list_free(&ids);
     return rc;
 }

@@ -20,6 +20,7 @@ struct compile_with {
     struct engine *engine;
     const struct base_model *base;
     int max_virtual_tokens;
+    uint32_t domain; /* the tenant that is charged for computing */
 };
 
 int compile_spec(const struct adapter_spec *s, const struct compile_with *with,

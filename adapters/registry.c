@@ -140,7 +140,7 @@ struct adapters *adapters_open(const struct adapters_opts *o, struct err *err)
     struct adapters *a = xcalloc(1, sizeof *a);
     thread_owner_set(&a->owner);
     a->base_name = xstrdup(o->base_name);
-    a->with = (struct compile_with){o->engine, o->base, most};
+    a->with = (struct compile_with){.engine = o->engine, .base = o->base, .max_virtual_tokens = most};
     a->limits = (struct spec_limits){
         .shape = base_model_shape(o->base),
         .max_virtual_tokens = most,

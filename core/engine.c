@@ -7,6 +7,7 @@
 #include "core/base/check.h"
 #include "core/base/log.h"
 #include "core/base/mem.h"
+#include "core/backlog.h"
 #include "core/emit.h"
 #include "core/forward.h"
 #include "core/kv_prefix.h"
@@ -41,7 +42,7 @@ struct engine {
     struct compile *first_compile, *last_compile;
     struct event_list outbox;
     struct engine_stats stats;
-    int n_posted; /* sequences in the inbox */
+    struct backlog backlog; /* what of every domain waits, the inbox included */
     bool is_closing;
 };
 
@@ -93,18 +94,21 @@ static void retire(struct engine *e, struct seq *q)
         event_list_add(&e->events, event_new(EVENT_DONE, j, 0));
 }
 
+static bool is_of_job(const struct seq *q, const void *job)
+{
+    return q->job == job;
+}
+
+static bool is_cancelled(const struct seq *q, const void *ud)
+{
+    (void)ud;
+    return q->job && atomic_load_explicit(&q->job->cancelled, memory_order_acquire);
+}
+
 /* Every sequence of j, running or waiting; `with` decides what the final event is. */
 static void retire_job(struct engine *e, struct job *j, const struct err *failure)
 {
-    struct seq *q;
-    for (;;) {
-        q = NULL;
-        for (int i = 0; i < e->sched.n_running && !q; i++)
-            q = e->sched.running[i]->job == j ? e->sched.running[i] : NULL;
-        for (struct seq *w = e->sched.waiting.first; w && !q; w = w->next)
-            q = w->job == j ? w : NULL;
-        if (!q)
-            break;
+    for (struct seq *q; (q = sched_find(&e->sched, is_of_job, j));) {
         sched_remove(&e->sched, q, &e->pool);
         seq_free(q);
     }
@@ -114,23 +118,10 @@ static void retire_job(struct engine *e, struct job *j, const struct err *failur
     event_list_add(&e->events, ev);
 }
 
-static struct job *find_cancelled(struct engine *e)
-{
-    for (int i = 0; i < e->sched.n_running; i++) {
-        struct job *j = e->sched.running[i]->job;
-        if (j && atomic_load_explicit(&j->cancelled, memory_order_acquire))
-            return j;
-    }
-    for (struct seq *w = e->sched.waiting.first; w; w = w->next)
-        if (w->job && atomic_load_explicit(&w->job->cancelled, memory_order_acquire))
-            return w->job;
-    return NULL;
-}
-
 static void drop_cancelled(struct engine *e)
 {
-    for (struct job *j; (j = find_cancelled(e));)
-        retire_job(e, j, NULL);
+    for (struct seq *q; (q = sched_find(&e->sched, is_cancelled, NULL));)
+        retire_job(e, q->job, NULL);
 }
 
 static void close_compile(struct engine *e, struct seq *q)
@@ -208,18 +199,30 @@ static struct engine_stats rows_of_step(const struct engine *e)
     return s;
 }
 
+/* All that wait, and how many of each domain; under lock. */
+static int count_backlog(struct engine *e)
+{
+    int n = 0;
+    backlog_clear(&e->backlog);
+    for (const struct domain *d = e->sched.fair.domains; d; d = d->next)
+        n += backlog_add(&e->backlog, d->id, d->waiting.n);
+    for (const struct job *j = e->first_job; j; j = j->next)
+        n += backlog_add(&e->backlog, j->domain, j->n_prompts * j->n);
+    return n;
+}
+
 static void update_gauges(struct engine *e)
 {
     pthread_mutex_lock(&e->lock);
     e->stats.running = e->sched.n_running;
-    e->stats.waiting = e->sched.waiting.n + e->n_posted;
-    e->stats.kv_blocks_used = e->sched.n_job_blocks;
+    e->stats.waiting = count_backlog(e);
+    e->stats.kv_blocks_used = e->sched.fair.n_blocks;
     pthread_mutex_unlock(&e->lock);
 }
 
 static bool has_work(const struct engine *e)
 {
-    return e->sched.n_running || e->sched.waiting.n || e->sched.compiles.n;
+    return e->sched.n_running || e->sched.fair.n_waiting || e->sched.compiles.n;
 }
 
 static void admit(struct engine *e, int64_t now)
@@ -262,7 +265,6 @@ static bool take_inbox(struct engine *e)
     struct compile *compiles = e->first_compile;
     e->first_job = e->last_job = NULL;
     e->first_compile = e->last_compile = NULL;
-    e->n_posted = 0;
     bool goes_on = !e->is_closing;
     pthread_mutex_unlock(&e->lock);
     for (struct job *next; jobs; jobs = next) {
@@ -276,13 +278,16 @@ static bool take_inbox(struct engine *e)
     return goes_on;
 }
 
+static bool is_any(const struct seq *q, const void *ud)
+{
+    (void)q, (void)ud;
+    return true;
+}
+
 static void end_everything(struct engine *e)
 {
     while (has_work(e)) {
-        struct sched *s = &e->sched;
-        struct seq *q = s->n_running         ? s->running[0]
-                        : s->waiting.first ? s->waiting.first
-                                           : s->compiles.first;
+        struct seq *q = sched_find(&e->sched, is_any, NULL);
         if (q->job) {
             retire_job(e, q->job, NULL);
             continue;
@@ -319,11 +324,11 @@ static int check_context(const struct engine *e, const struct job *j, struct err
                            e->max_ctx, (long long)(n_virtual + need), n_virtual, (long long)n,
                            j->max_tokens);
         int blocks = seq_blocks_needed((int)n, j->max_tokens);
-        if (blocks > e->sched.max_job_blocks)
+        if (blocks > e->sched.fair.max_blocks)
             return err_set(err, ERR_CONTEXT,
                            "this needs %d KV blocks of %d tokens (%lld prompt tokens + %d max_tokens), "
                            "the pool has %d: lower max_tokens or raise kv-bytes",
-                           blocks, KV_TILE, (long long)n, j->max_tokens, e->sched.max_job_blocks);
+                           blocks, KV_TILE, (long long)n, j->max_tokens, e->sched.fair.max_blocks);
     }
     return 0;
 }
@@ -348,7 +353,8 @@ static int check_job(const struct engine *e, const struct job *j, struct err *er
 /* What waits now and will be admitted at once does not count against the queue. */
 static int free_places(const struct engine *e)
 {
-    return e->opts.max_batch - e->stats.running;
+    int n = e->opts.max_batch - e->stats.running;
+    return n > 0 ? n : 0;
 }
 
 int engine_post(struct engine *e, struct job *j, struct err *err)
@@ -360,17 +366,17 @@ int engine_post(struct engine *e, struct job *j, struct err *err)
     pthread_mutex_lock(&e->lock);
     if (e->is_closing) {
         result = err_set(err, ERR_CLOSING, "the server is shutting down");
-    } else if (e->stats.waiting + n > e->opts.max_queue + free_places(e)) {
+    } else if (backlog_of(&e->backlog, j->domain) + n > e->opts.max_queue + free_places(e)) {
         result = err_set(err, ERR_QUEUE_FULL,
                          "%d sequences wait already and the queue holds %d: try again later",
-                         e->stats.waiting, e->opts.max_queue);
+                         backlog_of(&e->backlog, j->domain), e->opts.max_queue);
     } else {
         if (e->last_job)
             e->last_job->next = j;
         else
             e->first_job = j;
         e->last_job = j;
-        e->n_posted += n;
+        backlog_add(&e->backlog, j->domain, n);
         e->stats.waiting += n;
         pthread_cond_signal(&e->has_work);
     }
@@ -429,13 +435,13 @@ static struct kv_prefix *run_compile(struct engine *e, struct compile *c, struct
     return c->result;
 }
 
-struct kv_prefix *engine_prefix_from_rows(struct engine *e, const float *rows, int n_tokens,
-                                          struct err *err)
+struct kv_prefix *engine_prefix_from_rows(struct engine *e, uint32_t domain, const float *rows,
+                                          int n_tokens, struct err *err)
 {
     size_t n;
     CHECK(n_tokens >= 1 && mem_mul((size_t)n_tokens, (size_t)e->shape->dim, &n));
     if (e->shape->weight_dtype == DTYPE_F32) {
-        struct compile c = {.rows = rows, .n = n_tokens};
+        struct compile c = {.rows = rows, .n = n_tokens, .domain = domain};
         return run_compile(e, &c, err);
     }
     /* PEFT casts the rows to the type of the token embeddings */
@@ -446,19 +452,19 @@ struct kv_prefix *engine_prefix_from_rows(struct engine *e, const float *rows, i
     }
     for (size_t i = 0; i < n; i++)
         cast[i] = bf16_to_f32(f32_to_bf16(rows[i]));
-    struct compile c = {.rows = cast, .n = n_tokens};
+    struct compile c = {.rows = cast, .n = n_tokens, .domain = domain};
     struct kv_prefix *p = run_compile(e, &c, err);
     free(cast);
     return p;
 }
 
-struct kv_prefix *engine_prefix_from_tokens(struct engine *e, const int32_t *ids, int n_tokens,
-                                            struct err *err)
+struct kv_prefix *engine_prefix_from_tokens(struct engine *e, uint32_t domain, const int32_t *ids,
+                                            int n_tokens, struct err *err)
 {
     CHECK(n_tokens >= 1);
     for (int i = 0; i < n_tokens; i++)
         CHECK(ids[i] >= 0 && ids[i] < e->shape->vocab); /* they come from our own tokenizer */
-    struct compile c = {.ids = ids, .n = n_tokens};
+    struct compile c = {.ids = ids, .n = n_tokens, .domain = domain};
     return run_compile(e, &c, err);
 }
 
@@ -512,14 +518,14 @@ struct engine *engine_open(const struct base_model *b, const struct engine_opts 
     pthread_cond_init(&e->has_result, NULL);
     if (settle_opts(e, opts, &n_blocks, err) < 0)
         goto fail;
-    int max_rows = e->opts.max_batch + e->opts.prefill_chunk;
+    int max_seqs = sched_max_seqs(e->opts.max_batch), max_rows = max_seqs + e->opts.prefill_chunk;
     int for_compiles = seq_blocks_needed(e->max_ctx, 0); /* mapped, paid for when used */
     if (kv_pool_init(&e->pool, e->shape, n_blocks + for_compiles, err) < 0 ||
         forward_ws_init(&e->ws, base_model_weights(b), e->shape, max_rows, max_rows, e->opts.n_threads,
                         err) < 0)
         goto fail;
     sched_init(&e->sched, e->opts.max_batch, n_blocks, e->opts.prefill_chunk);
-    batch_init(&e->batch, max_rows, e->opts.max_batch + 1, e->shape->dim);
+    batch_init(&e->batch, max_rows, max_seqs, e->shape->dim);
     emit_init(&e->emit, b, max_rows);
     e->par = par_new(e->opts.n_threads);
     e->stats.kv_blocks_total = n_blocks;
@@ -565,6 +571,7 @@ void engine_free(struct engine *e)
     if (e->ws.memory)
         forward_ws_fini(&e->ws);
     kv_pool_fini(&e->pool);
+    backlog_fini(&e->backlog);
     pthread_mutex_destroy(&e->lock);
     pthread_cond_destroy(&e->has_work);
     pthread_cond_destroy(&e->has_result);

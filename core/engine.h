@@ -62,11 +62,11 @@ struct kv_prefix *kv_prefix_from_hidden(const struct base_model *b, const float 
 
 /* Soft prompt: rows is [P, dim] f32 at the embedding layer; or token ids with their own embeddings. One
  * causal pass of the frozen base at positions 0..P-1, done by the engine between and beside the running
- * sequences' rows in bounded chunks. Blocks until done. Thread: any but the loop's and the engine's. */
-struct kv_prefix *engine_prefix_from_rows(struct engine *e, const float *rows, int n_tokens,
-                                          struct err *err);
-struct kv_prefix *engine_prefix_from_tokens(struct engine *e, const int32_t *ids, int n_tokens,
-                                            struct err *err);
+ * sequences' rows in bounded chunks, charged to the tenant `domain`. Blocks until done. Thread: any but the loop's and the engine's. */
+struct kv_prefix *engine_prefix_from_rows(struct engine *e, uint32_t domain, const float *rows,
+                                          int n_tokens, struct err *err);
+struct kv_prefix *engine_prefix_from_tokens(struct engine *e, uint32_t domain, const int32_t *ids,
+                                            int n_tokens, struct err *err);
 
 void kv_prefix_free(struct kv_prefix *p); /* accepts NULL */
 
@@ -93,6 +93,7 @@ struct job_stop {
 struct job { /* everything above the line is set by the caller and unchanged until the final event */
     const struct kv_prefix *prefix; /* NULL: none */
     uint32_t domain;                /* the tenant's number: caches and queues are private to it */
+    uint32_t weight;                /* of that tenant beside the others; 0 means 1 */
     const struct job_prompt *prompts;
     int n_prompts;
     int n; /* choices per prompt; choice c belongs to prompt c / n */
@@ -158,8 +159,9 @@ struct engine_opts {
     int n_threads;      /* compute threads, the engine's own included; 0: number of cores */
     int max_ctx;        /* virtual + prompt + generated tokens of a sequence; 0: the model's maximum */
     size_t kv_bytes;    /* the KV pool; 0: a default that fits max_ctx times some sequences */
-    int max_batch;      /* sequences running at once; 0: 32 */
-    int max_queue;      /* sequences waiting at once; 0: 1024 */
+    int max_batch;      /* sequences running at once; 0: 32. A quarter as many again wait for tenants
+                         * that have none running. */
+    int max_queue;      /* sequences waiting at once, of each tenant; 0: 1024 */
     int prefill_chunk;  /* prompt rows per step; 0: 64 */
     void (*wake)(void *ud); /* engine thread: events wait and the outbox was empty. May be NULL. */
     void *wake_ud;

@@ -7,12 +7,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+int sched_max_seqs(int max_running)
+{
+    return max_running + fair_extra_places(max_running) + 1; /* and one compile */
+}
+
 void sched_init(struct sched *s, int max_running, int max_job_blocks, int prefill_chunk)
 {
-    size_t most = (size_t)max_running + 1; /* and one compile */
-    *s = (struct sched){.max_running = max_running,
-                        .max_job_blocks = max_job_blocks,
-                        .prefill_chunk = prefill_chunk};
+    size_t most = (size_t)sched_max_seqs(max_running);
+    *s = (struct sched){.prefill_chunk = prefill_chunk};
+    fair_init(&s->fair, max_running, max_job_blocks);
     s->running = xcalloc(most, sizeof *s->running);
     s->picks = xcalloc(most, sizeof *s->picks);
     s->order = xcalloc(most, sizeof *s->order);
@@ -20,80 +24,85 @@ void sched_init(struct sched *s, int max_running, int max_job_blocks, int prefil
 
 void sched_fini(struct sched *s)
 {
-    CHECK(!s->n_running && !s->waiting.n && !s->compiles.n);
+    CHECK(!s->n_running && !s->fair.n_waiting && !s->compiles.n);
+    fair_fini(&s->fair);
     free(s->running);
     free(s->picks);
     free(s->order);
     *s = (struct sched){0};
 }
 
-static void push(struct seq_queue *w, struct seq *q)
-{
-    q->next = NULL;
-    if (w->last)
-        w->last->next = q;
-    else
-        w->first = q;
-    w->last = q;
-    w->n++;
-}
-
-/* false: q is not in this queue. */
-static bool unlink_from(struct seq_queue *w, struct seq *q)
-{
-    struct seq *before = NULL;
-    for (struct seq *at = w->first; at != q; before = at, at = at->next)
-        if (!at)
-            return false;
-    if (before)
-        before->next = q->next;
-    else
-        w->first = q->next;
-    if (w->last == q)
-        w->last = before;
-    q->next = NULL;
-    w->n--;
-    return true;
-}
-
 void sched_add(struct sched *s, struct seq *q)
 {
-    push(q->compile ? &s->compiles : &s->waiting, q);
+    const struct job *j = q->job;
+    q->domain = j ? fair_domain(&s->fair, j->domain, j->weight ? j->weight : 1)
+                  : fair_domain(&s->fair, q->compile->domain, 0);
+    q->domain->n_seqs++;
+    if (j)
+        fair_wait(&s->fair, q->domain, q);
+    else
+        seq_queue_push(&s->compiles, q);
 }
 
-static void start(struct sched *s, struct seq_queue *from, struct kv_pool *pool, int n_blocks)
+/* q is out of its queue and runs from now on. */
+static void start(struct sched *s, struct seq *q, struct kv_pool *pool)
 {
-    struct seq *q = from->first;
-    q->blocks = xcalloc((size_t)n_blocks, sizeof *q->blocks);
-    q->n_blocks = n_blocks;
-    CHECK(kv_pool_take(pool, n_blocks, q->blocks));
-    CHECK(unlink_from(from, q));
+    struct domain *d = q->domain;
+    q->n_blocks = seq_blocks_needed(q->n_prompt, q->max_new);
+    q->blocks = xcalloc((size_t)q->n_blocks, sizeof *q->blocks);
+    CHECK(kv_pool_take(pool, q->n_blocks, q->blocks));
     s->running[s->n_running++] = q;
+    q->n_due = q->n_prompt;
+    d->n_due += q->n_due;
     if (q->compile)
         s->has_compile = true;
     else
-        s->n_job_blocks += n_blocks;
+        fair_start(&s->fair, d, q->n_blocks);
+    if (q->prefix)
+        fair_charge(d, (int64_t)q->prefix->first_pos * PRICE_VIRTUAL);
 }
 
 void sched_admit(struct sched *s, struct kv_pool *pool)
 {
-    if (s->compiles.first && !s->has_compile)
-        start(s, &s->compiles, pool, seq_blocks_needed(s->compiles.first->n_prompt, 0));
-    while (s->waiting.first && s->n_running - s->has_compile < s->max_running) {
-        const struct seq *q = s->waiting.first;
-        int need = seq_blocks_needed(q->n_prompt, q->max_new);
-        if (need > s->max_job_blocks - s->n_job_blocks)
-            return; /* first come, first served: nobody overtakes, so nobody starves */
-        start(s, &s->waiting, pool, need);
+    struct seq *compile = s->compiles.first;
+    fair_begin(&s->fair);
+    if (compile && !s->has_compile) {
+        CHECK(seq_queue_remove(&s->compiles, compile));
+        start(s, compile, pool);
+    }
+    for (struct domain *d; (d = fair_next(&s->fair));) {
+        struct seq *q = d->waiting.first;
+        CHECK(fair_leave(&s->fair, d, q));
+        start(s, q, pool);
     }
 }
 
-static int pick_rows(const struct seq *q, int *chunk)
+/* Divides the step's prompt rows among the domains; within one the oldest sequence comes first. */
+static void deal_prompt_rows(struct sched *s)
 {
-    if (!seq_is_prefill(q))
+    for (int i = 0; i < s->n_running; i++) {
+        const struct seq *q = s->running[i];
+        if (seq_is_prefill(q))
+            fair_want(&s->fair, q->domain, q->n_prompt - q->n_computed);
+    }
+    fair_deal(&s->fair, s->prefill_chunk);
+}
+
+/* The rows of q in this step, charged to its domain. */
+static int pick_rows(struct seq *q)
+{
+    struct domain *d = q->domain;
+    if (!seq_is_prefill(q)) {
+        fair_charge(d, PRICE_GENERATED);
         return 1;
-    int left = q->n_prompt - q->n_computed, n = left < *chunk ? left : *chunk;
-    *chunk -= n;
+    }
+    int left = q->n_prompt - q->n_computed, n = left < d->n_rows ? left : d->n_rows;
+    d->n_rows -= n;
+    q->n_due -= n;
+    d->n_due -= n;
+    fair_charge(d, (int64_t)n * PRICE_PROMPT);
+    if (n == left && q->max_new > 0)
+        fair_charge(d, PRICE_GENERATED);
     return n;
 }
 
@@ -125,10 +134,11 @@ static void add_rows(struct batch *b, const struct sched_pick *p)
 
 void sched_next(struct sched *s, struct batch *b)
 {
-    int n = 0, chunk = s->prefill_chunk;
+    int n = 0;
     batch_clear(b);
+    deal_prompt_rows(s);
     for (int i = 0; i < s->n_running; i++) {
-        int rows = pick_rows(s->running[i], &chunk);
+        int rows = pick_rows(s->running[i]);
         if (rows)
             s->picks[n++] = (struct sched_pick){s->running[i], rows, i};
     }
@@ -144,21 +154,48 @@ static void stop(struct sched *s, int i, struct kv_pool *pool)
     struct seq *q = s->running[i];
     memmove(s->running + i, s->running + i + 1, (size_t)(s->n_running - i - 1) * sizeof *s->running);
     s->n_running--;
+    q->domain->n_due -= q->n_due;
     if (q->compile)
         s->has_compile = false;
     else
-        s->n_job_blocks -= q->n_blocks;
+        fair_end(&s->fair, q->domain, q->n_blocks);
     kv_pool_give(pool, q->blocks, q->n_blocks);
     free(q->blocks);
     q->blocks = NULL;
 }
 
-void sched_remove(struct sched *s, struct seq *q, struct kv_pool *pool)
+static int place_of(const struct sched *s, const struct seq *q)
 {
     for (int i = 0; i < s->n_running; i++)
-        if (s->running[i] == q) {
-            stop(s, i, pool);
-            return;
-        }
-    CHECK(unlink_from(q->compile ? &s->compiles : &s->waiting, q));
+        if (s->running[i] == q)
+            return i;
+    return -1;
+}
+
+void sched_remove(struct sched *s, struct seq *q, struct kv_pool *pool)
+{
+    int place = place_of(s, q);
+    if (place >= 0)
+        stop(s, place, pool);
+    else
+        CHECK(q->compile ? seq_queue_remove(&s->compiles, q)
+                         : fair_leave(&s->fair, q->domain, q));
+    q->domain->n_seqs--;
+    q->domain = NULL;
+}
+
+struct seq *sched_find(const struct sched *s, bool (*is_it)(const struct seq *q, const void *ud),
+                       const void *ud)
+{
+    for (int i = 0; i < s->n_running; i++)
+        if (is_it(s->running[i], ud))
+            return s->running[i];
+    for (const struct domain *d = s->fair.domains; d; d = d->next)
+        for (struct seq *q = d->waiting.first; q; q = q->next)
+            if (is_it(q, ud))
+                return q;
+    for (struct seq *q = s->compiles.first; q; q = q->next)
+        if (is_it(q, ud))
+            return q;
+    return NULL;
 }

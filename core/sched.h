@@ -1,26 +1,23 @@
 /* Who runs, and what the next step computes: continuous batching with chunked prompts.
  *
- * Thread: engine. Pure bookkeeping: no clock, no thread, no maths, hence testable alone. Sequences wait
- * in order of arrival and are admitted when a place and all the KV blocks they can ever need are free, so
- * an admitted sequence never has to give way. Compiles have a queue, a place and blocks of their own: an
- * adapter does not wait for the requests of others, however many there are. */
+ * Thread: engine. Pure bookkeeping: no clock, no thread, no maths, hence testable alone. Sequences wait in
+ * their tenant's order of arrival and are admitted when it is the tenant's turn (fair.h) and a place and
+ * all the KV blocks they can ever need are free, so an admitted sequence never has to give way. Compiles
+ * have a queue, a place and blocks of their own: an adapter does not wait for the requests of others,
+ * however many there are; what it costs is charged to its tenant. */
 #ifndef PREFIXD_SCHED_H
 #define PREFIXD_SCHED_H
 
 #include "core/batch.h"
+#include "core/fair.h"
 #include "core/seq.h"
 
-struct seq_queue {
-    struct seq *first, *last;
-    int n;
-};
-
 struct sched {
+    struct fair fair;     /* the waiting jobs are in its domains' queues */
     struct seq **running; /* [n_running], oldest first; one compile at most among them */
-    int n_running, max_running;
-    int n_job_blocks, max_job_blocks; /* blocks of running jobs; what is beyond the most is for compiles */
+    int n_running;
     bool has_compile;
-    struct seq_queue waiting, compiles;
+    struct seq_queue compiles;
     int prefill_chunk;
     struct sched_pick *picks; /* scratch */
     struct seq **order;       /* [batch's n_seqs]: whose rows batch.seqs[i] are, after sched_next */
@@ -32,16 +29,24 @@ struct sched_pick {
     int age; /* place among the running: ties keep it */
 };
 
+/* The most sequences that a step can have, if max_running is the number of ordinary places. */
+int sched_max_seqs(int max_running);
+
 void sched_init(struct sched *s, int max_running, int max_job_blocks, int prefill_chunk);
 void sched_fini(struct sched *s);
 
 void sched_add(struct sched *s, struct seq *q); /* to the end of its queue */
-void sched_admit(struct sched *s, struct kv_pool *pool);
+void sched_admit(struct sched *s, struct kv_pool *pool); /* once per step */
 
-/* All decoding rows and up to prefill_chunk prompt rows, sequences of one prefix side by side. */
+/* All decoding rows and up to prefill_chunk prompt rows, sequences of one prefix side by side. What is
+ * chosen is charged: it is going to be computed. */
 void sched_next(struct sched *s, struct batch *b);
 
 /* Takes q out, running or waiting, and gives its blocks back. The caller frees it. */
 void sched_remove(struct sched *s, struct seq *q, struct kv_pool *pool);
+
+/* The first sequence, running or waiting, that is_it says yes to. */
+struct seq *sched_find(const struct sched *s, bool (*is_it)(const struct seq *q, const void *ud),
+                       const void *ud);
 
 #endif

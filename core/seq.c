@@ -46,3 +46,31 @@ int seq_blocks_needed(int n_prompt, int max_new)
     /* the last generated token is never fed back, but its slot costs nothing worth a special case */
     return (n_prompt + max_new + KV_TILE - 1) / KV_TILE;
 }
+
+void seq_queue_push(struct seq_queue *w, struct seq *q)
+{
+    q->next = NULL;
+    if (w->last)
+        w->last->next = q;
+    else
+        w->first = q;
+    w->last = q;
+    w->n++;
+}
+
+bool seq_queue_remove(struct seq_queue *w, struct seq *q)
+{
+    struct seq *before = NULL;
+    for (struct seq *at = w->first; at != q; before = at, at = at->next)
+        if (!at)
+            return false;
+    if (before)
+        before->next = q->next;
+    else
+        w->first = q->next;
+    if (w->last == q)
+        w->last = before;
+    q->next = NULL;
+    w->n--;
+    return true;
+}

@@ -12,6 +12,7 @@ struct compile { /* lent by a blocked caller; done and result are guarded by the
     const float *rows;  /* [n, dim], or NULL: ids */
     const int32_t *ids;
     int n;
+    uint32_t domain;
     bool is_done;
     struct kv_prefix *result;
     struct err err;
@@ -21,12 +22,14 @@ struct compile { /* lent by a blocked caller; done and result are guarded by the
 struct seq {
     struct job *job;          /* NULL when compiling */
     struct compile *compile;
+    struct domain *domain;    /* while the scheduler has it */
     int choice;               /* of the job */
     const int32_t *prompt;    /* [n_prompt]; NULL: rows of embeddings */
     const float *embeds;      /* [n_prompt, dim] */
     int n_prompt;
     const struct kv_prefix *prefix;
     int max_new;
+    int n_due;                /* prompt rows not yet charged to the domain, once admitted */
     int n_computed;           /* own tokens whose keys stand in the blocks */
     int n_generated;
     int32_t last;             /* the newest token, not yet computed */
@@ -36,6 +39,14 @@ struct seq {
     struct stop stop;
     struct seq *next;         /* in the waiting queue */
 };
+
+struct seq_queue {
+    struct seq *first, *last;
+    int n;
+};
+
+void seq_queue_push(struct seq_queue *w, struct seq *q);
+bool seq_queue_remove(struct seq_queue *w, struct seq *q); /* false: it is not in this queue */
 
 struct seq *seq_new_choice(struct job *j, int choice, const struct tokenizer *t);
 struct seq *seq_new_compile(struct compile *c);

@@ -307,7 +307,8 @@ static int take_ids(struct parse *p, const struct field *f)
     if (n > JOB_MAX_CHOICES)
         return refuse_many(p, f, n);
     int32_t *ids = arena_array(p->arena, l->n, sizeof *ids);
-    memcpy(ids, l->ids, l->n * sizeof *ids);
+    if (l->n)
+        memcpy(ids, l->ids, l->n * sizeof *ids);
     p->c->prompts = arena_array(p->arena, n, sizeof *p->c->prompts);
     for (size_t i = 0; i < n; i++) {
         size_t to = l->is_nested ? l->ends[i] : l->n;

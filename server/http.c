@@ -100,6 +100,15 @@ static void resume(struct http_req *r)
 
 /* ---- life of a request --------------------------------------------------------------- */
 
+/* A proxy's way to ask: the whole address in place of the path. */
+static const char *path_of(const char *target)
+{
+    if (strncasecmp(target, "http://", 7) != 0)
+        return target;
+    const char *path = strchr(target + 7, '/');
+    return path ? path : "/";
+}
+
 static struct http_req *req_new(struct http *h, struct MHD_Connection *conn,
                                 const char *path, const char *method, const char *version)
 {
@@ -109,7 +118,7 @@ static struct http_req *req_new(struct http *h, struct MHD_Connection *conn,
     r->conn = conn;
     r->home =
         MHD_get_connection_info(conn, MHD_CONNECTION_INFO_SOCKET_CONTEXT)->socket_context;
-    r->path = xstrdup(path);
+    r->path = xstrdup(path_of(path));
     r->method = method;
     r->version = version;
     CHECK(r->home && !r->home->req);

@@ -200,7 +200,7 @@ class Errors(HttpCase):
             self.d.wait(lambda name=name: name in self.d.stderr(), 3, f"{name} in the log")
 
     def test_hostile_request_ids(self):
-        for value in ("a" * 5000, "a b", 'x"y', "é".encode("latin-1").decode("latin-1"), "<x>"):
+        for value in ("a" * 5000, "a b", 'x"y', "é".encode("latin-1").decode("latin-1"), "it's"):
             with self.subTest(value=value[:10]):
                 answer = self.d.get("/health", headers={"X-Request-Id": value})
                 if answer.status == 200:

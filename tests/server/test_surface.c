@@ -183,6 +183,18 @@ static char *key_file(const char *text)
     return path;
 }
 
+TEST(surface_whole_addresses_are_accepted)
+{
+    struct fixture f = {0};
+    fake_engine_plan(&plain);
+    fixture_start(&f);
+    EXPECT_STATUS(&f, "GET", "http://127.0.0.1:8080/v1/models/%67qa", "", NULL, 200);
+    EXPECT_STATUS(&f, "GET", "HTTP://x/health?a=b", "", NULL, 200);
+    EXPECT_STATUS(&f, "GET", "http://x", "", NULL, 404);
+    EXPECT_STATUS(&f, "GET", "https://x/health", "", NULL, 404);
+    fixture_stop(&f);
+}
+
 TEST(surface_keys_guard_all_but_the_open_routes)
 {
     struct fixture f = {.key_file = key_file("# ours\nsecret-1\n\n  secret-2  \n")};

@@ -283,25 +283,26 @@ void engine_stats(struct engine *e, struct engine_stats *out)
     pthread_mutex_unlock(&e->lock);
 }
 
-struct kv_prefix *engine_prefix_from_tokens(struct engine *e, const int32_t *ids,
-                                            int n_tokens, struct err *err)
+struct kv_prefix *engine_prefix_from_tokens(struct engine *e, uint32_t domain,
+                                            const int32_t *ids, int n_tokens,
+                                            struct err *err)
 {
     const struct model_shape *s = base_model_shape(e->base);
     size_t n = (size_t)n_tokens * (size_t)s->n_layers * 2 * (size_t)s->n_kv_heads *
                (size_t)s->head_dim;
     float *kv = xcalloc(n, sizeof *kv);
-    (void)ids;
+    (void)ids, (void)domain;
     usleep((useconds_t)plan_now().compile_us);
     struct kv_prefix *p = kv_prefix_from_kv(e->base, kv, n_tokens, err);
     free(kv);
     return p;
 }
 
-struct kv_prefix *engine_prefix_from_rows(struct engine *e, const float *rows, int n_tokens,
-                                          struct err *err)
+struct kv_prefix *engine_prefix_from_rows(struct engine *e, uint32_t domain, const float *rows,
+                                          int n_tokens, struct err *err)
 {
     (void)rows;
-    return engine_prefix_from_tokens(e, NULL, n_tokens, err);
+    return engine_prefix_from_tokens(e, domain, NULL, n_tokens, err);
 }
 
 void engine_close(struct engine *e)

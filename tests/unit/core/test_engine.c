@@ -714,9 +714,9 @@ TEST(engine_refuses_soft_prompts_that_are_not_finite)
     float *rows = xcalloc(n, sizeof *rows);
     rng_fill(&b.rng, rows, n, 1);
     rows[n - 1] = INFINITY;
-    EXPECT(!engine_prefix_from_rows(runner_engine(b.runner), rows, 5, &err));
+    EXPECT(!engine_prefix_from_rows(runner_engine(b.runner), 0, rows, 5, &err));
     EXPECT_EQ(err.code, ERR_ADAPTER);
-    EXPECT(!engine_prefix_from_rows(runner_engine(b.runner), rows, 257, &err));
+    EXPECT(!engine_prefix_from_rows(runner_engine(b.runner), 0, rows, 257, &err));
     EXPECT(strstr(err.msg, "257 virtual tokens") && strstr(err.msg, "256"));
     expect_no_blocks(&b);
     free(rows);
@@ -790,7 +790,7 @@ TEST(engine_counts_rows_of_compiling_apart)
     struct err err = {0};
     bench_open(&b, TINY_GQA, (struct engine_opts){.n_threads = 1, .prefill_chunk = 16});
     struct kv_prefix *p =
-        engine_prefix_from_tokens(runner_engine(b.runner), b.ids, 50, &err);
+        engine_prefix_from_tokens(runner_engine(b.runner), 0, b.ids, 50, &err);
     ASSERT(p != NULL);
     EXPECT(p->n_tokens == 50 && p->first_pos == 50 && p->n_tiles == 4);
     EXPECT_EQ(stats_of(&b).compile_rows, 50);
@@ -814,7 +814,7 @@ static void *compile_main(void *ud)
 {
     struct compiling *c = ud;
     c->made =
-        engine_prefix_from_tokens(runner_engine(c->b->runner), c->b->ids, 600, &c->err);
+        engine_prefix_from_tokens(runner_engine(c->b->runner), 0, c->b->ids, 600, &c->err);
     return NULL;
 }
 
@@ -845,7 +845,7 @@ TEST(engine_close_ends_running_waiting_and_compiling)
     EXPECT_EQ(stats_of(&b).kv_blocks_used, 0);
     expect_refused(&b, run_new(b.ids, 5, 5, NULL), ERR_CLOSING, WORDS("shutting down"));
     struct err err = {0};
-    EXPECT(!engine_prefix_from_tokens(runner_engine(b.runner), b.ids, 5, &err));
+    EXPECT(!engine_prefix_from_tokens(runner_engine(b.runner), 0, b.ids, 5, &err));
     EXPECT_EQ(err.code, ERR_CLOSING);
     free_runs(runs, 3);
     bench_close(&b);
@@ -859,19 +859,22 @@ TEST(engine_compiles_beside_whatever_waits)
     opts.kv_bytes = kv_pool_block_bytes(base_model_shape((b.base = tiny_open(TINY_DEMO)))) * 20;
     base_model_free(b.base);
     bench_open(&b, TINY_DEMO, opts);
-    struct run *runs[4];
-    for (int i = 0; i < 4; i++)
+    enum { QUEUE = 40 };
+    struct run *runs[QUEUE];
+    for (int i = 0; i < QUEUE; i++)
         runs[i] = post_greedy(&b, 20, 300, NULL); /* all 20 blocks each */
     struct err err = {0};
-    struct kv_prefix *p = engine_prefix_from_tokens(runner_engine(b.runner), b.ids, 400, &err);
+    struct kv_prefix *p = engine_prefix_from_tokens(runner_engine(b.runner), 0, b.ids, 400, &err);
     EXPECT(p != NULL);
     struct engine_stats s = stats_of(&b);
     EXPECT(s.running == 1 && s.waiting >= 2); /* long before they are through */
     EXPECT_EQ(s.kv_blocks_total, 20);
-    runner_wait(b.runner, runs, 4);
+    for (int i = 0; i < QUEUE; i++)
+        atomic_store(&runs[i]->job.cancelled, true);
+    runner_wait(b.runner, runs, QUEUE);
     expect_no_blocks(&b);
     kv_prefix_free(p);
-    free_runs(runs, 4);
+    free_runs(runs, QUEUE);
     bench_close(&b);
 }
 

@@ -110,8 +110,8 @@ static void choose_stop(struct world *w, struct runner *r, int i)
 static struct kv_prefix *compile(const struct world *w, struct engine *e, int i)
 {
     struct err err = {0};
-    struct kv_prefix *p = i == 4 ? engine_prefix_from_tokens(e, w->text, 40, &err)
-                                 : engine_prefix_from_rows(e, w->rows, 130, &err);
+    struct kv_prefix *p = i == 4 ? engine_prefix_from_tokens(e, 0, w->text, 40, &err)
+                                 : engine_prefix_from_rows(e, 1, w->rows, 130, &err);
     if (!p)
         test_fail(__FILE__, __LINE__, "prefix %d: %s", i, err.msg);
     CHECK(p != NULL);

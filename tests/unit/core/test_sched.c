@@ -101,7 +101,7 @@ TEST(sched_admits_in_order_while_there_are_places_and_blocks)
                *c = desk_add(&d, 1, 1, NULL);
     step(&d);
     EXPECT_EQ(d.sched.n_running, 1); /* b needs five of four: it waits, and c behind it */
-    EXPECT_EQ(d.sched.waiting.n, 2);
+    EXPECT_EQ(d.sched.fair.n_waiting, 2);
     EXPECT_EQ(d.pool.n_free, 4);
     desk_remove(&d, a);
     step(&d);
@@ -118,7 +118,7 @@ TEST(sched_runs_no_more_than_its_places)
         desk_add(&d, 1, 3, NULL);
     step(&d);
     EXPECT_EQ(d.sched.n_running, MAX_RUNNING);
-    EXPECT_EQ(d.sched.waiting.n, 3);
+    EXPECT_EQ(d.sched.fair.n_waiting, 3);
     desk_fini(&d);
 }
 
@@ -207,13 +207,13 @@ TEST(sched_removes_from_anywhere)
         for (int gone = 0; gone < n;) {
             step(&d);
             int i = rng_below(&r, n);
-            EXPECT(d.sched.n_running + d.sched.waiting.n == n - gone);
+            EXPECT(d.sched.n_running + d.sched.fair.n_waiting == n - gone);
             if (d.seqs[i]) {
                 desk_remove(&d, d.seqs[i]);
                 gone++;
             }
         }
-        EXPECT(d.sched.waiting.first == NULL && d.sched.waiting.last == NULL);
+        EXPECT_EQ(d.sched.fair.n_waiting, 0);
         desk_fini(&d);
     }
 }
