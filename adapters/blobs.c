@@ -48,7 +48,8 @@ static int open_blob(const struct blobs *b, const char *digest, struct err *err)
     return folder;
 }
 
-int blobs_open_file(const struct blobs *b, const char *digest, const char *file, struct err *err)
+int blobs_open_file(const struct blobs *b, const char *digest, const char *file,
+                    struct err *err)
 {
     int folder = open_blob(b, digest, err);
     if (folder < 0)
@@ -58,8 +59,8 @@ int blobs_open_file(const struct blobs *b, const char *digest, const char *file,
     return fd;
 }
 
-void *blobs_read_file(const struct blobs *b, const char *digest, const char *file, size_t most,
-                      size_t *len, struct err *err)
+void *blobs_read_file(const struct blobs *b, const char *digest, const char *file,
+                      size_t most, size_t *len, struct err *err)
 {
     int folder = open_blob(b, digest, err);
     if (folder < 0)
@@ -106,9 +107,11 @@ static int confirm(const struct blobs *b, const char *digest, const struct blob_
                    int n_files, bool *is_whole, struct err *err)
 {
     int n = 0, rc = 0, folder = open_blob(b, digest, NULL);
-    *is_whole = folder >= 0 && durable_each(folder, count_file, &n, NULL) == 0 && n == n_files;
+    *is_whole = folder >= 0 && durable_each(folder, count_file, &n, NULL) == 0 &&
+                n == n_files;
     for (int i = 0; rc == 0 && *is_whole && i < n_files; i++)
-        rc = durable_confirm(folder, files[i].name, files[i].bytes, files[i].len, is_whole, err);
+        rc = durable_confirm(folder, files[i].name, files[i].bytes, files[i].len, is_whole,
+                             err);
     if (rc == 0 && *is_whole)
         rc = durable_sync(folder, err);
     if (folder >= 0)
@@ -116,7 +119,8 @@ static int confirm(const struct blobs *b, const char *digest, const struct blob_
     return rc;
 }
 
-static int write_files(int folder, const struct blob_file *files, int n_files, struct err *err)
+static int write_files(int folder, const struct blob_file *files, int n_files,
+                       struct err *err)
 {
     for (int i = 0; i < n_files; i++)
         if (durable_write(folder, files[i].name, files[i].bytes, files[i].len, err) < 0)
@@ -125,8 +129,8 @@ static int write_files(int folder, const struct blob_file *files, int n_files, s
 }
 
 /* The damaged blob of this digest, if there is one, goes when the whole one is there. */
-static int write_blob(const struct blobs *b, const char *digest, const struct blob_file *files,
-                      int n_files, struct err *err)
+static int write_blob(const struct blobs *b, const char *digest,
+                      const struct blob_file *files, int n_files, struct err *err)
 {
     char tmp[NAME_SIZE];
     snprintf(tmp, sizeof tmp, ".new-%s", digest);
@@ -181,8 +185,8 @@ static void sweep_one(void *ud, const char *name)
         blobs_discard(s->b, name);
 }
 
-int blobs_sweep(const struct blobs *b, bool (*is_wanted)(void *ud, const char *digest), void *ud,
-                struct err *err)
+int blobs_sweep(const struct blobs *b, bool (*is_wanted)(void *ud, const char *digest),
+                void *ud, struct err *err)
 {
     struct sweep s = {b, is_wanted, ud};
     return durable_each(b->folder, sweep_one, &s, err);

@@ -42,14 +42,15 @@ int blobs_put(const struct blobs *b, const char *digest, const struct blob_file 
 void blobs_discard(const struct blobs *b, const char *digest);
 
 /* Clears away what is half-done, and every blob that is_wanted refuses. */
-int blobs_sweep(const struct blobs *b, bool (*is_wanted)(void *ud, const char *digest), void *ud,
-                struct err *err);
+int blobs_sweep(const struct blobs *b, bool (*is_wanted)(void *ud, const char *digest),
+                void *ud, struct err *err);
 
 /* A read-only descriptor (the caller closes), or -1 with ERR_NOT_FOUND. */
-int blobs_open_file(const struct blobs *b, const char *digest, const char *file, struct err *err);
+int blobs_open_file(const struct blobs *b, const char *digest, const char *file,
+                    struct err *err);
 
 /* Its bytes on the heap, as file_read. */
-void *blobs_read_file(const struct blobs *b, const char *digest, const char *file, size_t most,
-                      size_t *len, struct err *err);
+void *blobs_read_file(const struct blobs *b, const char *digest, const char *file,
+                      size_t most, size_t *len, struct err *err);
 
 #endif

@@ -3,8 +3,8 @@
  * Thread: any.
  *
  *     struct loaded l = {0};
- *     if (loaded_read_stored(&l, blobs, digest, max_bytes, &err) == 0) ... l.files, l.n_files
- *     loaded_fini(&l);
+ *     if (loaded_read_stored(&l, blobs, digest, max_bytes, &err) == 0) ... l.files,
+ * l.n_files loaded_fini(&l);
  */
 #ifndef PREFIXD_LOADED_H
 #define PREFIXD_LOADED_H
@@ -18,7 +18,8 @@ struct loaded {
     int n_files;
 };
 
-void loaded_add(struct loaded *l, const char *name, void *bytes, size_t len); /* takes bytes */
+void loaded_add(struct loaded *l, const char *name, void *bytes,
+                size_t len); /* takes bytes */
 
 /* max_bytes: of the weights file. */
 int loaded_read_stored(struct loaded *l, const struct blobs *blobs, const char *digest,

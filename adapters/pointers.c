@@ -59,7 +59,8 @@ static void read_one(void *ud, const char *file)
     if (name_is_valid(p.name))
         r->fn(r->ud, &p);
     else
-        log_warn("adapters", "state folder: adapters/%s is no adapter's and left aside", file);
+        log_warn("adapters", "state folder: adapters/%s is no adapter's and left aside",
+                 file);
     free(text);
     free(p.name);
 }
@@ -74,8 +75,11 @@ int pointers_each(int dir, void (*fn)(void *ud, const struct pointer *p), void *
 {
     struct reading r = {open_folder(dir), fn, ud};
     if (r.folder < 0)
-        return errno == ENOENT ? 0 : err_set(err, ERR_IO, "cannot open adapters/ of the state "
-                                             "folder: %s", strerror(errno));
+        return errno == ENOENT ? 0
+                               : err_set(err, ERR_IO,
+                                         "cannot open adapters/ of the state "
+                                         "folder: %s",
+                                         strerror(errno));
     int rc = durable_each(r.folder, read_one, &r, err);
     close(r.folder);
     return rc;

@@ -1,6 +1,7 @@
 /* The names of a state folder as older daemons kept them, one file each:
  *
- *     adapters/<name>.json    {"version": "<digest>", "created": <seconds>} or {"deleted": true}
+ *     adapters/<name>.json    {"version": "<digest>", "created": <seconds>} or {"deleted":
+ * true}
  *
  * Thread: boot (it parses JSON). Only read, to be taken over once. */
 #ifndef PREFIXD_POINTERS_H
@@ -23,7 +24,8 @@ struct pointer {
 int pointers_each(int dir, void (*fn)(void *ud, const struct pointer *p), void *ud,
                   struct err *err);
 
-/* Removes what pointers_each could read (damaged files are left aside), and the folder if nothing else is in it. */
+/* Removes what pointers_each could read (damaged files are left aside), and the folder if
+ * nothing else is in it. */
 void pointers_remove(int dir);
 
 bool pointers_are_left(int dir);

@@ -8,8 +8,8 @@
  * stand behind it.
  *
  *     struct store *s = store_open(&(struct store_opts){.dir = dir}, &err);
- *     store_put(s, &(struct store_entry){.name = "support", .version = version, ...}, files,
- *               n_files, NULL, &err);
+ *     store_put(s, &(struct store_entry){.name = "support", .version = version, ...},
+ * files, n_files, NULL, &err);
  */
 #ifndef PREFIXD_STORE_H
 #define PREFIXD_STORE_H
@@ -63,8 +63,9 @@ void store_close(struct store *s);
 /* ---- changes; only_if may be NULL ---------------------------------------------------- */
 
 /* The version becomes the name's current one and, if it was not, its newest. */
-int store_put(struct store *s, const struct store_entry *entry, const struct blob_file *files,
-              int n_files, const struct store_condition *only_if, struct err *err);
+int store_put(struct store *s, const struct store_entry *entry,
+              const struct blob_file *files, int n_files,
+              const struct store_condition *only_if, struct err *err);
 
 /* Makes a kept version the current one again; ERR_NOT_FOUND if it is not kept. */
 int store_rollback(struct store *s, const char *name, const char *version,
@@ -79,8 +80,8 @@ int store_delete(struct store *s, const char *name, bool stays_deleted,
 
 /* In order of name, deleted ones that are remembered included. Strings are lent for the
  * call. */
-int store_each(const struct store *s, void (*fn)(void *ud, const struct store_entry *e), void *ud,
-               struct err *err);
+int store_each(const struct store *s, void (*fn)(void *ud, const struct store_entry *e),
+               void *ud, struct err *err);
 
 /* False if there is no such name; *is_deleted: it is remembered as deleted. */
 bool store_has(const struct store *s, const char *name, bool *is_deleted);

@@ -61,8 +61,8 @@ static int exec(sqlite3 *db, const char *sql, struct err *err)
 
 /* types has a letter for each parameter: s for a string, which must outlive the statement,
  * i for an int64_t. NULL + err. */
-static sqlite3_stmt *vprepare(sqlite3 *db, struct err *err, const char *sql, const char *types,
-                              va_list ap)
+static sqlite3_stmt *vprepare(sqlite3 *db, struct err *err, const char *sql,
+                              const char *types, va_list ap)
 {
     sqlite3_stmt *st = NULL;
     if (sqlite3_prepare_v2(db, sql, -1, &st, NULL) != SQLITE_OK) {
@@ -78,7 +78,8 @@ static sqlite3_stmt *vprepare(sqlite3 *db, struct err *err, const char *sql, con
     return st;
 }
 
-static sqlite3_stmt *prepare(sqlite3 *db, struct err *err, const char *sql, const char *types, ...)
+static sqlite3_stmt *prepare(sqlite3 *db, struct err *err, const char *sql,
+                             const char *types, ...)
 {
     va_list ap;
     va_start(ap, types);
@@ -153,7 +154,8 @@ static int end(struct store *s, int rc, struct err *err)
 }
 
 /* The name's version, which only_if has seen, in current. */
-static int check_current(struct store *s, const char *name, const struct store_condition *only_if,
+static int check_current(struct store *s, const char *name,
+                         const struct store_condition *only_if,
                          char current[DIGEST_HEX + 1], struct err *err)
 {
     int rc = current_of(s->writer, name, current, err);
@@ -214,7 +216,8 @@ static int record_put(struct store *s, const struct store_entry *e, const char *
                       struct err *err)
 {
     if (run(s->writer, err,
-            "INSERT INTO blobs VALUES (?1, ?2) ON CONFLICT DO UPDATE SET bytes = excluded.bytes",
+            "INSERT INTO blobs VALUES (?1, ?2) ON CONFLICT DO UPDATE SET bytes = "
+            "excluded.bytes",
             "si", e->version, blobs_bytes(&s->blobs, e->version)) < 0 ||
         point_at(s, e->name, e->version, err) < 0)
         return -1;
@@ -250,8 +253,8 @@ int store_put(struct store *s, const struct store_entry *e, const struct blob_fi
     return end(s, rc, err);
 }
 
-static int need_version(sqlite3 *db, const char *name, const char *version, int64_t *created,
-                        struct err *err)
+static int need_version(sqlite3 *db, const char *name, const char *version,
+                        int64_t *created, struct err *err)
 {
     sqlite3_stmt *st = prepare(db, err,
                                "SELECT created FROM versions WHERE tenant = 1 AND name = ?"
@@ -292,18 +295,20 @@ int store_delete(struct store *s, const char *name, bool stays_deleted,
     if (rc == 0)
         rc = collect(s, "", err);
     if (rc == 0)
-        rc = run(s->writer, err, "DELETE FROM versions WHERE tenant = 1 AND name = ?", "s", name);
+        rc = run(s->writer, err, "DELETE FROM versions WHERE tenant = 1 AND name = ?", "s",
+                 name);
     if (rc == 0 && stays_deleted)
         rc = point_at(s, name, "", err);
     else if (rc == 0)
-        rc = run(s->writer, err, "DELETE FROM adapters WHERE tenant = 1 AND name = ?", "s", name);
+        rc = run(s->writer, err, "DELETE FROM adapters WHERE tenant = 1 AND name = ?", "s",
+                 name);
     return end(s, rc, err);
 }
 
 /* ---- reading ------------------------------------------------------------------------- */
 
-int store_each(const struct store *s, void (*fn)(void *ud, const struct store_entry *e), void *ud,
-               struct err *err)
+int store_each(const struct store *s, void (*fn)(void *ud, const struct store_entry *e),
+               void *ud, struct err *err)
 {
     static const char sql[] =
         "SELECT a.name, a.current, v.kind, v.created FROM adapters a"
@@ -313,7 +318,9 @@ int store_each(const struct store *s, void (*fn)(void *ud, const struct store_en
     sqlite3_stmt *st = prepare(s->reader, err, sql, "");
     int rc = st ? 1 : -1;
     while (rc == 1 && (rc = step(s->reader, st, err)) == 1) {
-        struct store_entry e = {.name = text(st, 0), .version = text(st, 1), .kind = text(st, 2),
+        struct store_entry e = {.name = text(st, 0),
+                                .version = text(st, 1),
+                                .kind = text(st, 2),
                                 .created = sqlite3_column_int64(st, 3)};
         e.is_damaged = e.version[0] && !blobs_is_digest(e.version);
         if (e.is_damaged)
@@ -343,7 +350,8 @@ int store_each_version(const struct store *s, const char *name,
                                "s", name);
     int rc = st ? 1 : -1;
     while (rc == 1 && (rc = step(s->reader, st, err)) == 1) {
-        const struct store_version v = {text(st, 0), text(st, 1), sqlite3_column_int64(st, 2),
+        const struct store_version v = {text(st, 0), text(st, 1),
+                                        sqlite3_column_int64(st, 2),
                                         sqlite3_column_int64(st, 3)};
         if (blobs_is_digest(v.digest))
             fn(ud, &v);
@@ -387,16 +395,18 @@ static int make_db_file(struct store *s, struct err *err)
     return durable_sync(s->dir, err);
 }
 
-static sqlite3 *connect(const struct store *s, struct err *err)
+static sqlite3 *open_db(const struct store *s, struct err *err)
 {
     struct buf path = {0};
     sqlite3 *db = NULL;
     buf_printf(&path, "%s/" DB_FILE, s->path);
-    int rc = sqlite3_open_v2(path.data, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
+    int rc = sqlite3_open_v2(path.data, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX,
+                             NULL);
     buf_free(&path);
     if (rc == SQLITE_OK)
         sqlite3_busy_timeout(db, BUSY_MS);
-    if (rc == SQLITE_OK && exec(db, "PRAGMA foreign_keys = ON; PRAGMA journal_mode = WAL;", err) == 0 &&
+    if (rc == SQLITE_OK &&
+        exec(db, "PRAGMA foreign_keys = ON; PRAGMA journal_mode = WAL;", err) == 0 &&
         exec(db, s->is_temporary ? "PRAGMA synchronous = OFF" : "PRAGMA synchronous = FULL",
              err) == 0)
         return db;
@@ -409,7 +419,8 @@ static sqlite3 *connect(const struct store *s, struct err *err)
 static int user_version(sqlite3 *db, struct err *err)
 {
     sqlite3_stmt *st = prepare(db, err, "PRAGMA user_version", "");
-    int rc = st ? step(db, st, err) : -1, version = rc == 1 ? sqlite3_column_int(st, 0) : -1;
+    int rc = st ? step(db, st, err) : -1,
+        version = rc == 1 ? sqlite3_column_int(st, 0) : -1;
     sqlite3_finalize(st);
     return version;
 }
@@ -419,9 +430,11 @@ static int known_version(sqlite3 *db, struct err *err)
     int version = user_version(db, err);
     if (version <= store_schema_version())
         return version;
-    return err_set(err, ERR_CONFLICT,
-                   "the state folder belongs to a newer prefixd: its registry has version %d, "
-                   "this one knows %d", version, store_schema_version());
+    return err_set(
+        err, ERR_CONFLICT,
+        "the state folder belongs to a newer prefixd: its registry has version %d, "
+        "this one knows %d",
+        version, store_schema_version());
 }
 
 struct takeover {
@@ -433,10 +446,12 @@ struct takeover {
 static void take_over_one(void *ud, const struct pointer *p)
 {
     struct takeover *t = ud;
-    const struct store_entry e = {.name = p->name, .version = p->version, .created = p->created};
+    const struct store_entry e = {
+        .name = p->name, .version = p->version, .created = p->created};
     if (t->rc == 0)
-        t->rc = p->version[0] ? record_put(t->s, &e, "", t->err)
-                              : point_at(t->s, p->name, p->is_damaged ? DAMAGED : "", t->err);
+        t->rc = p->version[0]
+                    ? record_put(t->s, &e, "", t->err)
+                    : point_at(t->s, p->name, p->is_damaged ? DAMAGED : "", t->err);
 }
 
 static int take_over(struct store *s, struct err *err)
@@ -477,7 +492,8 @@ static bool is_referred(void *ud, const char *digest)
     char found[DIGEST_HEX + 1];
     struct store *s = ud;
     return find_version(s->writer, found, NULL,
-                        "SELECT digest FROM versions WHERE digest = ? LIMIT 1", digest) != 0;
+                        "SELECT digest FROM versions WHERE digest = ? LIMIT 1",
+                        digest) != 0;
 }
 
 static bool is_anything(void *ud, const char *digest)
@@ -491,7 +507,8 @@ static int sweep(struct store *s, struct err *err)
 {
     bool is_damaged = pointers_are_left(s->dir);
     if (is_damaged)
-        log_warn("adapters", "state folder: adapters/ of an older daemon holds what could not be "
+        log_warn("adapters",
+                 "state folder: adapters/ of an older daemon holds what could not be "
                  "taken over; no stored files are cleared away while it is there");
     if (begin(s, err) < 0)
         return -1;
@@ -516,7 +533,8 @@ static int open_folder(struct store *s, const char *dir, struct err *err)
         s->path = buf_take(&made, NULL);
     }
     if (!dir && !s->is_temporary)
-        return err_set(err, ERR_IO, "cannot make a temporary folder for adapters (TMPDIR): %s",
+        return err_set(err, ERR_IO,
+                       "cannot make a temporary folder for adapters (TMPDIR): %s",
                        strerror(errno));
     s->dir = durable_folder(AT_FDCWD, s->path, err);
     return s->dir < 0 ? -1 : 0;
@@ -527,7 +545,7 @@ static int open_files(struct store *s, const char *dir, struct err *err)
     if (open_folder(s, dir, err) < 0 || take_lock(s, err) < 0 ||
         blobs_open(&s->blobs, s->dir, err) < 0 || make_db_file(s, err) < 0)
         return -1;
-    s->writer = connect(s, err);
+    s->writer = open_db(s, err);
     return s->writer && known_version(s->writer, err) >= 0 ? 0 : -1;
 }
 
@@ -550,7 +568,7 @@ int store_check(const char *dir, struct err *err)
 
 static int open_reader(struct store *s, struct err *err)
 {
-    s->reader = connect(s, err);
+    s->reader = open_db(s, err);
     return s->reader ? exec(s->reader, "PRAGMA query_only = ON", err) : -1;
 }
 
@@ -558,7 +576,8 @@ struct store *store_open(const struct store_opts *opts, struct err *err)
 {
     struct store *s = new_store(opts->dir, err);
     if (s)
-        s->keep_versions = opts->keep_versions > 0 ? opts->keep_versions : STORE_KEEP_VERSIONS;
+        s->keep_versions = opts->keep_versions > 0 ? opts->keep_versions
+                                                   : STORE_KEEP_VERSIONS;
     if (s && migrate(s, err) == 0 && sweep(s, err) == 0 && open_reader(s, err) == 0)
         return s;
     store_close(s);

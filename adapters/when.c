@@ -53,9 +53,10 @@ static int names(const char *list, const char *current, bool takes_weak)
 
 static int malformed(const char *header, struct err *err)
 {
-    return err_param(err, ERR_INVALID, header,
-                     "%s has to be * or a list of versions in double quotes, as ETag gives them",
-                     header);
+    return err_param(
+        err, ERR_INVALID, header,
+        "%s has to be * or a list of versions in double quotes, as ETag gives them",
+        header);
 }
 
 int when_check(const struct adapter_when *when, const char *current, struct err *err)

@@ -367,6 +367,24 @@ TEST(store_put_again_mends_what_is_damaged)
     }
 }
 
+TEST(store_files_are_their_owners_alone)
+{
+    static const char *const files[] = {"registry.db", "registry.db-wal", "registry.db-shm", "lock"};
+    char *dir = adapter_files_tmp_dir(), path[512];
+    struct err err = {0};
+    struct stat st;
+    struct store *s = open_store(dir, 1, &err);
+    ASSERT(s && put(s, 0, 0, &err) == 0);
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        snprintf(path, sizeof path, "%s/%s", dir, files[i]);
+        EXPECT_EQ(stat(path, &st), 0);
+        EXPECT_EQ(st.st_mode & 0777, 0600);
+    }
+    store_close(s);
+    adapter_files_remove_dir(dir);
+    free(dir);
+}
+
 TEST(store_temporary_goes_with_its_process)
 {
     char *dir = adapter_files_tmp_dir();
