@@ -5,7 +5,7 @@ BUILD   ?= build
 PYTHON  ?= /usr/bin/python3
 
 OBJ     := $(BUILD)/$(FLAVOUR)
-LIBS    := libmicrohttpd libuv libcjson libpcre2-8 libsodium libutf8proc
+LIBS    := libmicrohttpd libuv libcjson libpcre2-8 libsodium libutf8proc sqlite3
 WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wwrite-strings \
            -Wcast-qual -Wvla
 WERROR  := $(if $(CI),-Werror)
@@ -33,7 +33,7 @@ TEST_SRC := $(filter-out $(FAKE),$(wildcard tests/unit/*.c tests/unit/*/*.c test
 SOAK_SRC := $(wildcard tests/soak/*.c) $(filter tests/unit/main.c tests/support/%,$(TEST_SRC))
 SOAK_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(SOAK_SRC))
 TEST_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(TEST_SRC))
-SRV_OBJ  := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/server/*.c) $(FAKE) tests/unit/main.c) \
+SRV_OBJ  := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/server/*.c) $(FAKE) tests/support/adapter_files.c tests/unit/main.c) \
             $(filter-out $(OBJ)/core/engine.o,$(LIB_OBJ))
 FUZZ     := $(patsubst tests/fuzz/%.c,$(OBJ)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 DAEMON   := $(if $(filter release,$(FLAVOUR)),$(BUILD)/prefixd,$(OBJ)/prefixd)

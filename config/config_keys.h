@@ -31,6 +31,8 @@
     I(max_upload, NULL, "max_upload_bytes", 268435456, 1024, 4294967296, "bytes", "body of an adapter PUT") \
     I(max_virtual, NULL, "max_virtual_tokens", 0, 0, 16777216, "tokens",                                   \
       "virtual tokens of an adapter; 0: the context limit less one")                                       \
+    I(keep_versions, NULL, "keep_versions", 10, 1, 1000, "versions",                                       \
+      "versions kept of an adapter, the current one included")                                            \
     I(deadline_ms, NULL, "request_deadline_ms", 600000, 100, 86400000, "ms", "a request's longest life")   \
     I(body_timeout_ms, NULL, "body_timeout_ms", 60000, 100, 86400000, "ms",                                \
       "how long a body may take to come; an adapter PUT gets a second more per 64 KiB")                    \

@@ -304,7 +304,7 @@ static int take_answer(struct exchange *x, struct generation *g, struct err *err
                          n >> 20, MAX_ANSWER >> 20);
     if (n > b->max - b->used)
         return err_set(err, ERR_NO_MEMORY,
-                       "There is no memory for this answer beside those that are being made");
+                       "There is no memory for this answer beside those being made");
     b->used += n;
     g->answers = b;
     g->answer_bytes = n;

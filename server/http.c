@@ -169,6 +169,14 @@ const char *http_header(const struct http_req *r, const char *name)
     return MHD_lookup_connection_value(r->conn, MHD_HEADER_KIND, name);
 }
 
+const char *http_query(const struct http_req *r, const char *name)
+{
+    const char *value = NULL;
+    bool is_there = MHD_lookup_connection_value_n(r->conn, MHD_GET_ARGUMENT_KIND, name,
+                                                  strlen(name), &value, NULL) == MHD_YES;
+    return is_there && !value ? "" : value;
+}
+
 struct compared {
     const char *name, *first;
     bool is_two;

@@ -60,6 +60,7 @@ const char *http_method(const struct http_req *r);
 const char *http_path(const struct http_req *r); /* percent-decoded, but for %00 and %2F */
 bool http_is_1_0(const struct http_req *r);
 const char *http_header(const struct http_req *r, const char *name); /* NULL if absent */
+const char *http_query(const struct http_req *r, const char *name); /* "" for ?name alone */
 bool http_has_two_values(const struct http_req *r, const char *name); /* that differ */
 
 /* ---- the body ------------------------------------------------------------------------ */

@@ -55,6 +55,7 @@ static struct adapters *open_adapters(const struct config *cfg,
         .base = p->base,
         .base_name = s->base_name,
         .state_dir = cfg->state[0] ? cfg->state : NULL,
+        .keep_versions = (int)cfg->keep_versions,
         .max_virtual_tokens = (int)cfg->max_virtual,
         .max_bytes = (size_t)cfg->max_upload,
     };

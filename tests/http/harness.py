@@ -285,7 +285,7 @@ class Daemon:
                      {"Content-Type": "application/json", **self.headers, **(headers or {})})
         return Stream(conn, conn.getresponse())
 
-    def put_peft(self, name, folder, config=None, weights=None):
+    def put_peft(self, name, folder, config=None, weights=None, headers=None):
         """PUT of PEFT's two files as multipart, parts named as in the documented curl line."""
         folder = pathlib.Path(folder) if folder else None
         if config is None:
@@ -294,11 +294,12 @@ class Daemon:
             weights = (folder / "adapter_model.safetensors").read_bytes()
         parts = [("config", "adapter_config.json", config),
                  ("weights", "adapter_model.safetensors", weights)]
-        return self.put_parts(name, parts)
+        return self.put_parts(name, parts, headers)
 
-    def put_parts(self, name, parts):
+    def put_parts(self, name, parts, headers=None):
         body, content_type = multipart(parts)
-        return self.request("PUT", f"/v1/adapters/{name}", body, {"Content-Type": content_type})
+        return self.request("PUT", f"/v1/adapters/{name}", body,
+                            {"Content-Type": content_type, **(headers or {})})
 
     def adapter_names(self):
         return sorted(a.get("id") or a["name"] for a in self.get("/v1/adapters").json["data"])

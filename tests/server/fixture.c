@@ -86,7 +86,7 @@ static void *run(void *arg)
                                      .state_dir = f->cfg.state[0] ? f->cfg.state : NULL,
                                      .max_bytes = (size_t)f->cfg.max_upload};
     parts.adapters = adapters_open(&ao, &err);
-    CHECK(parts.adapters);
+    CHECK(parts.adapters && adapters_load_all(parts.adapters, NULL, &err) == 0);
     serve(f, &parts);
     server_free(f->server);
     adapters_free(parts.adapters);

@@ -70,8 +70,8 @@ TEST(adapters_put_use_swap_delete)
     reply_free(&r);
 
     r = fixture_ask(&f, "DELETE", "/v1/adapters/pirate", "", NULL);
-    EXPECT_EQ(r.status, 200);
-    EXPECT_STR(r.body.data, "{\"id\":\"pirate\",\"object\":\"adapter\",\"deleted\":true}\n");
+    EXPECT(r.status == 204 && r.body.len == 0);
+    EXPECT(!reply_header(&r, "Content-Length") && !reply_header(&r, "Content-Type"));
     reply_free(&r);
     r = fixture_ask(&f, "DELETE", "/v1/adapters/pirate", "", NULL);
     EXPECT(r.status == 404 && reply_has(&r, "adapter_not_found"));
@@ -236,7 +236,7 @@ TEST(adapters_bad_forms_are_refused)
     EXPECT_EQ(r.status, 415);
     reply_free(&r);
     r = fixture_get(&f, "/v1/adapters");
-    EXPECT_STR(r.body.data, "{\"object\":\"list\",\"data\":[]}\n");
+    EXPECT_STR(r.body.data, "{\"object\":\"list\",\"data\":[],\"has_more\":false}\n");
     reply_free(&r);
     fixture_stop(&f);
 }
@@ -309,7 +309,7 @@ static void expect_answer(int fd, int status, const char *part)
 {
     struct reply r = client_read(fd, true);
     EXPECT_EQ(r.status, status);
-    EXPECT(reply_has(&r, part));
+    EXPECT(!part || reply_has(&r, part));
     reply_free(&r);
     close(fd);
 }
@@ -325,7 +325,7 @@ TEST(adapters_changes_of_one_name_stay_in_order)
     int d = send_change(&f, "DELETE", "a", "");
     expect_answer(b, 201, "\"b\"");
     expect_answer(a, 200, "\"a\"");
-    expect_answer(d, 200, "deleted");
+    expect_answer(d, 204, NULL);
     struct reply r = fixture_get(&f, "/v1/adapters/a");
     EXPECT_EQ(r.status, 404);
     reply_free(&r);
@@ -343,7 +343,7 @@ TEST(adapters_a_delete_goes_before_puts_that_wait)
     int a = send_change(&f, "PUT", "a", text_a), b = send_change(&f, "PUT", "b", text_a);
     int c = send_change(&f, "PUT", "c", text_a), d = send_change(&f, "DELETE", "old", "");
     int64_t start = now_ms();
-    expect_answer(d, 200, "deleted");
+    expect_answer(d, 204, NULL);
     EXPECT(now_ms() - start < 600);
     expect_answer(a, 201, "\"a\"");
     expect_answer(b, 201, "\"b\"");
@@ -388,7 +388,7 @@ TEST(adapters_swap_under_a_running_stream)
     EXPECT_EQ(r.status, 200);
     reply_free(&r);
     r = fixture_ask(&f, "DELETE", "/v1/adapters/x", "", NULL);
-    EXPECT_EQ(r.status, 200);
+    EXPECT_EQ(r.status, 204);
     reply_free(&r);
     fake_engine_plan(&plain);
     EXPECT(client_wait_for(fd, &got, "[DONE]", 5000));

@@ -271,7 +271,8 @@ TEST(streams_fail_with_an_event_after_the_first_byte)
     struct reply r = fixture_complete(&f, "{\"prompt\":\"a\",\"stream\":true}");
     EXPECT_EQ(r.status, 200);
     EXPECT(reply_has(&r, " w0"));
-    const char *event = r.body.data ? strstr(r.body.data, "event: error\ndata: {\"error\":{") : NULL;
+    const char *text = r.body.data ? r.body.data : "";
+    const char *event = strstr(text, "event: error\ndata: {\"error\":{");
     EXPECT(event && strstr(event, "\n\ndata: [DONE]\n\n"));
     reply_free(&r);
     fixture_stop(&f);
