@@ -2,7 +2,7 @@
 CC      ?= gcc
 FLAVOUR ?= release
 BUILD   ?= build
-PYTHON  ?= /usr/bin/python3
+PYTHON  ?= python3
 
 OBJ     := $(BUILD)/$(FLAVOUR)
 LIBS    := libmicrohttpd libuv libcjson libpcre2-8 libsodium libutf8proc sqlite3
@@ -38,7 +38,7 @@ SRV_OBJ  := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/server/*.c) $(FAKE) tests
 FUZZ     := $(patsubst tests/fuzz/%.c,$(OBJ)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 DAEMON   := $(if $(filter release,$(FLAVOUR)),$(BUILD)/prefixd,$(OBJ)/prefixd)
 
-.PHONY: all setup run test soak check unit asan tsan fuzz fuzzers golden clean help fmt
+.PHONY: all setup run test soak check unit asan tsan fuzz fuzzers golden docker clean help fmt
 .DELETE_ON_ERROR:
 
 all: $(DAEMON) ## build the daemon (build/prefixd)
@@ -96,6 +96,12 @@ $(OBJ)/fuzz/%: $(OBJ)/tests/fuzz/%.o $(LIB_OBJ)
 $(OBJ)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+golden: ## make tests/golden again (needs torch, transformers and PEFT)
+	$(PYTHON) scripts/make_golden.py all
+
+docker: ## build the image
+	docker build -t prefixd .
 
 fmt: ## reformat with clang-format
 	clang-format -i $(SRC) $(wildcard core/*.h core/*/*.h adapters/*.h config/*.h server/*.h)
