@@ -2,10 +2,10 @@
 CC      ?= gcc
 FLAVOUR ?= release
 BUILD   ?= build
-PYTHON  ?= /usr/bin/python3
+PYTHON  ?= python3
 
 OBJ     := $(BUILD)/$(FLAVOUR)
-LIBS    := libmicrohttpd libuv libcjson libpcre2-8 libsodium libutf8proc
+LIBS    := libmicrohttpd libuv libcjson libpcre2-8 libsodium libutf8proc sqlite3
 WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wwrite-strings \
            -Wcast-qual -Wvla
 WERROR  := $(if $(CI),-Werror)
@@ -33,12 +33,12 @@ TEST_SRC := $(filter-out $(FAKE),$(wildcard tests/unit/*.c tests/unit/*/*.c test
 SOAK_SRC := $(wildcard tests/soak/*.c) $(filter tests/unit/main.c tests/support/%,$(TEST_SRC))
 SOAK_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(SOAK_SRC))
 TEST_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(TEST_SRC))
-SRV_OBJ  := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/server/*.c) $(FAKE) tests/unit/main.c) \
+SRV_OBJ  := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/server/*.c) $(FAKE) tests/support/adapter_files.c tests/unit/main.c) \
             $(filter-out $(OBJ)/core/engine.o,$(LIB_OBJ))
 FUZZ     := $(patsubst tests/fuzz/%.c,$(OBJ)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 DAEMON   := $(if $(filter release,$(FLAVOUR)),$(BUILD)/prefixd,$(OBJ)/prefixd)
 
-.PHONY: all setup run test soak check unit asan tsan fuzz fuzzers golden clean help fmt
+.PHONY: all setup run test soak check unit asan tsan fuzz fuzzers golden docker clean help fmt
 .DELETE_ON_ERROR:
 
 all: $(DAEMON) ## build the daemon (build/prefixd)
@@ -96,6 +96,12 @@ $(OBJ)/fuzz/%: $(OBJ)/tests/fuzz/%.o $(LIB_OBJ)
 $(OBJ)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+golden: ## make tests/golden again (needs torch, transformers and PEFT)
+	$(PYTHON) scripts/make_golden.py all
+
+docker: ## build the image
+	docker build -t prefixd .
 
 fmt: ## reformat with clang-format
 	clang-format -i $(SRC) $(wildcard core/*.h core/*/*.h adapters/*.h config/*.h server/*.h)

@@ -1,12 +1,16 @@
 /* PUBLIC. Adapters: names, their current immutable version, and how a version comes to be.
  *
- * A change (PUT or DELETE of a name) goes through three calls so that slow work never runs on the loop:
+ * A change (PUT, DELETE or rollback of a name) goes through three calls so that slow work never runs on the loop:
  *
  *     struct adapter_change *c = adapters_put_begin(a, "support", files, n, &err);   loop: parses JSON,
  *                                                                  checks everything that costs nothing
  *     adapter_change_run(c, &err);       pool (or boot): reads tensors, compiles, stores durably; blocks
+ *     while (adapter_change_next(c, &err) > 0) adapter_change_run(c, &err);
  *     adapters_commit(a, c, &info, &err);  loop: the name now means the new version
  *     adapter_change_free(c);              in every case
+ *
+ * adapter_change_next stands between run and commit: it says whether to run once more, since a rollback
+ * reads files on the pool before the loop can parse them.
  *
  * Changes are run one at a time, those of a name in the order of their begin (the caller queues them): one is committed or
  * freed before the next is run. After a delete, commit tells what was deleted, until the change is freed;
@@ -38,7 +42,8 @@ struct adapters_opts {
     struct engine *engine;
     const struct base_model *base;
     const char *base_name;     /* a name that no adapter may have */
-    const char *state_dir;     /* NULL: what is PUT lasts until exit */
+    const char *state_dir;     /* NULL: what is PUT lasts until exit, in a temporary folder */
+    int keep_versions;         /* of a name, the current one included; 0: 10 */
     int max_virtual_tokens;    /* 0: the context limit less one */
     size_t max_bytes;          /* of one weights file; 0: 256 MiB */
 };
@@ -47,6 +52,16 @@ struct adapter_file {
     const char *name;  /* "adapter_config.json", "adapter_model.safetensors" or "adapter.json" (text) */
     const void *bytes; /* borrowed until adapter_change_free */
     size_t len;
+};
+
+struct adapter_when { /* lists of ETags or "*", as the headers have them; NULL: no condition */
+    const char *if_match, *if_none_match;
+};
+
+struct adapter_version_info {
+    const char *version, *kind; /* kind NULL: not known. Lent for the call */
+    int64_t created, number;    /* the higher the later */
+    bool is_current;
 };
 
 struct adapter_info { /* a copy; strings live as long as the caller holds a reference or until the next
@@ -88,7 +103,21 @@ struct adapter_change *adapters_put_begin(struct adapters *a, const char *name,
                                           struct err *err);                            /* loop */
 struct adapter_change *adapters_delete_begin(struct adapters *a, const char *name,
                                              struct err *err);                         /* loop */
+struct adapter_change *adapters_rollback_begin(struct adapters *a, const char *name,
+                                               const char *version, struct err *err);    /* loop */
+
+/* After begin. The change happens only if the conditions hold, now and at the moment of the change, when
+ * nothing else can come between; ERR_PRECONDITION. loop. */
+int adapter_change_when(struct adapter_change *c, const struct adapter_when *when, struct err *err);
+
+/* After begin, of a put: everything is checked and compiled, nothing is changed; commit tells what would
+ * be. loop. */
+void adapter_change_dry(struct adapter_change *c);
+
 int adapter_change_run(struct adapter_change *c, struct err *err);                     /* pool */
+
+/* 1: run it again; 0: commit it; -1: it failed. loop. */
+int adapter_change_next(struct adapter_change *c, struct err *err);
 int adapters_commit(struct adapters *a, struct adapter_change *c, struct adapter_info *out,
                     struct err *err);                                                  /* loop */
 void adapter_change_free(struct adapter_change *c);                                    /* loop */
@@ -107,6 +136,15 @@ int adapters_info(struct adapters *a, const char *name, struct adapter_info *out
 
 /* In order of name. loop. */
 void adapters_each(struct adapters *a, void (*fn)(const struct adapter_info *info, void *ud), void *ud);
+
+/* At most limit of those behind the name after ("": from the first); true if there are more. loop. */
+bool adapters_each_after(struct adapters *a, const char *after, size_t limit,
+                         void (*fn)(const struct adapter_info *info, void *ud), void *ud);
+
+/* Newest first. loop. */
+int adapters_each_version(struct adapters *a, const char *name,
+                          void (*fn)(const struct adapter_version_info *v, void *ud), void *ud,
+                          struct err *err);
 
 /* An open read-only descriptor (the caller closes) on one of the files the current version was made
  * from, as they were given. ERR_NOT_FOUND if there is no such file. loop. */

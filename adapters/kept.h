@@ -1,8 +1,7 @@
-/* Where the files that an adapter was given as can be read again, when no store keeps them.
+/* Where the files of an adapter that came from a folder can be read again: they are opened
+ * there, and only if they are still the same.
  *
- * Thread: kept_copy and kept_note any; kept_open any once made. What was sent is kept in
- * sealed memory files; what came from a folder is opened there again, and only if it is
- * still the same. */
+ * Thread: kept_note any; kept_open any once made. */
 #ifndef PREFIXD_KEPT_H
 #define PREFIXD_KEPT_H
 
@@ -11,8 +10,7 @@
 
 struct kept_file {
     char *name;
-    int memory;              /* descriptor, -1: on disk */
-    char *path;              /* on disk; NULL: in memory */
+    char *path;
     struct file_stamp stamp;
 };
 
@@ -21,18 +19,13 @@ struct kept { /* zeroed = empty */
     int n_files;
 };
 
-/* Copies a file into memory. */
-int kept_copy(struct kept *s, const struct adapter_file *f, struct err *err);
-
 /* Notes a file of a folder by its path. */
 void kept_note(struct kept *s, const char *name, const char *path,
-                 const struct file_stamp *stamp);
+               const struct file_stamp *stamp);
 
 /* A new read-only descriptor, or -1 with ERR_NOT_FOUND or ERR_CONFLICT. */
 int kept_open(const struct kept *s, const char *name, struct err *err);
 
-bool kept_is_on_disk(const struct kept *s);
-void kept_swap(struct kept *a, struct kept *b);
 void kept_fini(struct kept *s);
 
 #endif

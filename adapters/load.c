@@ -10,32 +10,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "adapters/name.h"
+#include "adapters/loaded.h"
 #include "adapters/peft_files.h"
 #include "adapters/refuse.h"
 #include "core/base/buf.h"
 #include "core/base/log.h"
 #include "core/base/mem.h"
-
-struct loaded { /* files read into private memory */
-    struct adapter_file files[ADAPTER_MAX_FILES];
-    void *bytes[ADAPTER_MAX_FILES];
-    int n_files;
-    struct kept kept; /* FOLDER */
-};
-
-static void loaded_fini(struct loaded *l)
-{
-    for (int i = 0; i < l->n_files; i++)
-        free(l->bytes[i]);
-    kept_fini(&l->kept);
-}
-
-static void loaded_add(struct loaded *l, const char *name, void *bytes, size_t len)
-{
-    l->files[l->n_files] = (struct adapter_file){name, bytes, len};
-    l->bytes[l->n_files++] = bytes;
-}
 
 static void skipped(const char *name, const struct err *err)
 {
@@ -59,63 +39,39 @@ static int put(struct adapters *a, const char *name, struct loaded *l,
 
 /* ---- the state folder ---------------------------------------------------------------- */
 
-static int read_stored(const struct adapters *a, struct loaded *l, const char *version,
-                       const char *file, size_t most, struct err *err)
-{
-    size_t len;
-    void *bytes = store_read_file(a->store, version, file, most, &len, err);
-    if (!bytes)
-        return -1;
-    loaded_add(l, file, bytes, len);
-    return 0;
-}
-
 static int load_stored(struct adapters *a, const struct store_entry *e, struct err *err)
 {
     struct loaded l = {0};
     const struct change_origin origin = {
         .from = CHANGE_STORED, .version = e->version, .created = e->created};
-    int rc = read_stored(a, &l, e->version, SPEC_TEXT_FILE, SPEC_MAX_JSON, err);
-    if (rc < 0 && err->code == ERR_NOT_FOUND) {
-        rc = read_stored(a, &l, e->version, SPEC_CONFIG_FILE, SPEC_MAX_JSON, err);
-        if (rc == 0)
-            rc = read_stored(a, &l, e->version, SPEC_WEIGHTS_FILE, a->limits.max_bytes, err);
-    }
+    int rc = loaded_read_stored(&l, store_blobs(a->store), e->version, a->limits.max_bytes, err);
     if (rc == 0)
         rc = put(a, e->name, &l, &origin, err);
     loaded_fini(&l);
     return rc;
 }
 
-static void load_state(struct adapters *a)
+static void load_one(void *ud, const struct store_entry *e)
 {
-    for (size_t i = 0; i < store_n_entries(a->store); i++) {
-        struct store_entry e = store_entry_at(a->store, i);
-        struct err err = {0};
-        if (!e.is_damaged && (!e.version[0] || load_stored(a, &e, &err) == 0))
-            continue;
-        if (!e.is_damaged)
-            skipped(e.name, &err);
-        registry_add_name(&a->hidden, e.name);
-    }
-}
-
-static bool is_stored(const struct adapters *a, const char *name, bool *is_deleted)
-{
-    size_t n = a->store ? store_n_entries(a->store) : 0;
-    for (size_t i = 0; i < n; i++) {
-        struct store_entry e = store_entry_at(a->store, i);
-        *is_deleted = !e.version[0];
-        if (strcmp(e.name, name) == 0)
-            return true;
-    }
-    return false;
+    struct adapters *a = ud;
+    struct err err = {0};
+    if (!e->is_damaged && (!e->version[0] || load_stored(a, e, &err) == 0))
+        return;
+    if (e->is_damaged)
+        err_set(&err, ERR_ADAPTER, "its entry in the state folder is damaged");
+    skipped(e->name, &err);
+    registry_add_name(&a->hidden, e->name);
 }
 
 /* ---- the adapters folder ------------------------------------------------------------- */
 
+struct from_folder {
+    struct loaded loaded;
+    struct kept kept;
+};
+
 /* The file in at folder dir counts as file of an adapter. */
-static int read_named(struct loaded *l, const char *dir, const char *in, const char *file,
+static int read_named(struct from_folder *f, const char *dir, const char *in, const char *file,
                       size_t most, struct err *err)
 {
     struct err why = {0};
@@ -125,8 +81,8 @@ static int read_named(struct loaded *l, const char *dir, const char *in, const c
     buf_printf(&path, "%s/%s", dir, in);
     void *bytes = file_read(AT_FDCWD, path.data, most, &len, &stamp, &why);
     if (bytes) {
-        loaded_add(l, file, bytes, len);
-        kept_note(&l->kept, file, path.data, &stamp);
+        loaded_add(&f->loaded, file, bytes, len);
+        kept_note(&f->kept, file, path.data, &stamp);
     } else if (why.code == ERR_NOT_FOUND) {
         err_set(err, ERR_NOT_FOUND, "%s is missing", in);
     } else {
@@ -149,11 +105,12 @@ static void explain_missing_weights(const char *dir, struct err *err)
     }
 }
 
-static int read_peft(const struct adapters *a, struct loaded *l, const char *dir, struct err *err)
+static int read_peft(const struct adapters *a, struct from_folder *f, const char *dir,
+                     struct err *err)
 {
-    if (read_named(l, dir, SPEC_CONFIG_FILE, SPEC_CONFIG_FILE, SPEC_MAX_JSON, err) < 0)
+    if (read_named(f, dir, SPEC_CONFIG_FILE, SPEC_CONFIG_FILE, SPEC_MAX_JSON, err) < 0)
         return -1;
-    if (read_named(l, dir, SPEC_WEIGHTS_FILE, SPEC_WEIGHTS_FILE, a->limits.max_bytes, err) == 0)
+    if (read_named(f, dir, SPEC_WEIGHTS_FILE, SPEC_WEIGHTS_FILE, a->limits.max_bytes, err) == 0)
         return 0;
     if (err->code == ERR_NOT_FOUND)
         explain_missing_weights(dir, err);
@@ -163,19 +120,20 @@ static int read_peft(const struct adapters *a, struct loaded *l, const char *dir
 static int load_from_folder(struct adapters *a, const char *dir, const char *entry,
                             const char *name, struct err *err)
 {
-    struct loaded l = {0};
-    const struct change_origin origin = {.from = CHANGE_FOLDER, .kept = &l.kept};
+    struct from_folder f = {0};
+    const struct change_origin origin = {.from = CHANGE_FOLDER, .kept = &f.kept};
     struct buf path = {0};
     buf_printf(&path, "%s/%s", dir, entry);
     bool is_text = strcmp(entry, name) != 0;
     int rc = adapters_check_name(a, name, err);
     if (rc == 0)
-        rc = is_text ? read_named(&l, dir, entry, SPEC_TEXT_FILE, SPEC_MAX_JSON, err)
-                     : read_peft(a, &l, path.data, err);
+        rc = is_text ? read_named(&f, dir, entry, SPEC_TEXT_FILE, SPEC_MAX_JSON, err)
+                     : read_peft(a, &f, path.data, err);
     if (rc == 0)
-        rc = put(a, name, &l, &origin, err);
+        rc = put(a, name, &f.loaded, &origin, err);
     buf_free(&path);
-    loaded_fini(&l);
+    kept_fini(&f.kept);
+    loaded_fini(&f.loaded);
     return rc;
 }
 
@@ -183,7 +141,7 @@ static int load_from_folder(struct adapters *a, const char *dir, const char *ent
 static bool state_wins(const struct adapters *a, const char *name)
 {
     bool is_deleted = false;
-    if (registry_has_name(&a->hidden, name) || !is_stored(a, name, &is_deleted))
+    if (registry_has_name(&a->hidden, name) || !store_has(a->store, name, &is_deleted))
         return false;
     log_info("adapters", is_deleted ? "adapter %s of the folder skipped: it was deleted"
                                     : "adapter %s of the folder skipped: the state folder has "
@@ -243,8 +201,8 @@ int adapters_load_all(struct adapters *a, const char *dir, struct err *err)
 {
     struct dirent **entries;
     CHECK_ON_THREAD(a->owner);
-    if (a->store)
-        load_state(a);
+    if (store_each(a->store, load_one, a, err) < 0)
+        return -1;
     if (!dir)
         return 0;
     int n = scandir(dir, &entries, NULL, alphasort);

@@ -35,7 +35,7 @@ struct version_name *registry_find(const struct adapters *a, const char *name)
 }
 
 struct version_name *registry_set(struct adapters *a, const char *name, struct adapter_version *v,
-                                  bool is_durable)
+                                  bool is_stored)
 {
     struct version_name *n = registry_find(a, name);
     version_ref(v);
@@ -49,7 +49,7 @@ struct version_name *registry_set(struct adapters *a, const char *name, struct a
     }
     version_unref(n->version);
     n->version = v;
-    n->is_durable = is_durable;
+    n->is_stored = is_stored;
     return n;
 }
 
@@ -102,7 +102,8 @@ static void free_names(struct name_set *set)
     free(set->names);
 }
 
-void registry_describe(const struct version_name *n, struct adapter_info *out)
+void registry_describe(const struct adapters *a, const struct version_name *n,
+                       struct adapter_info *out)
 {
     const struct adapter_version *v = n->version;
     *out = (struct adapter_info){
@@ -112,7 +113,7 @@ void registry_describe(const struct version_name *n, struct adapter_info *out)
         .n_tasks = v->compiled.n_prefixes,
         .bytes = v->compiled.bytes,
         .compile_ms = v->compiled.ms,
-        .is_durable = n->is_durable,
+        .is_durable = n->is_stored && a->is_durable,
         .created = v->created,
         .n_refs = v->n_users,
         .base_hint = v->base_hint,
@@ -146,7 +147,9 @@ struct adapters *adapters_open(const struct adapters_opts *o, struct err *err)
         .max_bytes = o->max_bytes ? o->max_bytes : DEFAULT_MAX_BYTES,
         .max_compiled = MAX_COMPILED_BYTES,
     };
-    if (o->state_dir && !(a->store = store_open(o->state_dir, err))) {
+    a->is_durable = o->state_dir != NULL;
+    a->store = store_open(&(struct store_opts){o->state_dir, o->keep_versions}, err);
+    if (!a->store) {
         adapters_free(a);
         return NULL;
     }
@@ -216,19 +219,58 @@ int adapters_info(struct adapters *a, const char *name, struct adapter_info *out
     struct version_name *n = need(a, name, err);
     if (!n)
         return -1;
-    registry_describe(n, out);
+    registry_describe(a, n, out);
     return 0;
+}
+
+bool adapters_each_after(struct adapters *a, const char *after, size_t limit,
+                         void (*fn)(const struct adapter_info *info, void *ud), void *ud)
+{
+    CHECK_ON_THREAD(a->owner);
+    size_t i = place_of(a, after);
+    if (i < a->n_names && strcmp(a->names[i].name, after) == 0)
+        i++;
+    for (; i < a->n_names && limit > 0; i++, limit--) {
+        struct adapter_info info;
+        registry_describe(a, &a->names[i], &info);
+        fn(&info, ud);
+    }
+    return i < a->n_names;
 }
 
 void adapters_each(struct adapters *a, void (*fn)(const struct adapter_info *info, void *ud),
                    void *ud)
 {
-    CHECK_ON_THREAD(a->owner);
-    for (size_t i = 0; i < a->n_names; i++) {
-        struct adapter_info info;
-        registry_describe(&a->names[i], &info);
-        fn(&info, ud);
-    }
+    adapters_each_after(a, "", SIZE_MAX, fn, ud);
+}
+
+struct version_listing {
+    const char *current;
+    void (*fn)(const struct adapter_version_info *v, void *ud);
+    void *ud;
+};
+
+static void list_version(void *ud, const struct store_version *v)
+{
+    const struct version_listing *l = ud;
+    const struct adapter_version_info info = {v->digest, v->kind[0] ? v->kind : NULL, v->created,
+                                              v->number, strcmp(v->digest, l->current) == 0};
+    l->fn(&info, l->ud);
+}
+
+int adapters_each_version(struct adapters *a, const char *name,
+                          void (*fn)(const struct adapter_version_info *v, void *ud), void *ud,
+                          struct err *err)
+{
+    const struct version_name *n = need(a, name, err);
+    if (!n)
+        return -1;
+    const struct adapter_version *v = n->version;
+    struct version_listing l = {v->digest, fn, ud};
+    if (n->is_stored)
+        return store_each_version(a->store, name, list_version, &l, err);
+    fn(&(struct adapter_version_info){v->digest, kind_name(v->kind), v->created, 1, true}, ud);
+    return 0;
 }
 
 /* Only names that a version may have: the rest of its folder is none of a reader's
@@ -246,7 +288,7 @@ int adapters_open_file(struct adapters *a, const char *name, const char *file, s
         return -1;
     if (!is_file_name(file))
         return err_set(err, ERR_NOT_FOUND, "the adapter has no such file");
-    if (n->is_durable)
-        return store_open_file(a->store, n->version->digest, file, err);
+    if (n->is_stored)
+        return blobs_open_file(store_blobs(a->store), n->version->digest, file, err);
     return kept_open(&n->version->kept, file, err);
 }

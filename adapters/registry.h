@@ -22,13 +22,13 @@ struct adapter_version {
     struct compiled compiled;
     int64_t created;
     char *base_hint;
-    struct kept kept; /* empty if only the store has the files */
+    struct kept kept; /* of the adapters folder; empty if the store has the files */
 };
 
 struct version_name { /* a name and what it means now */
     char *name;
     struct adapter_version *version;
-    bool is_durable;
+    bool is_stored; /* the store has it; else the adapters folder */
 };
 
 struct name_set {
@@ -41,7 +41,8 @@ struct adapters {
     struct compile_with with;
     struct spec_limits limits;
     char *base_name;
-    struct store *store; /* NULL: nothing is durable */
+    struct store *store;
+    bool is_durable; /* what is stored outlives the process */
     struct version_name *names; /* in order of name */
     size_t n_names;
     struct name_set in_folder; /* what the adapters folder holds, loaded or not */
@@ -52,9 +53,10 @@ struct version_name *registry_find(const struct adapters *a, const char *name); 
 
 /* Makes name mean v (one more reference; the old one's is given back). */
 struct version_name *registry_set(struct adapters *a, const char *name, struct adapter_version *v,
-                                  bool is_durable);
+                                  bool is_stored);
 void registry_forget(struct adapters *a, const char *name);
-void registry_describe(const struct version_name *n, struct adapter_info *out);
+void registry_describe(const struct adapters *a, const struct version_name *n,
+                       struct adapter_info *out);
 
 bool registry_has_name(const struct name_set *set, const char *name);
 void registry_add_name(struct name_set *set, const char *name);
@@ -63,8 +65,7 @@ void registry_drop_name(struct name_set *set, const char *name);
 void version_ref(struct adapter_version *v);
 void version_unref(struct adapter_version *v); /* accepts NULL */
 
-/* Where the content of a change comes from; what is new goes to the store if there is
- * one. */
+/* Where the content of a change comes from; what was sent goes to the store. */
 struct change_origin {
     enum { CHANGE_SENT, CHANGE_STORED, CHANGE_FOLDER } from;
     const char *version;   /* STORED: the digest that it must have */

@@ -20,20 +20,21 @@
     I(kv_bytes, "kv-bytes", "kv_bytes", 0, 0, INT64_MAX, "bytes",                                          \
       "KV pools of all workers together; 0: chosen from the context")                                      \
     I(max_batch, "max-batch", "max_batch", 32, 1, 1024, "sequences",                              \
-      "sequences running at once, and a quarter more for tenants with none")                              \
+      "sequences running at once")                              \
     S(state, "state", "state", "", NULL, "folder where adapters that were PUT are kept")                   \
     S(api_key_file, "api-key-file", "api_key_file", "", NULL, "file of bearer keys, one a line")           \
     S(log_format, "log-format", "log_format", "text", "text|json", "form of the log lines on stderr")      \
     S(config, "config", NULL, "", NULL, "JSON file with any of these keys")                                \
     B(allow_open, NULL, "allow_unauthenticated_remote", false,                                             \
       "listen beyond loopback without keys")                                                               \
-    I(max_queue, NULL, "max_queue", 1024, 1, 1000000, "sequences",                                   \
-      "sequences of each tenant waiting at once")                                                         \
+    I(max_queue, NULL, "max_queue", 1024, 1, 1000000, "sequences", "sequences waiting at once")            \
     I(prefill_chunk, NULL, "prefill_chunk", 64, 1, 4096, "rows", "prompt rows of a step")                  \
     I(max_body, NULL, "max_body_bytes", 1048576, 1024, 1073741824, "bytes", "body of a completion")        \
     I(max_upload, NULL, "max_upload_bytes", 268435456, 1024, 4294967296, "bytes", "body of an adapter PUT") \
     I(max_virtual, NULL, "max_virtual_tokens", 0, 0, 16777216, "tokens",                                   \
       "virtual tokens of an adapter; 0: the context limit less one")                                       \
+    I(keep_versions, NULL, "keep_versions", 10, 1, 1000, "versions",                                       \
+      "versions kept of an adapter, the current one included")                                            \
     I(deadline_ms, NULL, "request_deadline_ms", 600000, 100, 86400000, "ms", "a request's longest life")   \
     I(body_timeout_ms, NULL, "body_timeout_ms", 60000, 100, 86400000, "ms",                                \
       "how long a body may take to come; an adapter PUT gets a second more per 64 KiB")                    \

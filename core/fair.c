@@ -120,7 +120,8 @@ void fair_wait(struct fair *f, struct domain *d, struct seq *q)
         d->counter = d->counter > lowest ? d->counter : lowest;
         d->head_since = f->round;
     }
-    seq_queue_push(&d->waiting, q);
+    q->turn = d->turn + (uint64_t)q->choice;
+    seq_queue_add(&d->waiting, q);
     f->n_waiting++;
 }
 
@@ -129,8 +130,10 @@ bool fair_leave(struct fair *f, struct domain *d, struct seq *q)
     bool is_head = d->waiting.first == q;
     if (!seq_queue_remove(&d->waiting, q))
         return false;
-    if (is_head)
+    if (is_head) {
         d->head_since = f->round;
+        d->turn = q->turn;
+    }
     f->n_waiting--;
     return true;
 }

@@ -13,6 +13,9 @@
  *   there is a quarter as many again that only such may enter, and once two domains have been seen an
  *   eighth of the blocks is kept for them. Running sequences fall back to the ordinary number as they
  *   end. One domain alone uses every ordinary place.
+ * - Within a domain jobs take turns: a job's k-th choice waits k turns from when the job came, so that one
+ *   of 128 choices does not stand before all that come after it; whose turn is the same go in order of
+ *   arrival. Turns only go forward, so nobody is overtaken for ever.
  * - The bound: with D domains and sequences that run for at most L rounds, the head of every queue is
  *   admitted within 2 * FAIR_PATIENCE + (D + 1) * L rounds. Within L rounds a head that is not admitted
  *   sees its own domain's sequences end, so that it is entitled from then on. Past its patience the
@@ -40,6 +43,7 @@ struct domain {
     uint64_t counter;      /* price of the work done, over the weight; in 65536ths */
     int64_t n_due;         /* prompt rows of running sequences that are still to be computed */
     struct seq_queue waiting;
+    uint64_t turn;         /* of the sequence that left the queue's head last */
     uint64_t head_since;   /* the round in which the head of the queue became that */
     int n_running, n_blocks; /* of jobs; compiles have room of their own */
     int n_seqs;            /* all it has: waiting, running, compiling */

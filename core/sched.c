@@ -41,7 +41,7 @@ void sched_add(struct sched *s, struct seq *q)
     if (j)
         fair_wait(&s->fair, q->domain, q);
     else
-        seq_queue_push(&s->compiles, q);
+        seq_queue_add(&s->compiles, q);
 }
 
 /* q is out of its queue and runs from now on. */

@@ -47,14 +47,21 @@ int seq_blocks_needed(int n_prompt, int max_new)
     return (n_prompt + max_new + KV_TILE - 1) / KV_TILE;
 }
 
-void seq_queue_push(struct seq_queue *w, struct seq *q)
+void seq_queue_add(struct seq_queue *w, struct seq *q)
 {
-    q->next = NULL;
-    if (w->last)
-        w->last->next = q;
+    struct seq *before = NULL;
+    if (w->last && w->last->turn <= q->turn)
+        before = w->last;
+    else
+        for (struct seq *at = w->first; at && at->turn <= q->turn; at = at->next)
+            before = at;
+    q->next = before ? before->next : w->first;
+    if (before)
+        before->next = q;
     else
         w->first = q;
-    w->last = q;
+    if (!q->next)
+        w->last = q;
     w->n++;
 }
 

@@ -37,6 +37,7 @@ struct seq {
     int n_blocks;
     struct detok *detok;
     struct stop stop;
+    uint64_t turn;            /* its place in the waiting queue: lower first */
     struct seq *next;         /* in the waiting queue */
 };
 
@@ -45,7 +46,7 @@ struct seq_queue {
     int n;
 };
 
-void seq_queue_push(struct seq_queue *w, struct seq *q);
+void seq_queue_add(struct seq_queue *w, struct seq *q); /* behind all of the same or an earlier turn */
 bool seq_queue_remove(struct seq_queue *w, struct seq *q); /* false: it is not in this queue */
 
 struct seq *seq_new_choice(struct job *j, int choice, const struct tokenizer *t);

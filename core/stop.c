@@ -56,6 +56,14 @@ static int feed_byte(struct stop *s, char c)
     return hit;
 }
 
+static size_t longest_begun(const struct stop *s)
+{
+    size_t keep = 0;
+    for (int i = 0; i < s->n_stops; i++)
+        keep = s->state[i] > keep ? s->state[i] : keep;
+    return keep;
+}
+
 int stop_feed(struct stop *s, const char *text, size_t len, struct buf *safe)
 {
     if (!len)
@@ -73,19 +81,21 @@ int stop_feed(struct stop *s, const char *text, size_t len, struct buf *safe)
             return hit;
         }
     }
-    size_t keep = 0;
-    for (int i = 0; i < s->n_stops; i++)
-        keep = s->state[i] > keep ? s->state[i] : keep;
-    release(s, keep, safe);
+    release(s, longest_begun(s), safe);
     return -1;
 }
 
 void stop_pass(struct stop *s, const char *text, size_t len, struct buf *safe)
 {
-    stop_end(s, safe);
-    memset(s->state, 0, sizeof s->state);
+    for (size_t i = 0; i < len; i++) {
+        buf_add_char(&s->held, text[i]);
+        feed_byte(s, text[i]);
+        for (int k = 0; k < s->n_stops; k++) /* complete: what it ends with may begin another */
+            if (s->state[k] == s->stops[k].len)
+                s->state[k] = s->borders[k][s->stops[k].len - 1];
+    }
     if (len)
-        buf_add(safe, text, len);
+        release(s, longest_begun(s), safe);
 }
 
 void stop_end(struct stop *s, struct buf *safe)

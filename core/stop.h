@@ -30,7 +30,8 @@ void stop_fini(struct stop *s);
  * everything after is dropped. */
 int stop_feed(struct stop *s, const char *text, size_t len, struct buf *safe);
 
-/* Text in which no stop string may count (before min_tokens): passed on, and forgotten. */
+/* Text in which no stop string may be complete (before min_tokens); one that begins in it and ends later
+ * counts. */
 void stop_pass(struct stop *s, const char *text, size_t len, struct buf *safe);
 void stop_end(struct stop *s, struct buf *safe);
 

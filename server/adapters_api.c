@@ -6,26 +6,32 @@
 #include "server/adapters_api.h"
 
 #include "core/base/check.h"
+#include "core/base/json_check.h"
 #include "core/base/json_out.h"
 #include "core/base/mem.h"
 #include "server/http.h"
 #include "server/loop.h"
+#include "server/paging.h"
 #include "server/routes.h"
 #include "server/server.h"
 #include "server/upload.h"
 
+#include <cJSON.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
+enum change_kind { CHANGE_PUT, CHANGE_DELETE, CHANGE_ROLLBACK };
+
 struct change {
     struct change *next;
     struct exchange *x;
     struct adapter_change *work;
-    struct upload *body; /* whose bytes work reads; NULL for a delete */
-    bool is_delete, is_failed;
+    struct upload *body; /* whose bytes work reads; of a put */
+    enum change_kind kind;
+    bool is_dry, is_failed;
     struct err err;
 };
 
@@ -63,11 +69,16 @@ static void list_one(const struct adapter_info *info, void *ud)
 
 enum exchange_step_result adapters_api_list(struct exchange *x)
 {
+    struct err err = {0};
+    struct paging page;
     struct buf json = {0};
     struct listing l = {.out = &json};
+    if (paging_parse(&page, x->req, &err) < 0)
+        return exchange_fail(x, &err);
     buf_add_str(&json, "{\"object\":\"list\",\"data\":[");
-    adapters_each(x->server->parts.adapters, list_one, &l);
-    buf_add_str(&json, "]}");
+    bool has_more = adapters_each_after(x->server->parts.adapters, page.after,
+                                        (size_t)page.limit, list_one, &l);
+    paging_close_list(&json, has_more);
     return exchange_reply_json(x, 200, &json);
 }
 
@@ -128,7 +139,7 @@ static bool is_first_of_name(const struct server *s, const struct change *c)
 static struct change *next_change(const struct server *s)
 {
     for (struct change *c = s->changes; c; c = c->next)
-        if (c->is_delete && is_first_of_name(s, c))
+        if (c->kind == CHANGE_DELETE && is_first_of_name(s, c))
             return c;
     return s->changes;
 }
@@ -172,10 +183,20 @@ static void drop_change(struct exchange *x)
 
 static void answer_deleted(struct exchange *x)
 {
+    struct buf none = {0};
+    exchange_reply(x, 204, NULL, &none);
+}
+
+/* What the put would have done: the version that it would have made, and instead of what. */
+static void answer_dry(struct exchange *x, const struct adapter_info *info, const char *old)
+{
     struct buf json = {0};
-    buf_add_str(&json, "{\"id\":");
-    json_out_str(&json, x->match->args[0]);
-    buf_add_str(&json, ",\"object\":\"adapter\",\"deleted\":true}");
+    add_info(&json, info);
+    json.len--; /* the closing brace */
+    buf_printf(&json, ",\"dry_run\":true,\"would\":\"%s\"}",
+               !old                               ? "create"
+               : strcmp(old, info->version) != 0 ? "replace"
+                                                  : "nothing");
     exchange_reply_json(x, 200, &json);
 }
 
@@ -187,8 +208,10 @@ static void commit(struct change *c)
     bool is_new = adapters_info(a, x->match->args[0], &old, NULL) < 0;
     if (c->is_failed || adapters_commit(a, c->work, &info, &c->err) < 0)
         exchange_fail(x, &c->err);
-    else if (c->is_delete)
+    else if (c->kind == CHANGE_DELETE)
         answer_deleted(x);
+    else if (c->is_dry)
+        answer_dry(x, &info, is_new ? NULL : old.version);
     else
         reply_info(x, is_new ? 201 : 200, &info);
 }
@@ -198,19 +221,24 @@ static void on_changed(void *ud)
     struct change *c = ud;
     struct server *s = exchange_of(c->x)->server;
     CHECK(s->running_change == c);
+    int more = c->is_failed ? 0 : adapter_change_next(c->work, &c->err);
+    if (more > 0) {
+        loop_work(s->loop, run_change, on_changed, c);
+        return;
+    }
+    c->is_failed |= more < 0;
     commit(c);
     s->running_change = NULL;
     end_change(c);
     run_next(s);
 }
 
-static enum exchange_step_result queue_change(struct exchange *x,
-                                              struct adapter_change *work, bool is_delete)
+static void queue_change(struct exchange *x, const struct change *what)
 {
     struct server *s = x->server;
     struct change *c = xcalloc(1, sizeof *c);
-    *c = (struct change){.x = x, .work = work, .is_delete = is_delete};
-    if (!is_delete)
+    *c = *what;
+    if (c->kind == CHANGE_PUT)
         c->body = http_keep_body(x->req);
     struct change **at = &s->changes;
     while (*at)
@@ -219,6 +247,35 @@ static enum exchange_step_result queue_change(struct exchange *x,
     x->is_work_live = true;
     x->on_late = drop_change;
     run_next(s);
+}
+
+static int set_conditions(struct exchange *x, struct adapter_change *work, struct err *err)
+{
+    static const char *const names[] = {"If-Match", "If-None-Match"};
+    for (int i = 0; i < 2; i++)
+        if (http_has_two_values(x->req, names[i]))
+            return err_param(err, ERR_INVALID, names[i], "%s was given twice, differently",
+                             names[i]);
+    const struct adapter_when when = {http_header(x->req, names[0]),
+                                      http_header(x->req, names[1])};
+    return adapter_change_when(work, &when, err);
+}
+
+/* What begin made goes on its way, or with err. */
+static enum exchange_step_result start_change(struct exchange *x, struct adapter_change *work,
+                                              enum change_kind kind, struct err *err)
+{
+    struct change c = {.x = x, .work = work, .kind = kind};
+    if (!work)
+        return exchange_fail(x, err);
+    if (set_conditions(x, work, err) < 0 ||
+        (kind == CHANGE_PUT && paging_flag(x->req, "dry_run", &c.is_dry, err) < 0)) {
+        adapter_change_free(work);
+        return exchange_fail(x, err);
+    }
+    if (c.is_dry)
+        adapter_change_dry(work);
+    queue_change(x, &c);
     return STEP_WAIT;
 }
 
@@ -236,6 +293,16 @@ static const char *base_of(const char *file)
 {
     const char *slash = strrchr(file, '/');
     return slash ? slash + 1 : file;
+}
+
+static bool is_pickle(const char *file)
+{
+    static const char *const ends[] = {".bin", ".pt", ".pth", ".ckpt", ".pkl"};
+    const char *dot = strrchr(base_of(file), '.');
+    for (size_t i = 0; dot && i < sizeof ends / sizeof *ends; i++)
+        if (strcmp(dot, ends[i]) == 0)
+            return true;
+    return false;
 }
 
 /* The file's own name says what a part is; a field's name does when the file is called
@@ -257,6 +324,11 @@ static int add_part(struct adapter_file *files, int *n, const struct upload_part
                     struct err *err)
 {
     const char *name = part_name(p);
+    if (is_pickle(p->file))
+        return err_set(err, ERR_ADAPTER,
+                       "The file \"%.63s\" is taken for a pickle, which is refused: save "
+                       "with safe_serialization=True (safetensors)",
+                       base_of(p->file));
     if (!name)
         return err_set(err, ERR_INVALID,
                        "The part \"%.40s\" (file \"%.63s\") is not known; accepted are "
@@ -332,7 +404,7 @@ enum exchange_step_result adapters_api_put(struct exchange *x)
         (is_form(x) ? take_parts : take_json)(x, files, &n, &err) < 0)
         return exchange_fail(x, &err);
     struct adapter_change *work = adapters_put_begin(a, name, files, n, &err);
-    return work ? queue_change(x, work, false) : exchange_fail(x, &err);
+    return start_change(x, work, CHANGE_PUT, &err);
 }
 
 enum exchange_step_result adapters_api_delete(struct exchange *x)
@@ -342,5 +414,41 @@ enum exchange_step_result adapters_api_delete(struct exchange *x)
         return exchange_fail(x, &err);
     struct adapter_change *work =
         adapters_delete_begin(x->server->parts.adapters, x->match->args[0], &err);
-    return work ? queue_change(x, work, true) : exchange_fail(x, &err);
+    return start_change(x, work, CHANGE_DELETE, &err);
+}
+
+/* ---- rolling back -------------------------------------------------------------------- */
+
+/* {"version": "..."}, and nothing else. */
+static int parse_version(struct exchange *x, char version[DIGEST_HEX + 1], struct err *err)
+{
+    const struct json_limits lim = {.max_len = 4096, .max_depth = 2, .max_items = 8};
+    const char *body;
+    size_t len;
+    if (upload_bytes(http_body(x->req), &body, &len, err) < 0 ||
+        json_check(body, len, &lim, err) < 0)
+        return -1;
+    cJSON *root = cJSON_ParseWithLength(body, len);
+    const cJSON *v = cJSON_GetObjectItemCaseSensitive(root, "version");
+    bool is_good = cJSON_IsObject(root) && cJSON_GetArraySize(root) == 1 && cJSON_IsString(v) &&
+                   strlen(v->valuestring) == DIGEST_HEX;
+    if (is_good)
+        memcpy(version, v->valuestring, DIGEST_HEX + 1);
+    cJSON_Delete(root);
+    if (is_good)
+        return 0;
+    return err_param(err, ERR_INVALID, "version",
+                     "The body has to be {\"version\": \"...\"} with a version of the list at "
+                     "/versions, all %d digits of it", DIGEST_HEX);
+}
+
+enum exchange_step_result adapters_api_rollback(struct exchange *x)
+{
+    struct adapters *a = x->server->parts.adapters;
+    char version[DIGEST_HEX + 1];
+    struct err err = {0};
+    if (parse_version(x, version, &err) < 0)
+        return exchange_fail(x, &err);
+    struct adapter_change *work = adapters_rollback_begin(a, x->match->args[0], version, &err);
+    return start_change(x, work, CHANGE_ROLLBACK, &err);
 }

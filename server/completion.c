@@ -178,8 +178,9 @@ static int set_seed(struct parse *p, const struct field *f, const cJSON *v)
     int64_t seed;
     if (read_int(p, f, v, &seed) < 0)
         return -1;
-    if (p->seed)
-        read_digits(p->seed, &seed);
+    bool is_exact = p->seed && read_digits(p->seed, &seed);
+    if (!is_exact && fabs(v->valuedouble) >= 0x1p63)
+        return refuse_range(p, f, v, "an integer"); /* its double hides how far it is out */
     p->c->sampling.seed = (uint64_t)seed;
     p->c->has_seed = true;
     return 0;
@@ -198,11 +199,20 @@ static int set_logprobs(struct parse *p, const struct field *f, const cJSON *v)
     return cJSON_IsFalse(v) ? 0 : set_int(p, f, v);
 }
 
+static int refuse_stop(struct parse *p, const struct field *f, const char *what,
+                       size_t n, int max)
+{
+    return err_param(p->err, ERR_INVALID, f->name, "stop: %s, %zu, is more than %d", what, n,
+                     max);
+}
+
 static int add_stop(struct parse *p, const struct field *f, const cJSON *v)
 {
     struct completion *c = p->c;
     size_t len = cJSON_IsString(v) ? strlen(v->valuestring) : 0;
-    if (len == 0 || len > MAX_STOP_BYTES || c->n_stops == JOB_MAX_STOPS) {
+    if (len > MAX_STOP_BYTES)
+        return refuse_stop(p, f, "the length of a string in bytes", len, MAX_STOP_BYTES);
+    if (len == 0) {
         char accepted[96];
         snprintf(accepted, sizeof accepted,
                  "a string of 1 to %d bytes, or a list of up to %d of those",
@@ -218,6 +228,9 @@ static int set_stop(struct parse *p, const struct field *f, const cJSON *v)
 {
     if (!cJSON_IsArray(v))
         return add_stop(p, f, v);
+    size_t n = (size_t)cJSON_GetArraySize(v);
+    if (n > JOB_MAX_STOPS)
+        return refuse_stop(p, f, "the number of strings", n, JOB_MAX_STOPS);
     for (const cJSON *item = v->child; item; item = item->next)
         if (add_stop(p, f, item) < 0)
             return -1;

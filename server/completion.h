@@ -64,6 +64,9 @@ struct choice_out {
     size_t n_offset_chars; /* characters so far, for text_offset */
     struct detok *detok;   /* finds text_offset; without echo the one who fills sets detok_new(prompt)
                               before the first score; owned. NULL: made as at the start of a text */
+    bool is_in_prompt; /* whose special tokens show in the text; set before scores come */
+    bool hides_first;  /* but for this one */
+    bool is_after_special;
     int n_tokens;          /* scores added so far */
     const char *finish_reason; /* NULL while running */
     const char *stop_reason;   /* the stop string that ended it, or NULL */

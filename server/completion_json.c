@@ -119,6 +119,26 @@ static size_t count_chars(const struct buf *text)
     return n;
 }
 
+/* A special token of the prompt shows as it is written, and keeps the blank of the token
+ * after it, which a text's start would drop. */
+static size_t count_shown(struct choice_out *o, const struct tokenizer *t, int32_t id,
+                          const struct buf *text)
+{
+    bool is_special = o->is_in_prompt && tokenizer_is_special(t, id);
+    bool is_hidden = is_special && o->hides_first && o->n_tokens == 0;
+    size_t n = count_chars(text);
+    struct buf own = {0};
+    if (is_special || (o->is_after_special && text->len))
+        add_token_text(&own, t, id);
+    if (is_special && !is_hidden)
+        n += count_chars(&own);
+    else if (!is_special && own.len == text->len + 1)
+        n++;
+    o->is_after_special = is_special && !is_hidden;
+    buf_free(&own);
+    return n;
+}
+
 /* The tokens of one character stand at the same place: the text moves on when it is whole.
  */
 static void add_offset(struct choice_out *o, const struct tokenizer *t, int32_t id)
@@ -128,7 +148,7 @@ static void add_offset(struct choice_out *o, const struct tokenizer *t, int32_t 
         o->detok = detok_new(t, NULL, 0);
     buf_printf(&o->text_offset, "%zu", o->n_offset_chars);
     detok_feed(o->detok, id, &text);
-    o->n_offset_chars += count_chars(&text);
+    o->n_offset_chars += count_shown(o, t, id, &text);
     buf_free(&text);
 }
 

@@ -223,9 +223,18 @@ static void check_body(struct exchange *x, int64_t now_us)
         end_body(x, &err);
 }
 
+/* Who reads too slowly does not hold its answer for ever. */
+static void check_reader(struct exchange *x, int64_t now_us)
+{
+    if (x->is_received && x->is_answered && x->req &&
+        now_us - x->server->read_grace_ms * 1000LL > x->deadline_us)
+        http_end(x->req);
+}
+
 void exchange_tick(struct exchange *x, int64_t now_us)
 {
     struct err err = {0};
+    check_reader(x, now_us);
     if (!x->is_received && x->req)
         check_body(x, now_us);
     if (!x->is_received || exchange_is_over(x))
@@ -283,6 +292,7 @@ enum exchange_step_result exchange_reply(struct exchange *x, int status, const c
 enum exchange_step_result exchange_reply_json(struct exchange *x, int status,
                                               struct buf *body)
 {
+    buf_add_char(body, '\n'); /* answers shown one after the other are a line each */
     return exchange_reply(x, status, "application/json", body);
 }
 
@@ -335,7 +345,7 @@ enum exchange_step_result exchange_end_stream(struct exchange *x)
 static enum exchange_step_result fail_stream(struct exchange *x, const struct buf *json)
 {
     struct buf out = {0};
-    sse_add_data(&out, json->data, json->len);
+    sse_add_error(&out, json->data, json->len);
     exchange_add_stream(x, &out);
     buf_free(&out);
     return exchange_end_stream(x);

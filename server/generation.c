@@ -20,7 +20,13 @@
 #include <strings.h>
 #include <time.h>
 
-enum { INLINE_TEXT = 8 * 1024 }; /* bytes that are tokenised on the loop */
+enum {
+    INLINE_TEXT = 8 * 1024, /* bytes that are tokenised on the loop */
+    MAX_ANSWER = 64 << 20,  /* bytes, by estimate */
+    TOKEN_BYTES = 48,       /* of text, collected and as JSON */
+    ROW_BYTES = 64,         /* of a token's own score */
+    SCORE_BYTES = 48,       /* of an alternative */
+};
 
 /* ---- parse --------------------------------------------------------------------------- */
 
@@ -80,19 +86,45 @@ static struct job_prompt prompt_of(const struct generation *g, int i)
                    : (struct job_prompt){p->ids, p->n_ids};
 }
 
+/* The tokenizer may have put a token in front of a text, which the text does not show. */
+static bool hides_first(const struct tokenizer *t, const struct completion_prompt *p,
+                        const struct job_prompt *ids)
+{
+    struct buf first = {0};
+    if (!p->text || ids->n_ids == 0 || !tokenizer_is_special(t, ids->ids[0]))
+        return false;
+    tokenizer_decode(t, ids->ids, 1, 0, &first);
+    bool is_there = first.len <= p->text_len &&
+                    (!first.len || memcmp(p->text, first.data, first.len) == 0);
+    buf_free(&first);
+    return !is_there;
+}
+
+/* Of a text as it was sent; of tokens all that they say. */
+static void add_prompt(struct buf *out, const struct tokenizer *t,
+                       const struct completion_prompt *p, const struct job_prompt *ids)
+{
+    if (p->text)
+        buf_add(out, p->text, p->text_len);
+    else
+        tokenizer_decode(t, ids->ids, (size_t)ids->n_ids, 0, out);
+}
+
 /* What an answer starts with: with echo the prompt's text; without, the places of its
  * tokens are counted from the prompt's end. A prompt that is too long will be refused. */
 static void start_choice(struct exchange *x, struct generation *g, int index)
 {
     const struct tokenizer *t = base_model_tokenizer(x->server->parts.base);
     const struct job_prompt p = prompt_of(g, index / g->req.n);
+    const struct completion_prompt *asked = &g->req.prompts[index / g->req.n];
     struct choice_out *o = &g->choices[index];
     if (p.n_ids > engine_max_ctx(x->server->parts.engine))
         return;
+    o->hides_first = hides_first(t, asked, &p);
     if (g->req.is_echo && index % g->req.n > 0)
         buf_add(&o->text, o[-1].text.data, o[-1].text.len);
     else if (g->req.is_echo)
-        tokenizer_decode(t, p.ids, (size_t)p.n_ids, TOKENIZER_SKIP_SPECIAL, &o->text);
+        add_prompt(&o->text, t, asked, &p);
     else if (g->req.n_logprobs >= 0)
         o->detok = detok_new(t, p.ids, (size_t)p.n_ids);
 }
@@ -246,6 +278,43 @@ static void fill_job(struct generation *g)
     j->is_echo = c->is_echo;
 }
 
+/* About the memory that the answer takes at its largest. A stream's is written as it comes.
+ */
+static size_t estimate(const struct exchange *x, const struct generation *g)
+{
+    const struct completion *c = &g->req;
+    size_t limit = (size_t)engine_max_ctx(x->server->parts.engine), n = 0;
+    size_t more = (size_t)c->max_tokens < limit ? (size_t)c->max_tokens : limit;
+    size_t each = c->n_logprobs < 0 ? TOKEN_BYTES
+                                    : TOKEN_BYTES + ROW_BYTES +
+                                          SCORE_BYTES * (size_t)c->n_logprobs;
+    for (int i = 0; i < c->n_prompts; i++) {
+        size_t prompt = (size_t)g->prompts[i].n_ids;
+        n += (c->is_echo && c->n_logprobs >= 0 ? prompt : 0) + more;
+        if (prompt + more > limit)
+            return 0; /* the engine will refuse it, and say why */
+    }
+    return c->is_stream ? 0 : n * (size_t)c->n * each;
+}
+
+static int take_answer(struct exchange *x, struct generation *g, struct err *err)
+{
+    struct upload_budget *b = &x->server->answers;
+    size_t n = estimate(x, g);
+    if (n > MAX_ANSWER)
+        return err_param(err, ERR_INVALID, "max_tokens",
+                         "The answer may take %zu MiB, more than %d: lower max_tokens, n, "
+                         "logprobs or the number of prompts, or ask for a stream",
+                         n >> 20, MAX_ANSWER >> 20);
+    if (n > b->max - b->used)
+        return err_set(err, ERR_NO_MEMORY,
+                       "There is no memory for this answer beside those being made");
+    b->used += n;
+    g->answers = b;
+    g->answer_bytes = n;
+    return 0;
+}
+
 enum exchange_step_result generation_post(struct exchange *x)
 {
     struct generation *g = x->gen;
@@ -255,7 +324,7 @@ enum exchange_step_result generation_post(struct exchange *x)
         return exchange_fail(x, &err);
     }
     fill_job(g);
-    if (bridge_post(x, &err) < 0)
+    if (take_answer(x, g, &err) < 0 || bridge_post(x, &err) < 0)
         return exchange_fail(x, &err);
     size_t n = (size_t)g->req.n_prompts * (size_t)g->req.n;
     g->n_choices = (int)n;
@@ -277,6 +346,8 @@ void generation_fini(struct generation *g)
     free(g->choices);
     if (g->running)
         running_remove(g->running, adapter_version_digest(g->version));
+    if (g->answers)
+        g->answers->used -= g->answer_bytes;
     if (g->version)
         adapters_release(g->version);
 }

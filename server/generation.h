@@ -12,6 +12,7 @@
 #include "core/engine.h"
 #include "server/completion.h"
 #include "server/exchange.h"
+#include "server/upload.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -33,6 +34,8 @@ struct generation {
     struct job job;
     struct job_prompt *prompts;
     int n_choices; /* 0 until then */
+    struct upload_budget *answers; /* the server's; NULL until something was taken of it */
+    size_t answer_bytes;           /* taken */
     /* stream */
     struct completion_head head;
     char id[48];

@@ -18,6 +18,7 @@
 static void add_scores(struct exchange *x, const struct event *ev)
 {
     struct generation *g = x->gen;
+    g->choices[ev->choice].is_in_prompt = ev->kind == EVENT_PROMPT;
     if (g->req.n_logprobs >= 0)
         choice_out_add_scores(&g->choices[ev->choice],
                               base_model_tokenizer(x->server->parts.base), ev->tokens,

@@ -169,6 +169,14 @@ const char *http_header(const struct http_req *r, const char *name)
     return MHD_lookup_connection_value(r->conn, MHD_HEADER_KIND, name);
 }
 
+const char *http_query(const struct http_req *r, const char *name)
+{
+    const char *value = NULL;
+    bool is_there = MHD_lookup_connection_value_n(r->conn, MHD_GET_ARGUMENT_KIND, name,
+                                                  strlen(name), &value, NULL) == MHD_YES;
+    return is_there && !value ? "" : value;
+}
+
 struct compared {
     const char *name, *first;
     bool is_two;
@@ -370,6 +378,16 @@ void http_stream_end(struct http_req *r)
 {
     CHECK(r->is_streaming && !r->is_ended);
     r->is_ended = true;
+    resume(r);
+}
+
+/* The library hears of it from the socket. */
+void http_end(struct http_req *r)
+{
+    if (r->is_gone)
+        return;
+    r->is_gone = true;
+    shutdown(r->home->fd, SHUT_RDWR);
     resume(r);
 }
 

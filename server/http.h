@@ -60,6 +60,7 @@ const char *http_method(const struct http_req *r);
 const char *http_path(const struct http_req *r); /* percent-decoded, but for %00 and %2F */
 bool http_is_1_0(const struct http_req *r);
 const char *http_header(const struct http_req *r, const char *name); /* NULL if absent */
+const char *http_query(const struct http_req *r, const char *name); /* "" for ?name alone */
 bool http_has_two_values(const struct http_req *r, const char *name); /* that differ */
 
 /* ---- the body ------------------------------------------------------------------------ */
@@ -92,6 +93,7 @@ void http_reply_fd(struct http_req *r, int status, const char *type, int fd, uin
 void http_stream_begin(struct http_req *r, int status, const char *type);
 void http_stream_add(struct http_req *r, const void *bytes, size_t len);
 void http_stream_end(struct http_req *r);
+void http_end(struct http_req *r); /* cuts the connection, whatever is unsent */
 size_t http_stream_unsent(const struct http_req *r);
 
 #endif

@@ -326,6 +326,8 @@ void metrics_render(const struct server *s, struct buf *out)
     add_engine(&stats, &p);
     add_gauge(out, "upload_bytes", "Bytes taken by bodies of adapters",
               (double)s->uploads.used);
+    add_gauge(out, "answer_bytes", "Bytes that answers being made may come to",
+              (double)s->answers.used);
     add_gauge(out, "body_bytes", "Bytes taken by all other bodies", (double)s->bodies.used);
     add_model_counter(&p, "prompt_tokens_total", "Prompt tokens of completions",
                       m->prompt_tokens);

@@ -6,6 +6,7 @@
 #include "server/models_api.h"
 #include "server/status_api.h"
 #include "server/tokenize_api.h"
+#include "server/versions_api.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -24,6 +25,8 @@ static const struct route routes[] = {
     {"GET", "/v1/adapters/{}", adapters_api_get, ROUTE_NO_BODY, false, false},
     {"PUT", "/v1/adapters/{}", adapters_api_put, ROUTE_UPLOAD, false, false},
     {"DELETE", "/v1/adapters/{}", adapters_api_delete, ROUTE_NO_BODY, false, false},
+    {"GET", "/v1/adapters/{}/versions", versions_api_list, ROUTE_NO_BODY, false, false},
+    {"POST", "/v1/adapters/{}/rollback", adapters_api_rollback, ROUTE_JSON, false, false},
     {"GET", "/v1/adapters/{}/files/{}", adapters_api_file, ROUTE_NO_BODY, false, false},
 };
 

@@ -27,7 +27,9 @@ enum {
     SERVER_MAGIC = 0x73727672,
     KEEPALIVE_MS = 10000,
     MAX_BACKLOG = 1 << 20,
-    CANCEL_GRACE_MS = 5000, /* for cancelled requests to tell their clients */
+    READ_GRACE_MS = 30000,
+    MAX_ANSWERS = 256 << 20, /* bytes of answers that are collected, by estimate */
+    CANCEL_GRACE_MS = 1000, /* for cancelled requests to tell their clients */
     OWN_FILES = 128,        /* descriptors that are no connections */
     UPLOADS_AT_ONCE = 2,    /* of the largest size, in memory together */
     BODIES_AT_ONCE = 64,
@@ -279,6 +281,8 @@ struct server *server_new(const struct config *cfg, struct err *err)
     s->created = (int64_t)time(NULL);
     s->keepalive_ms = KEEPALIVE_MS;
     s->max_backlog = MAX_BACKLOG;
+    s->read_grace_ms = READ_GRACE_MS;
+    s->answers.max = MAX_ANSWERS;
     s->uploads.max = UPLOADS_AT_ONCE * (size_t)cfg->max_upload;
     s->bodies.max = BODIES_AT_ONCE * (size_t)cfg->max_body;
     s->metrics = metrics_new();

@@ -59,8 +59,10 @@ struct server {
     int listen_fd;              /* bound; -1: not open, or HTTP's by now */
     struct running *running;    /* NULL: nobody wants to know what runs */
     int keepalive_ms;           /* a waiting stream gets a comment this often */
+    int read_grace_ms;          /* for an answer beyond its request's deadline */
     size_t max_backlog;         /* bytes that a stream's reader may be behind */
     struct upload_budget uploads, bodies; /* of adapters; of everything else */
+    struct upload_budget answers; /* as large as those may become that are being made */
     struct exchange *exchanges; /* every live one */
     struct change *changes;     /* of adapters, oldest first */
     struct change *running_change;

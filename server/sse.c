@@ -8,6 +8,12 @@ void sse_add_data(struct buf *out, const char *json, size_t len)
     buf_add_str(out, "\n\n");
 }
 
+void sse_add_error(struct buf *out, const char *json, size_t len)
+{
+    buf_add_str(out, "event: error\n");
+    sse_add_data(out, json, len);
+}
+
 void sse_add_comment(struct buf *out, const char *text)
 {
     buf_add_str(out, ": ");

@@ -9,6 +9,7 @@
 #include <stddef.h>
 
 void sse_add_data(struct buf *out, const char *json, size_t len); /* json: one line */
+void sse_add_error(struct buf *out, const char *json, size_t len); /* named "error" */
 void sse_add_comment(struct buf *out, const char *text);
 void sse_add_done(struct buf *out); /* what ends a stream of the OpenAI API */
 

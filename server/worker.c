@@ -52,6 +52,7 @@ static struct adapters *open_adapters(const struct worker_parts *p, struct engin
         .base = p->base,
         .base_name = p->server->base_name,
         .state_dir = cfg->state[0] ? cfg->state : NULL,
+        .keep_versions = (int)cfg->keep_versions,
         .max_virtual_tokens = (int)cfg->max_virtual,
         .max_bytes = (size_t)cfg->max_upload,
     };

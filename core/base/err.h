@@ -26,6 +26,7 @@
     XX(METHOD, 405, "invalid_request_error", "method_not_allowed", "method not allowed")         \
     XX(BODY_TIMEOUT, 408, "invalid_request_error", "request_timeout", "the body came too slowly") \
     XX(CONFLICT, 409, "invalid_request_error", "conflict", "in conflict with another change")    \
+    XX(PRECONDITION, 412, "invalid_request_error", "precondition_failed", "a condition does not hold") \
     XX(TOO_LARGE, 413, "invalid_request_error", "request_too_large", "the body is too large")    \
     XX(MEDIA_TYPE, 415, "invalid_request_error", "unsupported_media_type", "wrong content type") \
     XX(ADAPTER, 422, "invalid_request_error", "adapter_incompatible", "the adapter is refused")  \

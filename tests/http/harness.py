@@ -108,6 +108,9 @@ class Stream:
                 blank = self.response.readline()
                 assert blank == b"\n", f"a comment is followed by {blank!r}"
                 continue
+            is_error = line == b"event: error\n"
+            if is_error:
+                line = self.response.readline()
             assert line.startswith(b"data: "), f"not an SSE data line: {line!r}"
             blank = self.response.readline()
             assert blank == b"\n", f"an event is followed by {blank!r}"
@@ -115,7 +118,9 @@ class Stream:
             if line == b"data: [DONE]\n":
                 self.done = True
                 continue
-            yield json.loads(line[6:].decode("utf-8", errors="strict"))
+            event = json.loads(line[6:].decode("utf-8", errors="strict"))
+            assert ("error" in event) == is_error, f"named otherwise: {line!r}"
+            yield event
 
     def drop(self):
         """Goes away without reading on, as a client that was killed."""
@@ -293,7 +298,7 @@ class Daemon:
                      {"Content-Type": "application/json", **self.headers, **(headers or {})})
         return Stream(conn, conn.getresponse())
 
-    def put_peft(self, name, folder, config=None, weights=None):
+    def put_peft(self, name, folder, config=None, weights=None, headers=None):
         """PUT of PEFT's two files as multipart, parts named as in the documented curl line."""
         folder = pathlib.Path(folder) if folder else None
         if config is None:
@@ -302,11 +307,12 @@ class Daemon:
             weights = (folder / "adapter_model.safetensors").read_bytes()
         parts = [("config", "adapter_config.json", config),
                  ("weights", "adapter_model.safetensors", weights)]
-        return self.put_parts(name, parts)
+        return self.put_parts(name, parts, headers)
 
-    def put_parts(self, name, parts):
+    def put_parts(self, name, parts, headers=None):
         body, content_type = multipart(parts)
-        return self.request("PUT", f"/v1/adapters/{name}", body, {"Content-Type": content_type})
+        return self.request("PUT", f"/v1/adapters/{name}", body,
+                            {"Content-Type": content_type, **(headers or {})})
 
     def adapter_names(self):
         return sorted(a.get("id") or a["name"] for a in self.get("/v1/adapters").json["data"])

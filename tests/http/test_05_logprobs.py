@@ -96,6 +96,31 @@ class Echo(CompletionCase):
                 self.assertEqual(answer["usage"]["completion_tokens"], 0)
                 self.assertEqual(answer["choices"][0]["finish_reason"], "length")
 
+    def test_special_tokens_show_in_the_prompt_alone(self):
+        for prompt in ([319, 20, 21, 319, 22], "<|endoftext|>The thing<|endoftext|>",
+                       "The thing"):
+            with self.subTest(prompt=prompt):
+                choice = self.complete(prompt=prompt, max_tokens=0, echo=True,
+                                       logprobs=0)["choices"][0]
+                text, log = choice["text"], choice["logprobs"]
+                self.assertEqual("".join(log["tokens"]), text)
+                if isinstance(prompt, str):
+                    self.assertEqual(text, prompt)
+                else:
+                    self.assertTrue(text.startswith("<|endoftext|>"), text)
+                for token, offset in zip(log["tokens"], log["text_offset"]):
+                    self.assertEqual(text[offset:offset + len(token)], token)
+
+    def test_a_token_put_in_front_takes_no_room(self):
+        with Daemon(GOLDEN / "models/llama3", flags=["--dtype", "f32"]) as d:
+            for stream in (False, True):
+                fields = {"prompt": "Hello", "max_tokens": 0, "echo": True, "logprobs": 0}
+                choice = (next(iter(d.stream(**fields))) if stream
+                          else d.complete(**fields).json)["choices"][0]
+                self.assertEqual(choice["text"], "Hello")
+                self.assertEqual("".join(choice["logprobs"]["tokens"][1:]), "Hello")
+                self.assertEqual(choice["logprobs"]["text_offset"][:2], [0, 0])
+
     def test_first_logprob_is_null(self):
         for model in (None, "cartridge"):
             for max_tokens in (0, 3):

@@ -109,7 +109,7 @@ class Resources(HttpCase):
                          other.json["version"])
         self.assertEqual(self.d.get("/v1/models/one").json["parent"], "gqa")
         gone = self.d.request("DELETE", "/v1/adapters/one")
-        self.assertIn(gone.status, (200, 204), gone)
+        self.assertEqual((gone.status, gone.body), (204, b""), gone)
         for answer in (self.d.get("/v1/adapters/one"), self.d.get("/v1/models/one"),
                        self.d.complete(model="one", prompt=PROMPT),
                        self.d.request("DELETE", "/v1/adapters/one")):
@@ -473,6 +473,70 @@ class Durable(unittest.TestCase):
         got = d.get("/v1/adapters/kv/files/adapter_model.safetensors")
         self.assertEqual(got.body, weights_of("prefix_tuning"))
 
+    def test_rollback(self):
+        """An older version answers as it did, before and after a kill; its condition holds."""
+        d = self.daemon()
+        old = d.put_peft("x", GQA_ADAPTERS / "prompt_tuning").json["version"]
+        before = self.text(d, "x")
+        new = d.put_peft("x", GQA_ADAPTERS / "prefix_tuning").json["version"]
+        after = self.text(d, "x")
+        self.assertNotEqual(before, after)
+        back = d.request("POST", "/v1/adapters/x/rollback", {"version": old},
+                         headers={"If-Match": f'"{new}"'})
+        self.assertEqual((back.status, back.json["version"]), (200, old), back)
+        self.assertEqual(back.headers["ETag"], f'"{old}"')
+        self.assertEqual(self.text(d, "x"), before)
+        late = d.request("POST", "/v1/adapters/x/rollback", {"version": new},
+                         headers={"If-Match": f'"{new}"'})
+        self.assertEqual(late.status, 412, late)
+        d.kill()
+        d.restart()
+        self.assertEqual(self.text(d, "x"), before)
+        versions = d.get("/v1/adapters/x/versions").json["data"]
+        self.assertEqual([(v["version"], v["current"], v["kind"]) for v in versions],
+                         [(new, False, "PREFIX_TUNING"), (old, True, "PROMPT_TUNING")])
+        d.request("POST", "/v1/adapters/x/rollback", {"version": new})
+        self.assertEqual(self.text(d, "x"), after)
+
+    def test_one_of_many_compares_and_swaps(self):
+        """Of eight PUTs that begin from the same version exactly one gets through."""
+        d = self.daemon()
+        versions = [soft_prompt(seed=s, rows=8) for s in range(9)]
+        etag = f'"{d.put_peft("x", None, *versions[0]).json["version"]}"'
+        seen = []
+
+        def put(version):
+            seen.append(d.put_peft("x", None, *version, headers={"If-Match": etag}).status)
+
+        threads = [threading.Thread(target=put, args=(v,)) for v in versions[1:]]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        self.assertEqual(sorted(seen), [200] + [412] * 7)
+        self.assertEqual(len(d.get("/v1/adapters/x/versions").json["data"]), 2)
+
+    def test_state_of_an_older_daemon(self):
+        """Pointer files and blobs of before the database are served as they were."""
+        d = self.daemon()
+        version = d.put_peft("x", GQA_ADAPTERS / "prompt_tuning").json["version"]
+        before = self.text(d, "x")
+        d.kill()
+        for file in self.state.glob("registry.db*"):
+            file.unlink()
+        (self.state / "adapters").mkdir()
+        (self.state / "adapters" / "x.json").write_text(
+            f'{{"version": "{version}", "created": 12345}}\n')
+        (self.state / "adapters" / "gone.json").write_text('{"deleted": true}\n')
+        for _ in range(2):
+            d.restart()
+            x = d.get("/v1/adapters/x").json
+            self.assertEqual((x["version"], x["created"], x["durable"]), (version, 12345, True))
+            self.assertEqual(self.text(d, "x"), before)
+            self.assertEqual(d.adapter_names(), ["x"])
+            self.assertFalse((self.state / "adapters").exists())
+            d.kill()
+
     def test_kill_9_amid_puts(self):
         """After each kill the last acknowledged version, or a newer one, is there whole."""
         versions = [soft_prompt(seed=s, rows=16) for s in range(4)]
@@ -582,7 +646,7 @@ class Durable(unittest.TestCase):
         self.assertRegex(d.stderr(), "warn adapters adapter both.*hidden")
         self.assert_missing(d, "alone")
         for name in ("both", "alone"):
-            self.assertEqual(d.request("DELETE", f"/v1/adapters/{name}").status, 200)
+            self.assertEqual(d.request("DELETE", f"/v1/adapters/{name}").status, 204)
             self.assertEqual(d.request("DELETE", f"/v1/adapters/{name}").status, 404)
         d.kill()
         d.restart()
@@ -604,7 +668,7 @@ class Durable(unittest.TestCase):
         d.start()
         self.assertEqual(d.complete(prompt=[1]).status, 200)
         self.assert_missing(d, "x")
-        self.assertEqual(d.request("DELETE", "/v1/adapters/x").status, 200)
+        self.assertEqual(d.request("DELETE", "/v1/adapters/x").status, 204)
         self.assertEqual(d.request("DELETE", "/v1/adapters/x").status, 404)
 
 

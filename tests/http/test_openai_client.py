@@ -3,7 +3,7 @@
 import pathlib
 import unittest
 
-from harness import GQA, GQA_ADAPTERS, Daemon, HttpCase
+from harness import GQA, GQA_ADAPTERS, Daemon, HttpCase, long_model
 
 try:
     import openai
@@ -85,6 +85,17 @@ class OpenAI(HttpCase):
         next(iter(stream))
         stream.close()
         self.d.wait(lambda: self.d.metrics().running == 0, 2, "the closed stream to end")
+
+    def test_a_stream_that_fails(self):
+        with Daemon(long_model(self.tmp), flags=["--dtype", "f32"],
+                    config={"request_deadline_ms": 400}) as d, \
+                openai.OpenAI(base_url=f"{d.url}/v1", api_key="x", max_retries=0) as client:
+            stream = client.completions.create(model="", prompt=[1], max_tokens=60000,
+                                               stream=True, extra_body={"ignore_eos": True})
+            with self.assertRaises(openai.APIError) as caught:
+                for _ in stream:
+                    pass
+            self.assertEqual(caught.exception.code, "deadline_exceeded")
 
 
 if __name__ == "__main__":

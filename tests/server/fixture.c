@@ -59,6 +59,10 @@ static void serve(struct fixture *f, const struct server_parts *parts)
         f->server->keepalive_ms = f->keepalive_ms;
     if (f->max_backlog)
         f->server->max_backlog = f->max_backlog;
+    if (f->read_grace_ms)
+        f->server->read_grace_ms = f->read_grace_ms;
+    if (f->max_answers)
+        f->server->answers.max = f->max_answers;
     CHECK(server_start(f->server, parts, &err) == 0);
     f->port = f->server->addr.port;
     f->is_up = true;
@@ -83,7 +87,7 @@ static void *run(void *arg)
                                      .state_dir = f->cfg.state[0] ? f->cfg.state : NULL,
                                      .max_bytes = (size_t)f->cfg.max_upload};
     parts.adapters = adapters_open(&ao, &err);
-    CHECK(parts.adapters);
+    CHECK(parts.adapters && adapters_load_all(parts.adapters, NULL, &err) == 0);
     serve(f, &parts);
     server_free(f->server);
     adapters_free(parts.adapters);

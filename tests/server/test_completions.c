@@ -35,6 +35,7 @@ TEST(completions_answer_whole)
     EXPECT(reply_has(&r, "\"model\":\"gqa\""));
     EXPECT(reply_has(&r, "\"text\":\" w0 w1 w2\""));
     EXPECT(reply_has(&r, "\"logprobs\":null"));
+    EXPECT(r.body.len && r.body.data[r.body.len - 1] == '\n');
     EXPECT(reply_has(&r, "\"finish_reason\":\"length\""));
     EXPECT(reply_has(&r, "\"prompt_tokens\":2,\"completion_tokens\":3,\"total_tokens\":5"));
     reply_free(&r);
@@ -157,6 +158,41 @@ TEST(completions_echo_starts_with_the_prompt)
              200, "\"tokens\":[\"token_id:7\",\"token_id:8\",\"token_id:5\"]");
 }
 
+TEST(completions_answers_have_a_ceiling)
+{
+    /* 128 choices of 900 tokens with 20 scores each: over 100 MiB. */
+    ask_once(&plain, "{\"prompt\":[7],\"n\":128,\"max_tokens\":900,\"logprobs\":20}", 400,
+             "\"param\":\"max_tokens\"");
+    ask_once(&plain, "{\"prompt\":[7],\"n\":128,\"max_tokens\":9000,\"logprobs\":20}", 400,
+             "context_length_exceeded");
+}
+
+TEST(completions_answers_have_a_ceiling_together)
+{
+    struct fixture f = {.max_answers = 1000};
+    struct reply r;
+    fake_engine_plan(&(struct fake_plan){.is_held = true});
+    fixture_start(&f);
+    int fd = client_open(&f);
+    client_post(fd, "{\"prompt\":[7],\"max_tokens\":15}"); /* 720 bytes */
+    do {
+        usleep(1000);
+        r = fixture_get(&f, "/metrics");
+    } while (!reply_has(&r, "prefixd_answer_bytes 720\n") && (reply_free(&r), true));
+    reply_free(&r);
+    r = fixture_complete(&f, "{\"prompt\":[7],\"max_tokens\":15}");
+    EXPECT_EQ(r.status, 503);
+    EXPECT(reply_header(&r, "Retry-After") != NULL);
+    reply_free(&r);
+    close(fd);
+    do {
+        usleep(1000);
+        r = fixture_get(&f, "/metrics");
+    } while (!reply_has(&r, "prefixd_answer_bytes 0\n") && (reply_free(&r), true));
+    reply_free(&r);
+    fixture_stop(&f);
+}
+
 /* ---- streams ------------------------------------------------------------------------- */
 
 TEST(streams_join_to_the_whole)
@@ -235,7 +271,8 @@ TEST(streams_fail_with_an_event_after_the_first_byte)
     struct reply r = fixture_complete(&f, "{\"prompt\":\"a\",\"stream\":true}");
     EXPECT_EQ(r.status, 200);
     EXPECT(reply_has(&r, " w0"));
-    const char *event = r.body.data ? strstr(r.body.data, "data: {\"error\":{") : NULL;
+    const char *text = r.body.data ? r.body.data : "";
+    const char *event = strstr(text, "event: error\ndata: {\"error\":{");
     EXPECT(event && strstr(event, "\n\ndata: [DONE]\n\n"));
     reply_free(&r);
     fixture_stop(&f);

@@ -200,6 +200,36 @@ TEST(life_slow_reader_is_cut_and_holds_nobody)
     fixture_stop(&f);
 }
 
+/* Answers that nobody reads: the connections end, and so do the exchanges. */
+TEST(life_unread_answers_have_an_end)
+{
+    static const char *const asks[] = {
+        "{\"prompt\":\"a\",\"max_tokens\":900}",
+        "{\"prompt\":\"a\",\"max_tokens\":900,\"stream\":true}",
+    };
+    for (int i = 0; i < 2; i++) {
+        struct fixture f = {.deadline_ms = 1500, .read_grace_ms = 300};
+        fake_engine_plan(&(struct fake_plan){.text_bytes = 16 * 1024});
+        fixture_start(&f);
+        int slow = client_open(&f), small = 4096;
+        setsockopt(slow, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
+        client_post(slow, asks[i]);
+        struct reply r = {0};
+        int64_t start = now_ms();
+        do {
+            reply_free(&r);
+            usleep(50000);
+            r = fixture_get(&f, "/metrics");
+        } while (!reply_has(&r, "http_requests_total{status=\"499\"} 1\n") &&
+                 now_ms() - start < 8000);
+        EXPECT(now_ms() - start > 1000);
+        EXPECT(now_ms() - start < 4000);
+        reply_free(&r);
+        close(slow);
+        fixture_stop(&f);
+    }
+}
+
 TEST(life_idle_stream_does_not_spin)
 {
     struct fixture f = {0};

@@ -157,8 +157,9 @@ TEST(sse_frames)
     struct buf b = {0};
     sse_add_data(&b, "{}", 2);
     sse_add_comment(&b, "hi");
+    sse_add_error(&b, "{}", 2);
     sse_add_done(&b);
-    EXPECT_STR(b.data, "data: {}\n\n: hi\n\ndata: [DONE]\n\n");
+    EXPECT_STR(b.data, "data: {}\n\n: hi\n\nevent: error\ndata: {}\n\ndata: [DONE]\n\n");
     buf_free(&b);
 }
 

@@ -32,7 +32,7 @@ TEST(surface_status_routes_answer)
     fixture_start(&f);
     struct reply r = fixture_get(&f, "/health");
     EXPECT_EQ(r.status, 200);
-    EXPECT_STR(r.body.data, "{\"status\":\"ok\"}");
+    EXPECT_STR(r.body.data, "{\"status\":\"ok\"}\n");
     EXPECT_STR(reply_header(&r, "Content-Type"), "application/json");
     reply_free(&r);
     EXPECT_STATUS(&f, "GET", "/ready", "", NULL, 200);
@@ -337,6 +337,7 @@ TEST(surface_metrics_have_the_promised_names)
         "prefixd_generation_tokens_total{model_name=\"gqa\"} 4\n",
         "prefixd_virtual_tokens_total 0\n",
         "prefixd_prefill_rows_total",
+        "prefixd_answer_bytes 0\n",
         "prefixd_compile_rows_total",
         "prefixd_prefix_reads_total",
         "prefixd_request_success_total{model_name=\"gqa\",finished_reason=\"length\"} 2\n",

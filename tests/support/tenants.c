@@ -25,10 +25,12 @@ struct tenants {
     struct tenant *all;
     int n;
     int32_t ids[MAX_PROMPT];
-    bool is_closing;
+    bool is_closing, has_started;
+    struct job opener; /* of nobody: holds the engine while the first backlogs are posted */
+    struct job_prompt opener_prompt;
     pthread_mutex_t lock;
-    pthread_cond_t woken;
-    bool has_events;
+    pthread_cond_t woken, released;
+    bool has_events, is_held;
 };
 
 static int64_t now_us(clockid_t clock)
@@ -44,6 +46,32 @@ static void wake(void *ud)
     pthread_mutex_lock(&l->lock);
     l->has_events = true;
     pthread_cond_signal(&l->woken);
+    while (l->is_held)
+        pthread_cond_wait(&l->released, &l->lock);
+    pthread_mutex_unlock(&l->lock);
+}
+
+/* The engine stands still in its call of wake after a step for nobody. */
+static void hold(struct tenants *l)
+{
+    struct err err = {0};
+    l->is_held = true;
+    l->opener_prompt = (struct job_prompt){l->ids, 1};
+    l->opener.prompts = &l->opener_prompt;
+    l->opener.n_prompts = l->opener.n = l->opener.max_tokens = 1;
+    l->opener.n_logprobs = -1;
+    CHECK(engine_post(l->engine, &l->opener, &err) == 0);
+    pthread_mutex_lock(&l->lock);
+    while (!l->has_events)
+        pthread_cond_wait(&l->woken, &l->lock);
+    pthread_mutex_unlock(&l->lock);
+}
+
+static void release(struct tenants *l)
+{
+    pthread_mutex_lock(&l->lock);
+    l->is_held = false;
+    pthread_cond_signal(&l->released);
     pthread_mutex_unlock(&l->lock);
 }
 
@@ -59,6 +87,7 @@ struct tenants *tenants_open(const struct base_model *b, struct engine_opts opts
         l->ids[i] = rng_below(&rng, base_model_shape(b)->vocab);
     pthread_mutex_init(&l->lock, NULL);
     pthread_cond_init(&l->woken, NULL);
+    pthread_cond_init(&l->released, NULL);
     opts.wake = wake;
     opts.wake_ud = l;
     l->engine = engine_open(b, &opts, &err);
@@ -105,6 +134,8 @@ static void note_first(struct request *r, int64_t us)
 static void take(struct tenants *l, const struct event *ev)
 {
     struct request *r = ev->job->ud;
+    if (!r)
+        return; /* the opener's */
     struct tenant *t = r->tenant;
     CHECK(ev->kind != EVENT_FAILED);
     if (ev->kind == EVENT_TOKEN && !l->is_closing) {
@@ -153,15 +184,26 @@ static long tokens_of_all(const struct tenants *l)
     return n;
 }
 
+static void post_backlogs(struct tenants *l, int64_t now)
+{
+    for (int i = 0; i < l->n; i++)
+        for (struct tenant *t = &l->all[i];
+             t->n_under_way < t->backlog && now >= t->next_us && !t->n_refused;)
+            post(l, t);
+}
+
 void tenants_run(struct tenants *l, long n_tokens, int64_t us)
 {
+    if (!l->has_started) { /* all begin together, whoever is posted first */
+        hold(l);
+        post_backlogs(l, now_us(CLOCK_MONOTONIC));
+        release(l);
+        l->has_started = true;
+    }
     int64_t end = us ? now_us(CLOCK_MONOTONIC) + us : INT64_MAX, now;
     long last = n_tokens ? tokens_of_all(l) + n_tokens : INT64_MAX;
     while (tokens_of_all(l) < last && (now = now_us(CLOCK_MONOTONIC)) < end) {
-        for (int i = 0; i < l->n; i++)
-            for (struct tenant *t = &l->all[i];
-                 t->n_under_way < t->backlog && now >= t->next_us && !t->n_refused;)
-                post(l, t);
+        post_backlogs(l, now);
         wait_a_little(l);
         drain(l);
     }
@@ -185,6 +227,7 @@ void tenants_close(struct tenants *l)
     }
     pthread_mutex_destroy(&l->lock);
     pthread_cond_destroy(&l->woken);
+    pthread_cond_destroy(&l->released);
     free(l);
 }
 

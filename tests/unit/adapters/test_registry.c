@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "adapters/store.h"
 #include "core/base/log.h"
 #include "core/base/mem.h"
 #include "tests/support/adapter_files.h"
@@ -683,6 +684,26 @@ TEST(registry_gives_files_back)
 
 /* ---- restarts ------------------------------------------------------------------------ */
 
+/* A version's time is that of its first commit, so what is put anew gets the one of e. */
+static void become_older(struct fixture *f, const char *name, const char *version)
+{
+    struct err err = {0};
+    struct buf config = {0}, weights = {0};
+    struct store *s = store_open(&(struct store_opts){f->state, 0}, &err);
+    ASSERT(s);
+    buf_add_str(&config, "{\"peft_type\": \"PREFIX_TUNING\"}");
+    adapter_files_tensors(&weights, KV);
+    const struct blob_file files[] = {{"adapter_config.json", config.data, config.len},
+                                      {"adapter_model.safetensors", weights.data, weights.len}};
+    const struct store_entry e = {.name = name, .version = version, .kind = "PREFIX_TUNING",
+                                  .created = 12345};
+    EXPECT_EQ(store_delete(s, name, false, NULL, &err), 0);
+    EXPECT_EQ(store_put(s, &e, files, 2, NULL, &err), 0);
+    store_close(s);
+    buf_free(&config);
+    buf_free(&weights);
+}
+
 TEST(registry_state_survives)
 {
     struct fixture f;
@@ -696,12 +717,11 @@ TEST(registry_state_survives)
     EXPECT_EQ(put_peft(&f, "gone", "PREFIX_TUNING", KV, &before, &err), 0);
     EXPECT_EQ(delete_name(&f, "gone", &err), 0);
     EXPECT_EQ(adapters_info(f.a, "x", &before, &err), 0);
-    char version[DIGEST_HEX + 1], pointer[200], dir[512];
+    char version[DIGEST_HEX + 1];
     snprintf(version, sizeof version, "%s", before.version);
-    snprintf(pointer, sizeof pointer, "{\"version\": \"%s\", \"created\": 12345}", version);
-    snprintf(dir, sizeof dir, "%s/adapters", f.state);
-    adapter_files_write(dir, "x.json", pointer, strlen(pointer)); /* as if it were older */
-    ASSERT(restart(&f, NULL));
+    adapters_free(f.a);
+    become_older(&f, "x", version);
+    ASSERT(open_registry(&f) && adapters_load_all(f.a, NULL, &err) == 0);
     EXPECT(has(&f, "t") && has(&f, "x") && !has(&f, "gone"));
     EXPECT_EQ(adapters_info(f.a, "x", &after, &err), 0);
     EXPECT_STR(after.version, version);
@@ -909,29 +929,33 @@ TEST(registry_damaged_blob_can_be_deleted)
     fixture_close(&f);
 }
 
-TEST(registry_damaged_pointer_can_be_deleted)
+/* Of the pointer files that older daemons kept. */
+static void expect_damaged_pointer(const char *folder)
 {
     struct fixture f;
     struct err err = {0};
-    struct adapter_info info;
-    char dir[512], *folder = adapter_files_tmp_dir();
-    write_peft(folder, "t", "PREFIX_TUNING", KV);
-    if (!fixture_open(&f, DTYPE_CHOICE_AUTO, true))
+    if (!fixture_open(&f, DTYPE_CHOICE_AUTO, false))
         return;
-    EXPECT_EQ(put_text(&f, "t", text_one, &info, &err), 0);
-    snprintf(dir, sizeof dir, "%s/adapters", f.state);
-    log_init(LOG_TEXT, LOG_ERROR + 1);
-    for (int i = 0; i < 2; i++) {
-        adapter_files_write(dir, "t.json", "{\"ver", 5);
-        ASSERT(restart(&f, i ? folder : NULL));
-        EXPECT_EQ(has(&f, "t"), i == 1);
-        EXPECT_EQ(delete_name(&f, "t", &err), 0);
-        ASSERT(restart(&f, NULL));
-        EXPECT_EQ(delete_name(&f, "t", &err), -1);
-        EXPECT_EQ(err.code, ERR_ADAPTER_NOT_FOUND);
-    }
-    log_init(LOG_TEXT, LOG_ERROR);
+    f.state = adapter_files_tmp_dir();
+    adapter_files_make_dir(f.state, "adapters");
+    adapter_files_write(f.state, "adapters/t.json", "{\"ver", 5);
+    ASSERT(restart(&f, folder));
+    EXPECT_EQ(has(&f, "t"), folder != NULL);
+    EXPECT_EQ(delete_name(&f, "t", &err), 0);
+    ASSERT(restart(&f, NULL));
+    EXPECT_EQ(delete_name(&f, "t", &err), -1);
+    EXPECT_EQ(err.code, ERR_ADAPTER_NOT_FOUND);
     fixture_close(&f);
+}
+
+TEST(registry_damaged_pointer_can_be_deleted)
+{
+    char *folder = adapter_files_tmp_dir();
+    write_peft(folder, "t", "PREFIX_TUNING", KV);
+    log_init(LOG_TEXT, LOG_ERROR + 1);
+    expect_damaged_pointer(NULL);
+    expect_damaged_pointer(folder);
+    log_init(LOG_TEXT, LOG_ERROR);
     adapter_files_remove_dir(folder);
     free(folder);
 }
@@ -1028,6 +1052,268 @@ TEST(registry_loads_golden_adapters)
                "prefix_tuning prefix_tuning_projection prompt_tuning text ");
     buf_free(&seen);
     free(dir);
+    fixture_close(&f);
+}
+
+/* ---- versions ------------------------------------------------------------------------ */
+
+/* As the server does it: run again for as long as the change says so. */
+static int carry_out(struct fixture *f, struct adapter_change *c, const struct adapter_when *when,
+                     struct adapter_info *info, struct err *err)
+{
+    int rc = c ? 0 : -1, more = 1;
+    if (rc == 0 && when)
+        rc = adapter_change_when(c, when, err);
+    while (rc == 0 && more > 0) {
+        rc = adapter_change_run(c, err);
+        more = rc == 0 ? adapter_change_next(c, err) : 0;
+        rc = more < 0 ? -1 : rc;
+    }
+    if (rc == 0)
+        rc = adapters_commit(f->a, c, info, err);
+    adapter_change_free(c);
+    return rc;
+}
+
+static int put_when(struct fixture *f, const char *json, const char *match, const char *none_match,
+                    struct adapter_info *info, struct err *err)
+{
+    const struct adapter_file file = {"adapter.json", json, strlen(json)};
+    const struct adapter_when when = {match, none_match};
+    return carry_out(f, adapters_put_begin(f->a, "x", &file, 1, err), &when, info, err);
+}
+
+static int roll_back(struct fixture *f, const char *name, const char *version,
+                     const struct adapter_when *when, struct adapter_info *info, struct err *err)
+{
+    return carry_out(f, adapters_rollback_begin(f->a, name, version, err), when, info, err);
+}
+
+struct versions {
+    char digest[4][DIGEST_HEX + 1];
+    int n, current;
+};
+
+static void note_version(const struct adapter_version_info *v, void *ud)
+{
+    struct versions *seen = ud;
+    if (v->is_current)
+        seen->current = seen->n;
+    if (seen->n < 4)
+        snprintf(seen->digest[seen->n], DIGEST_HEX + 1, "%s", v->version);
+    seen->n++;
+}
+
+static struct versions versions_of(struct fixture *f, const char *name)
+{
+    struct versions seen = {.current = -1};
+    EXPECT_EQ(adapters_each_version(f->a, name, note_version, &seen, NULL), 0);
+    return seen;
+}
+
+static void expect_rollbacks(bool has_state)
+{
+    struct fixture f;
+    struct err err = {0};
+    struct adapter_info text, kv, info;
+    char first[DIGEST_HEX + 1], second[DIGEST_HEX + 1];
+    if (!fixture_open(&f, DTYPE_CHOICE_AUTO, has_state))
+        return;
+    EXPECT_EQ(put_text(&f, "x", "{\"kind\":\"text\",\"text\":\"one\"}", &text, &err), 0);
+    memcpy(first, text.version, sizeof first);
+    EXPECT_EQ(put_peft(&f, "x", "PREFIX_TUNING", KV, &kv, &err), 0);
+    memcpy(second, kv.version, sizeof second);
+    struct versions seen = versions_of(&f, "x");
+    EXPECT(seen.n == 2 && seen.current == 0 && strcmp(seen.digest[1], first) == 0);
+    EXPECT_EQ(roll_back(&f, "x", first, NULL, &info, &err), 0);
+    EXPECT_STR(info.kind, "text");
+    EXPECT_STR(info.version, first);
+    EXPECT_EQ(info.created, text.created);
+    EXPECT_EQ(info.is_durable, has_state);
+    seen = versions_of(&f, "x");
+    EXPECT(seen.n == 2 && seen.current == 1 && strcmp(seen.digest[1], first) == 0);
+    char *read = read_file(&f, "x", "adapter.json", &err);
+    EXPECT_STR(read, "{\"kind\":\"text\",\"text\":\"one\"}");
+    free(read);
+    EXPECT_EQ(roll_back(&f, "x", first, NULL, &info, &err), 0); /* to what it is */
+    EXPECT_EQ(roll_back(&f, "x", second, NULL, &info, &err), 0); /* and forward */
+    EXPECT_STR(info.kind, "PREFIX_TUNING");
+    EXPECT_EQ(roll_back(&f, "x", first, NULL, &info, &err), 0);
+    if (has_state) {
+        ASSERT(restart(&f, NULL));
+        EXPECT_EQ(adapters_info(f.a, "x", &info, &err), 0);
+        EXPECT_STR(info.version, first);
+        EXPECT_EQ(versions_of(&f, "x").n, 2);
+    }
+    EXPECT(roll_back(&f, "y", first, NULL, &info, &err) < 0 && err.code == ERR_ADAPTER_NOT_FOUND);
+    EXPECT(roll_back(&f, "x", "../x", NULL, &info, &err) < 0 && err.code == ERR_INVALID);
+    first[0] = first[0] == '0' ? '1' : '0';
+    EXPECT(roll_back(&f, "x", first, NULL, &info, &err) < 0 && err.code == ERR_NOT_FOUND);
+    fixture_close(&f);
+}
+
+TEST(registry_rolls_back)
+{
+    expect_rollbacks(false);
+    expect_rollbacks(true);
+}
+
+/* Damage that came after a version was stored is found before it is served. */
+TEST(registry_does_not_roll_back_to_damage)
+{
+    struct fixture f;
+    struct err err = {0};
+    struct adapter_info info;
+    char dir[512], first[DIGEST_HEX + 1];
+    if (!fixture_open(&f, DTYPE_CHOICE_AUTO, true))
+        return;
+    EXPECT_EQ(put_text(&f, "x", "{\"kind\":\"text\",\"text\":\"one\"}", &info, &err), 0);
+    memcpy(first, info.version, sizeof first);
+    snprintf(dir, sizeof dir, "%s/blobs/%s", f.state, first);
+    EXPECT_EQ(put_text(&f, "x", "{\"kind\":\"text\",\"text\":\"two\"}", &info, &err), 0);
+    adapter_files_write(dir, "adapter.json", "{\"kind\":\"text\",\"text\":\"bad\"}", 28);
+    EXPECT(roll_back(&f, "x", first, NULL, &info, &err) < 0 && err.code == ERR_ADAPTER);
+    adapter_files_write(dir, "adapter.json", "{", 1);
+    EXPECT(roll_back(&f, "x", first, NULL, &info, &err) < 0 && err.code == ERR_ADAPTER);
+    EXPECT(versions_of(&f, "x").current == 0);
+    fixture_close(&f);
+}
+
+TEST(registry_compares_and_swaps)
+{
+    static const char one[] = "{\"kind\":\"text\",\"text\":\"one\"}";
+    static const char two[] = "{\"kind\":\"text\",\"text\":\"two\"}";
+    struct fixture f;
+    struct err err = {0};
+    struct adapter_info info;
+    char first[DIGEST_HEX + 3], second[DIGEST_HEX + 3];
+    if (!fixture_open(&f, DTYPE_CHOICE_AUTO, true))
+        return;
+    EXPECT(put_when(&f, one, "*", NULL, &info, &err) < 0 && err.code == ERR_PRECONDITION);
+    EXPECT_EQ(put_when(&f, one, NULL, "*", &info, &err), 0);
+    snprintf(first, sizeof first, "\"%s\"", info.version);
+    EXPECT(put_when(&f, two, NULL, "*", &info, &err) < 0 && err.code == ERR_PRECONDITION);
+    EXPECT_EQ(put_when(&f, two, first, NULL, &info, &err), 0);
+    snprintf(second, sizeof second, "\"%s\"", info.version);
+    EXPECT(put_when(&f, two, first, NULL, &info, &err) < 0 && err.code == ERR_PRECONDITION);
+    EXPECT(put_when(&f, two, "nonsense", NULL, &info, &err) < 0 && err.code == ERR_INVALID);
+    const struct adapter_when is_first = {first, NULL}, is_second = {second, NULL};
+    char version[DIGEST_HEX + 1];
+    snprintf(version, sizeof version, "%.64s", first + 1);
+    EXPECT(roll_back(&f, "x", version, &is_first, &info, &err) < 0 && err.code == ERR_PRECONDITION);
+    EXPECT_EQ(roll_back(&f, "x", version, &is_second, &info, &err), 0);
+    struct adapter_change *c = adapters_delete_begin(f.a, "x", &err);
+    EXPECT(carry_out(&f, c, &is_second, &info, &err) < 0 && err.code == ERR_PRECONDITION);
+    EXPECT(has(&f, "x"));
+    c = adapters_delete_begin(f.a, "x", &err);
+    EXPECT_EQ(carry_out(&f, c, &is_first, &info, &err), 0);
+    EXPECT(!has(&f, "x"));
+    fixture_close(&f);
+}
+
+/* Two that begin from the same version: the second finds out at the moment of its change. */
+static void expect_one_winner(const char *folder, bool stays_deleted)
+{
+    static const char two[] = "{\"kind\":\"text\",\"text\":\"two\"}";
+    static const char three[] = "{\"kind\":\"text\",\"text\":\"three\"}";
+    const struct adapter_file files[] = {{"adapter.json", two, sizeof two - 1},
+                                         {"adapter.json", three, sizeof three - 1}};
+    struct fixture f;
+    struct err err = {0};
+    struct adapter_info info;
+    char etag[DIGEST_HEX + 3];
+    if (!fixture_open(&f, DTYPE_CHOICE_AUTO, true))
+        return;
+    EXPECT_EQ(adapters_load_all(f.a, folder, &err), 0);
+    if (!folder)
+        EXPECT_EQ(put_text(&f, "x", "{\"kind\":\"text\",\"text\":\"one\"}", &info, &err), 0);
+    ASSERT(adapters_info(f.a, "x", &info, &err) == 0);
+    snprintf(etag, sizeof etag, "\"%s\"", info.version);
+    const struct adapter_when when = {etag, NULL};
+    struct adapter_change *c[2];
+    c[0] = stays_deleted ? adapters_delete_begin(f.a, "x", &err)
+                         : adapters_put_begin(f.a, "x", &files[0], 1, &err);
+    c[1] = adapters_put_begin(f.a, "x", &files[1], 1, &err);
+    for (int i = 0; i < 2; i++)
+        EXPECT_EQ(adapter_change_when(c[i], &when, &err), 0);
+    EXPECT_EQ(adapter_change_run(c[0], &err), 0);
+    EXPECT_EQ(adapters_commit(f.a, c[0], &info, &err), 0);
+    EXPECT_EQ(adapter_change_run(c[1], &err), -1);
+    EXPECT_EQ(err.code, ERR_PRECONDITION);
+    adapter_change_free(c[0]);
+    adapter_change_free(c[1]);
+    EXPECT_EQ(has(&f, "x"), !stays_deleted);
+    if (!stays_deleted)
+        EXPECT_EQ(versions_of(&f, "x").n, folder ? 1 : 2);
+    fixture_close(&f);
+}
+
+TEST(registry_one_of_two_that_compare_wins)
+{
+    static const char text[] = "{\"kind\":\"text\",\"text\":\"one\"}";
+    char *dir = adapter_files_tmp_dir();
+    adapter_files_write(dir, "x.json", text, sizeof text - 1);
+    for (int stays_deleted = 0; stays_deleted < 2; stays_deleted++) {
+        expect_one_winner(NULL, stays_deleted);
+        expect_one_winner(dir, stays_deleted); /* which the store has not */
+    }
+    adapter_files_remove_dir(dir);
+    free(dir);
+}
+
+static int put_dry(struct fixture *f, const char *json, const char *match,
+                   struct adapter_info *info, struct err *err)
+{
+    const struct adapter_file file = {"adapter.json", json, strlen(json)};
+    const struct adapter_when when = {match, NULL};
+    struct adapter_change *c = adapters_put_begin(f->a, "x", &file, 1, err);
+    if (c)
+        adapter_change_dry(c);
+    return carry_out(f, c, &when, info, err);
+}
+
+TEST(registry_dry_puts_change_nothing)
+{
+    static const char one[] = "{\"kind\":\"text\",\"text\":\"one\"}";
+    static const char two[] = "{\"kind\":\"text\",\"text\":\"two\"}";
+    struct fixture f;
+    struct err err = {0};
+    struct adapter_info would, info;
+    if (!fixture_open(&f, DTYPE_CHOICE_AUTO, true))
+        return;
+    EXPECT_EQ(put_dry(&f, one, NULL, &would, &err), 0);
+    EXPECT(would.n_virtual_tokens > 0 && would.bytes > 0 && !has(&f, "x"));
+    EXPECT(put_dry(&f, one, "*", &would, &err) < 0 && err.code == ERR_PRECONDITION);
+    EXPECT(put_dry(&f, "{", NULL, &would, &err) < 0 && err.code == ERR_ADAPTER);
+    EXPECT_EQ(put_text(&f, "x", one, &info, &err), 0);
+    EXPECT_STR(info.version, would.version);
+    EXPECT_EQ(put_dry(&f, two, "*", &would, &err), 0);
+    EXPECT(strcmp(info.version, would.version) != 0);
+    EXPECT_EQ(versions_of(&f, "x").n, 1);
+    ASSERT(restart(&f, NULL));
+    EXPECT_EQ(adapters_info(f.a, "x", &would, &err), 0);
+    EXPECT_STR(would.version, info.version);
+    fixture_close(&f);
+}
+
+TEST(registry_lists_in_pages)
+{
+    static const char text[] = "{\"kind\":\"text\",\"text\":\"one\"}";
+    struct fixture f;
+    struct err err = {0};
+    struct adapter_info info;
+    struct buf seen = {0};
+    if (!fixture_open(&f, DTYPE_CHOICE_AUTO, false))
+        return;
+    for (int i = 0; i < 5; i++)
+        EXPECT_EQ(put_text(&f, (const char[]){(char)('a' + 2 * i), 0}, text, &info, &err), 0);
+    EXPECT(adapters_each_after(f.a, "", 2, note_name, &seen));
+    EXPECT(adapters_each_after(f.a, "c", 1, note_name, &seen));
+    EXPECT(!adapters_each_after(f.a, "f", 2, note_name, &seen)); /* gone meanwhile, or never there */
+    EXPECT(!adapters_each_after(f.a, "i", 2, note_name, &seen));
+    EXPECT(adapters_each_after(f.a, "", 0, note_name, &seen));
+    EXPECT_STR(seen.data, "a c e g i ");
+    buf_free(&seen);
     fixture_close(&f);
 }
 

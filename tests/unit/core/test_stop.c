@@ -131,3 +131,25 @@ TEST(stop_finds_bytes_of_every_kind)
     buf_free(&safe);
     stop_fini(&stop);
 }
+
+/* Before min_tokens nothing is complete, but what begins there may be completed later. */
+TEST(stop_across_the_border_of_passed_text)
+{
+    static const struct job_stop stops[] = {{"?\n\n", 3}, {"ab", 2}};
+    struct stop s;
+    struct buf safe = {0};
+    stop_init(&s, stops, 2);
+    stop_pass(&s, "ab x?", 5, &safe);
+    EXPECT_STR(safe.data, "ab x");
+    stop_pass(&s, "\n", 1, &safe);
+    EXPECT_EQ(stop_feed(&s, "\n tail", 6, &safe), 0);
+    EXPECT_STR(safe.data, "ab x");
+    stop_fini(&s);
+    buf_clear(&safe);
+    stop_init(&s, stops, 2);
+    stop_pass(&s, "?\n\n", 3, &safe); /* complete too early: it does not count */
+    EXPECT_EQ(stop_feed(&s, "c", 1, &safe), -1);
+    EXPECT_STR(safe.data, "?\n\nc");
+    stop_fini(&s);
+    buf_free(&safe);
+}

@@ -336,7 +336,8 @@ TEST(completion_seed_is_a_64_bit_integer)
     parse_fields(&p, "'seed':-9223372036854775808");
     EXPECT(p.rc == 0 && p.c.sampling.seed == (uint64_t)INT64_MIN);
     arena_free(&p.arena);
-    expect_values_refused("seed", "1.5 '1' true 18446744073709551616 -1e20 1e400");
+    expect_values_refused("seed", "1.5 '1' true 18446744073709551616 -1e20 1e400 "
+                                  "9223372036854775808 -9223372036854775809");
 }
 
 TEST(completion_refusal_names_value_and_range)
@@ -418,6 +419,19 @@ TEST(completion_stop)
 }
 
 /* ---- rules between fields ------------------------------------------------------------ */
+
+TEST(completion_stop_says_what_is_too_much)
+{
+    struct parsed p = {0};
+    char fields[1200];
+    snprintf(fields, sizeof fields, "'stop':'%01025d'", 0);
+    parse_fields(&p, fields);
+    EXPECT_STR(p.err.msg, "stop: the length of a string in bytes, 1025, is more than 1024");
+    parse_fields(&p, "'stop':['a','a','a','a','a','a','a','a','a','a','a','a','a','a','a',"
+                     "'a','a']");
+    EXPECT_STR(p.err.msg, "stop: the number of strings, 17, is more than 16");
+    arena_free(&p.arena);
+}
 
 TEST(completion_max_tokens_0_needs_echo)
 {

@@ -119,6 +119,26 @@ TEST(completion_json_scores)
     tokenizer_free(t);
 }
 
+/* A prompt's special tokens take room in its text, but for one that the tokenizer put in
+ * front; an answer's take none. */
+TEST(completion_json_places_of_special_tokens)
+{
+    struct tokenizer *t = open_tokenizer();
+    static const char *const places[2] = {"0,13,16,29", "0,0,3,16"};
+    for (int hides = 0; hides < 2; hides++) {
+        struct choice_out o = {.is_in_prompt = true, .hides_first = hides};
+        add(&o, t, "<|endoftext|>", -1);
+        add(&o, t, "the", -1);
+        add(&o, t, "<|endoftext|>", -1);
+        o.is_in_prompt = false;
+        add(&o, t, "<|endoftext|>", -1);
+        EXPECT_STR(o.text_offset.data, places[hides]);
+        EXPECT_EQ(o.n_offset_chars, hides ? 16 : 29);
+        choice_out_fini(&o);
+    }
+    tokenizer_free(t);
+}
+
 /* logprobs 0: the chosen token alone. */
 TEST(completion_json_scores_without_alternatives)
 {

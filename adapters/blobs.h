@@ -1,0 +1,56 @@
+/* The files of versions on disk: blobs/<digest>/<file>, never changed once they are there.
+ *
+ * Thread: any for reading; whoever changes the store for the rest. Under its digest a blob
+ * is complete and synced, or not there: it comes and goes by one rename.
+ *
+ *     struct blobs b;
+ *     if (blobs_open(&b, state_folder, &err) < 0) return -1;
+ *     blobs_put(&b, digest, files, n_files, &err);
+ *     blobs_close(&b);
+ */
+#ifndef PREFIXD_BLOBS_H
+#define PREFIXD_BLOBS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/base/err.h"
+
+struct blobs {
+    int folder; /* descriptor */
+};
+
+struct blob_file {
+    const char *name;
+    const void *bytes;
+    size_t len;
+};
+
+int blobs_open(struct blobs *b, int dir, struct err *err);
+void blobs_close(struct blobs *b);
+
+bool blobs_is_digest(const char *s);
+bool blobs_has(const struct blobs *b, const char *digest);
+int64_t blobs_bytes(const struct blobs *b, const char *digest); /* of all its files */
+
+/* On disk when it returns 0. A blob that is there with other bytes was damaged and is
+ * replaced. */
+int blobs_put(const struct blobs *b, const char *digest, const struct blob_file *files,
+              int n_files, struct err *err);
+
+void blobs_discard(const struct blobs *b, const char *digest);
+
+/* Clears away what is half-done, and every blob that is_wanted refuses. */
+int blobs_sweep(const struct blobs *b, bool (*is_wanted)(void *ud, const char *digest),
+                void *ud, struct err *err);
+
+/* A read-only descriptor (the caller closes), or -1 with ERR_NOT_FOUND. */
+int blobs_open_file(const struct blobs *b, const char *digest, const char *file,
+                    struct err *err);
+
+/* Its bytes on the heap, as file_read. */
+void *blobs_read_file(const struct blobs *b, const char *digest, const char *file,
+                      size_t most, size_t *len, struct err *err);
+
+#endif
