@@ -91,6 +91,10 @@ void adapters_free(struct adapters *a);
  * .json files. A broken one is logged with its reason and skipped. Boot (blocks; the engine runs). */
 int adapters_load_all(struct adapters *a, const char *dir, struct err *err);
 
+/* Gives the state folder up for whoever comes next; later changes are refused with ERR_CLOSING. No
+ * change may be under way. loop. */
+void adapters_leave_state(struct adapters *a);
+
 /* -1 with ERR_INVALID unless name is [A-Za-z0-9][A-Za-z0-9._-]{0,63} and not the base's. */
 int adapters_check_name(const struct adapters *a, const char *name, struct err *err);
 

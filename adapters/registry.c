@@ -156,6 +156,13 @@ struct adapters *adapters_open(const struct adapters_opts *o, struct err *err)
     return a;
 }
 
+void adapters_leave_state(struct adapters *a)
+{
+    CHECK_ON_THREAD(a->owner);
+    if (a->store)
+        store_unlock(a->store);
+}
+
 void adapters_free(struct adapters *a)
 {
     if (!a)

@@ -52,13 +52,16 @@ struct store_condition {
     void *ud;
 };
 
-/* ERR_CONFLICT if another daemon has it open. What a killed process left half-done is
+/* ERR_CONFLICT if another daemon has it open and keeps it for a while longer. What a killed process left half-done is
  * cleared away; the pointer files of older daemons are taken over once. */
 struct store *store_open(const struct store_opts *opts, struct err *err);
 
 /* Whether store_open would get that far as to read what is there; its folders are made. */
 int store_check(const char *dir, struct err *err);
 void store_close(struct store *s);
+
+/* Lets another process open the folder; changes are refused with ERR_CLOSING from here on. */
+void store_unlock(struct store *s);
 
 /* ---- changes; only_if may be NULL ---------------------------------------------------- */
 

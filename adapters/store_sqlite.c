@@ -35,7 +35,7 @@
 
 #define DB_FILE "registry.db"
 #define DAMAGED "?" /* the current version of a name that nobody can tell any more */
-enum { BUSY_MS = 10000 };
+enum { BUSY_MS = 10000, LOCK_WAIT_MS = 2000, LOCK_PAUSE_MS = 10 };
 
 struct store {
     int dir, lock; /* descriptors */
@@ -233,13 +233,19 @@ static void discard_unless_known(struct store *s, const char *digest)
         blobs_discard(&s->blobs, digest);
 }
 
+static int check_locked(const struct store *s, struct err *err)
+{
+    return s->lock >= 0 ? 0 : err_set(err, ERR_CLOSING, "%s", err_text(ERR_CLOSING));
+}
+
 int store_put(struct store *s, const struct store_entry *e, const struct blob_file *files,
               int n_files, const struct store_condition *only_if, struct err *err)
 {
     char current[DIGEST_HEX + 1];
     if (!name_is_valid(e->name) || !blobs_is_digest(e->version))
         return err_set(err, ERR_INTERNAL, "not a name or a version");
-    if (blobs_put(&s->blobs, e->version, files, n_files, err) < 0 || begin(s, err) < 0)
+    if (check_locked(s, err) < 0 ||
+        blobs_put(&s->blobs, e->version, files, n_files, err) < 0 || begin(s, err) < 0)
         return -1;
     int rc = check_current(s, e->name, only_if, current, err);
     if (rc < 0)
@@ -273,7 +279,7 @@ int store_rollback(struct store *s, const char *name, const char *version,
 {
     char current[DIGEST_HEX + 1];
     int64_t created;
-    if (begin(s, err) < 0)
+    if (check_locked(s, err) < 0 || begin(s, err) < 0)
         return -1;
     int rc = check_current(s, name, only_if, current, err);
     if (rc == 0)
@@ -289,7 +295,7 @@ int store_delete(struct store *s, const char *name, bool stays_deleted,
                  const struct store_condition *only_if, struct err *err)
 {
     char current[DIGEST_HEX + 1];
-    if (begin(s, err) < 0)
+    if (check_locked(s, err) < 0 || begin(s, err) < 0)
         return -1;
     int rc = check_current(s, name, only_if, current, err);
     if (rc == 0)
@@ -379,9 +385,21 @@ static int take_lock(struct store *s, struct err *err)
     if (s->lock < 0)
         return err_set(err, ERR_IO, "cannot make the lock of the state folder: %s",
                        strerror(errno));
-    if (flock(s->lock, LOCK_EX | LOCK_NB) < 0)
-        return err_set(err, ERR_CONFLICT, "the state folder is in use by another process");
+    for (int waited_ms = 0; flock(s->lock, LOCK_EX | LOCK_NB) < 0;
+         waited_ms += LOCK_PAUSE_MS) {
+        if (waited_ms >= LOCK_WAIT_MS)
+            return err_set(err, ERR_CONFLICT,
+                           "the state folder is in use by another process");
+        usleep(LOCK_PAUSE_MS * 1000);
+    }
     return 0;
+}
+
+void store_unlock(struct store *s)
+{
+    if (s->lock >= 0)
+        close(s->lock);
+    s->lock = -1;
 }
 
 /* Made with its mode beforehand: what SQLite puts beside it gets the same. */

@@ -13,10 +13,14 @@
     S(adapters, "adapters", "adapters", "", NULL, "folder of adapters to load at start")                   \
     S(listen, "listen", "listen", "127.0.0.1:8080", NULL, "address and port; port 0 picks a free one")     \
     S(dtype, "dtype", "dtype", "auto", "auto|f32|bf16", "how weights are kept in memory")                  \
-    I(threads, "threads", "threads", 0, 0, 1024, "threads", "compute threads; 0: one per core")            \
+    I(workers, "workers", "workers", 1, 1, 64, "processes", "workers over one copy of the base model")     \
+    I(threads, "threads", "threads", 0, 0, 1024, "threads",                                                \
+      "compute threads of a worker; 0: its share of the cores")                                            \
     I(ctx, "ctx", "ctx", 0, 0, 16777216, "tokens", "context limit; 0: the model's maximum")                \
-    I(kv_bytes, "kv-bytes", "kv_bytes", 0, 0, INT64_MAX, "bytes", "KV pool; 0: chosen from the context")   \
-    I(max_batch, "max-batch", "max_batch", 32, 1, 1024, "sequences", "sequences running at once")          \
+    I(kv_bytes, "kv-bytes", "kv_bytes", 0, 0, INT64_MAX, "bytes",                                          \
+      "KV pools of all workers together; 0: chosen from the context")                                      \
+    I(max_batch, "max-batch", "max_batch", 32, 1, 1024, "sequences",                              \
+      "sequences running at once")                              \
     S(state, "state", "state", "", NULL, "folder where adapters that were PUT are kept")                   \
     S(api_key_file, "api-key-file", "api_key_file", "", NULL, "file of bearer keys, one a line")           \
     S(log_format, "log-format", "log_format", "text", "text|json", "form of the log lines on stderr")      \
@@ -36,7 +40,8 @@
       "how long a body may take to come; an adapter PUT gets a second more per 64 KiB")                    \
     I(drain_ms, NULL, "drain_ms", 30000, 0, 3600000, "ms", "how long SIGTERM lets requests finish")        \
     I(idle_timeout_s, NULL, "idle_timeout_s", 60, 1, 86400, "s", "keep-alive without a request")           \
-    I(max_connections, NULL, "max_connections", 4096, 1, 1000000, "connections", "open at once")           \
+    I(max_connections, NULL, "max_connections", 4096, 1, 1000000, "connections",                           \
+      "open at once, in all workers together")                                                             \
     S(cors_origin, NULL, "cors_origin", "", NULL, "origin allowed to call from a browser; empty: none")
 
 #endif

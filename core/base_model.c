@@ -67,6 +67,16 @@ struct base_model *base_model_open(const char *path, enum dtype_choice choice, s
     return b;
 }
 
+int base_model_attach(struct base_model *b, struct err *err)
+{
+    struct model *own = model_attach(b->weights, err);
+    if (!own)
+        return -1;
+    model_free(b->weights);
+    b->weights = own;
+    return 0;
+}
+
 void base_model_free(struct base_model *b)
 {
     if (!b)

@@ -29,6 +29,10 @@ struct base_model;
 struct base_model *base_model_open(const char *path, enum dtype_choice choice, struct err *err);
 void base_model_free(struct base_model *b);
 
+/* For a process that was forked with b: maps the weights anew from the sealed memory they
+ * lie in, after checking that it is sealed and whole. No reader of b may be about. */
+int base_model_attach(struct base_model *b, struct err *err);
+
 const struct model_shape *base_model_shape(const struct base_model *b);
 const struct tokenizer *base_model_tokenizer(const struct base_model *b);
 bool base_model_is_eos(const struct base_model *b, int32_t id);

@@ -470,10 +470,11 @@ struct kv_prefix *engine_prefix_from_tokens(struct engine *e, uint32_t domain, c
 
 /* ---- opening and closing ------------------------------------------------------------------------- */
 
-static size_t default_kv_bytes(const struct model_shape *s, int max_ctx)
+static size_t default_kv_bytes(const struct model_shape *s, int max_ctx, int n_engines)
 {
     enum { CONTEXTS = 8 };
     size_t ram = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGE_SIZE);
+    ram /= n_engines > 1 ? (size_t)n_engines : 1;
     size_t want = kv_pool_block_bytes(s) * (size_t)seq_blocks_needed(max_ctx, 0) * CONTEXTS;
     return want < ram / 4 ? want : ram / 4;
 }
@@ -495,7 +496,7 @@ static int settle_opts(struct engine *e, const struct engine_opts *opts, int *n_
                        e->shape->max_pos);
     e->max_ctx = o->max_ctx ? o->max_ctx : e->shape->max_pos;
     if (!o->kv_bytes)
-        o->kv_bytes = default_kv_bytes(e->shape, e->max_ctx);
+        o->kv_bytes = default_kv_bytes(e->shape, e->max_ctx, o->n_engines);
     size_t block = kv_pool_block_bytes(e->shape), n = o->kv_bytes / block;
     if (n < 1 || n > INT32_MAX / KV_TILE)
         return err_set(err, ERR_INVALID, "--kv-bytes %zu: at least %zu (one block of %d tokens), at most "

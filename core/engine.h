@@ -163,6 +163,7 @@ struct engine_opts {
                          * that have none running. */
     int max_queue;      /* sequences waiting at once, of each tenant; 0: 1024 */
     int prefill_chunk;  /* prompt rows per step; 0: 64 */
+    int n_engines;      /* on this machine, for the default of kv_bytes; 0: 1 */
     void (*wake)(void *ud); /* engine thread: events wait and the outbox was empty. May be NULL. */
     void *wake_ud;
 };

@@ -165,6 +165,7 @@ static void end_change(struct change *c)
     adapter_change_free(c->work);
     upload_free(c->body);
     free(c);
+    server_leave_state(x->server);
     x->is_work_live = false;
     x->on_late = NULL;
     exchange_release(x);
@@ -381,6 +382,17 @@ static bool is_form(const struct exchange *x)
     return type && strncasecmp(type, "multipart/form-data", 19) == 0;
 }
 
+/* A change would reach this worker alone. */
+static int check_alone(const struct exchange *x, struct err *err)
+{
+    if (x->server->cfg->workers == 1)
+        return 0;
+    return err_set(err, ERR_CONFLICT,
+                   "Adapters cannot be changed here: this server runs %lld workers, and a "
+                   "change would reach one of them",
+                   (long long)x->server->cfg->workers);
+}
+
 enum exchange_step_result adapters_api_put(struct exchange *x)
 {
     struct adapters *a = x->server->parts.adapters;
@@ -388,7 +400,7 @@ enum exchange_step_result adapters_api_put(struct exchange *x)
     const char *name = x->match->args[0];
     struct err err = {0};
     int n = 0;
-    if (adapters_check_name(a, name, &err) < 0 ||
+    if (check_alone(x, &err) < 0 || adapters_check_name(a, name, &err) < 0 ||
         (is_form(x) ? take_parts : take_json)(x, files, &n, &err) < 0)
         return exchange_fail(x, &err);
     struct adapter_change *work = adapters_put_begin(a, name, files, n, &err);
@@ -398,6 +410,8 @@ enum exchange_step_result adapters_api_put(struct exchange *x)
 enum exchange_step_result adapters_api_delete(struct exchange *x)
 {
     struct err err = {0};
+    if (check_alone(x, &err) < 0)
+        return exchange_fail(x, &err);
     struct adapter_change *work =
         adapters_delete_begin(x->server->parts.adapters, x->match->args[0], &err);
     return start_change(x, work, CHANGE_DELETE, &err);

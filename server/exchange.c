@@ -256,7 +256,10 @@ void exchange_tick(struct exchange *x, int64_t now_us)
 static void add_common_headers(struct exchange *x, int status)
 {
     struct server *s = x->server;
+    char worker[16];
+    snprintf(worker, sizeof worker, "%d", (int)getpid());
     http_add_header(x->req, "X-Request-Id", x->request_id);
+    http_add_header(x->req, "X-Prefixd-Worker", worker);
     if (s->cfg->cors_origin[0]) {
         http_add_header(x->req, "Access-Control-Allow-Origin", s->cfg->cors_origin);
         http_add_header(x->req, "Access-Control-Expose-Headers", "X-Request-Id, ETag");

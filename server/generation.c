@@ -9,6 +9,7 @@
 #include "server/bridge.h"
 #include "server/http.h"
 #include "server/loop.h"
+#include "server/running.h"
 #include "server/server.h"
 #include "server/upload.h"
 
@@ -242,6 +243,9 @@ enum exchange_step_result generation_adapt(struct exchange *x)
                       "The model `%.100s` does not exist", g->req.model);
         return exchange_fail(x, &err);
     }
+    g->running = x->server->running;
+    if (g->running)
+        running_add(g->running, adapter_version_digest(g->version));
     g->adapter = name;
     g->job.prefix =
         adapter_version_prefix(g->version, g->req.has_task, g->req.task_id, &err);
@@ -340,6 +344,8 @@ void generation_fini(struct generation *g)
     for (int i = 0; g->choices && i < g->req.n_prompts * g->req.n; i++)
         choice_out_fini(&g->choices[i]);
     free(g->choices);
+    if (g->running)
+        running_remove(g->running, adapter_version_digest(g->version));
     if (g->answers)
         g->answers->used -= g->answer_bytes;
     if (g->version)

@@ -17,6 +17,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct running;
+
 struct generation {
     struct completion req;
     /* tokenize */
@@ -27,6 +29,7 @@ struct generation {
     /* adapt */
     const char *adapter; /* NULL: none */
     struct adapter_version *version;
+    struct running *running; /* where the version is noted as running; NULL: nowhere */
     /* post */
     struct job job;
     struct job_prompt *prompts;

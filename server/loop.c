@@ -20,7 +20,7 @@ struct loop {
     uv_loop_t uv;
     uv_async_t wake;
     uv_timer_t http_timer, tick;
-    uv_poll_t http_poll;
+    uv_poll_t http_poll, life;
     uv_signal_t signals[N_SIGNALS];
     struct http *http;
     struct loop_handlers on;
@@ -97,6 +97,15 @@ static void on_signal(uv_signal_t *s, int signum)
     pump(l);
 }
 
+static void on_life(uv_poll_t *p, int status, int events)
+{
+    struct loop *l = p->data;
+    (void)status, (void)events; /* nobody ever writes to it */
+    uv_poll_stop(p);
+    l->on.on_life_end(l->on.ud);
+    pump(l);
+}
+
 struct loop *loop_new(const struct loop_handlers *h, struct err *err)
 {
     struct loop *l = xcalloc(1, sizeof *l);
@@ -133,6 +142,13 @@ int loop_start(struct loop *l, struct http *http, struct err *err)
     l->http = http;
     pump(l);
     return 0;
+}
+
+void loop_watch_life(struct loop *l, int fd)
+{
+    CHECK(uv_poll_init(&l->uv, &l->life, fd) == 0);
+    l->life.data = l;
+    CHECK(uv_poll_start(&l->life, UV_READABLE | UV_DISCONNECT, on_life) == 0);
 }
 
 void loop_run(struct loop *l)

@@ -20,6 +20,7 @@ struct loop_handlers {
     void (*on_wake)(void *ud);
     void (*on_tick)(void *ud);
     void (*on_signal)(void *ud, int signum); /* SIGTERM, SIGINT */
+    void (*on_life_end)(void *ud);           /* of loop_watch_life */
     void *ud;
 };
 
@@ -28,6 +29,7 @@ enum { LOOP_TICK_MS = 100 };
 struct loop *loop_new(const struct loop_handlers *h, struct err *err);
 int loop_start(struct loop *l, struct http *http,
                struct err *err); /* watches http and signals */
+void loop_watch_life(struct loop *l, int fd); /* on_life_end at its end of file, once */
 void loop_run(struct loop *l);   /* until loop_stop */
 void loop_stop(struct loop *l);
 void loop_detach_http(struct loop *l);

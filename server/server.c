@@ -83,21 +83,48 @@ static void drain(struct server *s)
     }
 }
 
-static void on_signal(void *ud, int signum)
+static void start_draining(struct server *s)
 {
-    struct server *s = server_of(ud);
-    if (s->state == SERVER_DRAINING && has_running(s)) {
-        log_warn("stop", "signal %d again: exit", signum);
-        _exit(128 + signum);
-    }
     if (s->state == SERVER_DRAINING)
         return;
-    log_info("stop", "signal %d: draining", signum);
     s->state = SERVER_DRAINING;
     s->stop_us = loop_now_us() + s->cfg->drain_ms * 1000;
     http_stop_listening(s->http);
+    server_leave_state(s);
     loop_set_ticking(s->loop, true);
     drain(s);
+}
+
+static void on_signal(void *ud, int signum)
+{
+    struct server *s = server_of(ud);
+    if (++s->n_signals > 1 && has_running(s)) {
+        log_warn("stop", "signal %d again: exit", signum);
+        _exit(128 + signum);
+    }
+    if (s->state != SERVER_DRAINING)
+        log_info("stop", "signal %d: draining", signum);
+    start_draining(s);
+}
+
+static void on_life_end(void *ud)
+{
+    struct server *s = server_of(ud);
+    if (s->state != SERVER_DRAINING)
+        log_info("stop", "the supervisor stops or is gone: draining");
+    start_draining(s);
+}
+
+void server_watch_life(struct server *s, int fd)
+{
+    loop_watch_life(s->loop, fd);
+}
+
+/* What is under way is carried through first. */
+void server_leave_state(struct server *s)
+{
+    if (s->state == SERVER_DRAINING && !s->changes)
+        adapters_leave_state(s->parts.adapters);
 }
 
 /* ---- running ------------------------------------------------------------------------- */
@@ -222,19 +249,26 @@ static int check_open(const struct server *s, struct err *err)
         s->cfg->listen);
 }
 
+/* Each worker would have adapters of its own, and only one may write to the folder. */
+static int check_workers(const struct server *s, struct err *err)
+{
+    if (s->cfg->workers == 1 || !s->cfg->state[0])
+        return 0;
+    return err_set(err, ERR_INVALID, "--workers %lld: with --state only 1 is accepted",
+                   (long long)s->cfg->workers);
+}
+
 static int set_up(struct server *s, struct err *err)
 {
-    const struct loop_handlers on = {
-        .on_wake = on_wake, .on_tick = on_tick, .on_signal = on_signal, .ud = s};
     if (check_name(s->base_name, err) < 0 ||
-        listen_parse(&s->addr, s->cfg->listen, err) < 0)
+        listen_parse(&s->addr, s->cfg->listen, err) < 0 || check_workers(s, err) < 0)
         return -1;
     if (s->cfg->api_key_file[0] && !(s->auth = auth_open(s->cfg->api_key_file, err)))
         return -1;
-    if (check_open(s, err) < 0 || (s->listen_fd = listen_bind(&s->addr, err)) < 0)
+    if (check_open(s, err) < 0)
         return -1;
-    s->loop = loop_new(&on, err);
-    return s->loop ? 0 : -1;
+    s->listen_fd = listen_bind(&s->addr, err);
+    return s->listen_fd < 0 ? -1 : 0;
 }
 
 struct server *server_new(const struct config *cfg, struct err *err)
@@ -258,11 +292,29 @@ struct server *server_new(const struct config *cfg, struct err *err)
     return NULL;
 }
 
-/* Connections beyond the limit of open files would only fail at accept. */
+void server_stop_listening(struct server *s)
+{
+    if (s->listen_fd >= 0)
+        close(s->listen_fd);
+    s->listen_fd = -1;
+}
+
+int server_open(struct server *s, struct err *err)
+{
+    const struct loop_handlers on = {.on_wake = on_wake,
+                                     .on_tick = on_tick,
+                                     .on_signal = on_signal,
+                                     .on_life_end = on_life_end,
+                                     .ud = s};
+    s->loop = loop_new(&on, err);
+    return s->loop ? 0 : -1;
+}
+
+/* A worker's share; connections beyond the limit of open files would only fail at accept. */
 static int max_connections(const struct server *s)
 {
     struct rlimit lim;
-    int64_t wanted = s->cfg->max_connections;
+    int64_t n = s->cfg->workers, wanted = (s->cfg->max_connections + n - 1) / n;
     if (getrlimit(RLIMIT_NOFILE, &lim) < 0)
         return (int)wanted;
     if (lim.rlim_cur < lim.rlim_max) {
@@ -281,16 +333,18 @@ static int max_connections(const struct server *s)
     return (int)room;
 }
 
+/* The socket is shared by all workers: it listens from the first one's start on, and what
+ * the later ones ask for is so already. */
 int server_start(struct server *s, const struct server_parts *parts, struct err *err)
 {
     thread_owner_set(&s->owner);
     s->parts = *parts;
-    struct http_opts opts = {.idle_timeout_s = (int)s->cfg->idle_timeout_s,
-                             .max_connections = max_connections(s),
-                             .server = s};
+    const struct http_opts opts = {.listen_fd = s->listen_fd,
+                                   .idle_timeout_s = (int)s->cfg->idle_timeout_s,
+                                   .max_connections = max_connections(s),
+                                   .server = s};
     if (listen_start(&s->addr, s->listen_fd, err) < 0)
         return -1;
-    opts.listen_fd = s->listen_fd;
     s->http = http_open(&opts, err);
     if (!s->http)
         return -1;
@@ -312,9 +366,8 @@ void server_free(struct server *s)
     if (!s)
         return;
     loop_free(s->loop);
+    server_stop_listening(s);
     CHECK(!s->exchanges);
-    if (s->listen_fd >= 0)
-        close(s->listen_fd);
     http_free(s->http);
     auth_free(s->auth);
     metrics_free(s->metrics);

@@ -2,11 +2,14 @@
  *
  * Thread: the one that calls server_run is the loop thread; server_wake from any thread.
  *
- *     struct server *s = server_new(&cfg, &err);      checks name and keys, binds the address
+ *     struct server *s = server_new(&cfg, &err);    checks name, keys; binds the address
+ *     ... what takes long: connections are refused until somebody starts ...
+ *     ... maybe fork: no thread, no loop so far ...
+ *     server_open(s, &err);                         from here on server_wake may be called
  *     ... engine_open with .wake = server_wake, .wake_ud = s; adapters_open ...
- *     server_start(s, &parts, &err);                  listens
- *     server_run(s);                                  until SIGTERM and the drain after it
- *     server_free(s);                                 after it the parts may be freed
+ *     server_start(s, &parts, &err);                listens, takes requests
+ *     server_run(s);                                until SIGTERM and the drain after it
+ *     server_free(s);                               after it the parts may be freed
  */
 #ifndef PREFIXD_SERVER_H
 #define PREFIXD_SERVER_H
@@ -28,6 +31,7 @@ struct http;
 struct loop;
 struct metrics;
 struct change;
+struct running;
 
 enum server_state { SERVER_STARTING, SERVER_READY, SERVER_DRAINING, SERVER_STOPPED };
 
@@ -45,13 +49,15 @@ struct server {
     enum server_state state;
     int64_t stop_us; /* draining: when to cancel what still runs; then when to go */
     bool has_cancelled;
+    int n_signals;
     struct server_parts parts;
     struct loop *loop;
     struct http *http;
     struct auth *auth; /* NULL: no keys */
     struct metrics *metrics;
     struct listen_addr addr;
-    int listen_fd;              /* bound, until HTTP owns it: -1 */
+    int listen_fd;              /* bound; -1: not open, or HTTP's by now */
+    struct running *running;    /* NULL: nobody wants to know what runs */
     int keepalive_ms;           /* a waiting stream gets a comment this often */
     int read_grace_ms;          /* for an answer beyond its request's deadline */
     size_t max_backlog;         /* bytes that a stream's reader may be behind */
@@ -64,8 +70,13 @@ struct server {
 };
 
 struct server *server_new(const struct config *cfg, struct err *err);
+void server_stop_listening(struct server *s); /* where nothing was started, as in the supervisor */
+int server_open(struct server *s, struct err *err);
+
+/* Drains when fd comes to its end, as after SIGTERM. After server_open. */
+void server_watch_life(struct server *s, int fd);
 int server_start(struct server *s, const struct server_parts *parts, struct err *err);
-const char *server_url(const struct server *s); /* after server_start */
+const char *server_url(const struct server *s); /* of the bound address */
 void server_run(struct server *s);
 void server_free(struct server *s);
 
@@ -76,5 +87,6 @@ void server_wake(void *server);
 void server_add(struct server *s, struct exchange *x);
 void server_remove(struct server *s, struct exchange *x);
 bool server_is_draining(const struct server *s);
+void server_leave_state(struct server *s); /* when draining and nothing changes any more */
 
 #endif

@@ -1,12 +1,13 @@
-/* The block's layout, its checks, and its memory. */
+/* The block's layout and its checks. */
 #include "core/model/image.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
+#include <unistd.h>
 
 #include "core/base/mem.h"
 #include "core/model/desc.h"
+#include "core/model/image_memory.h"
 #include "core/model/image_pack.h"
 #include "core/model/source.h"
 
@@ -53,61 +54,85 @@ static uint64_t lay_out(const struct model_desc *d, enum dtype dtype, uint64_t s
     return at;
 }
 
-static struct model_image *image_new(size_t bytes, struct err *err)
+static void write_head(unsigned char *base, const struct source *src, enum dtype dtype,
+                       const struct image_tensor *table, uint64_t total)
 {
-    void *base =
-        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (base == MAP_FAILED) {
-        err_set(err, ERR_NO_MEMORY, "no memory for the model: %zu bytes of packed weights",
-                bytes);
-        return NULL;
-    }
-    madvise(base, bytes, MADV_HUGEPAGE);
-    struct model_image *image = xcalloc(1, sizeof *image);
-    image->base = base;
-    image->bytes = bytes;
-    return image;
-}
-
-struct model_image *image_pack(const struct source *src, enum dtype dtype, struct err *err)
-{
-    size_t n_slots = src->n_slots, table_bytes = n_slots * sizeof(struct image_tensor);
-    struct image_tensor *table = xcalloc(n_slots, sizeof *table);
-    uint64_t start = align_up(sizeof(struct image_header));
-    uint64_t total = lay_out(&src->desc, dtype, start + table_bytes, table, n_slots);
-    struct model_image *image = image_new(total, err);
-    if (!image) {
-        free(table);
-        return NULL;
-    }
-    unsigned char *base = (unsigned char *)(uintptr_t)image->base;
     struct image_header *h = (struct image_header *)(void *)base;
     *h = (struct image_header){
         .version = IMAGE_VERSION,
         .header_bytes = sizeof *h,
         .total_bytes = total,
-        .table_offset = start,
-        .n_slots = n_slots,
+        .table_offset = align_up(sizeof *h),
+        .n_slots = src->n_slots,
         .dtype = dtype,
         .desc = src->desc,
     };
     memcpy(h->magic, magic, sizeof magic);
     memcpy(h->layout, layout_name, sizeof layout_name);
-    memcpy(base + start, table, table_bytes);
+    memcpy(base + h->table_offset, table, src->n_slots * sizeof *table);
+}
+
+/* Writes the whole image into the descriptor's memory, which stays unmapped after it. */
+static int pack_into(int fd, const struct source *src, enum dtype dtype,
+                     const struct image_tensor *table, uint64_t total, struct err *err)
+{
+    unsigned char *base = image_memory_map_writable(fd, total, err);
+    if (!base)
+        return -1;
+    write_head(base, src, dtype, table, total);
+    int rc = image_pack_tensors(src, base, err);
+    image_memory_unmap(base, total);
+    return rc;
+}
+
+struct model_image *image_pack(const struct source *src, enum dtype dtype, struct err *err)
+{
+    size_t table_bytes = src->n_slots * sizeof(struct image_tensor);
+    struct image_tensor *table = xcalloc(src->n_slots, sizeof *table);
+    uint64_t start = align_up(sizeof(struct image_header));
+    uint64_t total = lay_out(&src->desc, dtype, start + table_bytes, table, src->n_slots);
+    struct model_image *image = NULL;
+    int fd = image_memory_new(total, err);
+    if (fd >= 0 && pack_into(fd, src, dtype, table, total, err) == 0 &&
+        image_memory_seal(fd, err) == 0)
+        image = image_attach(fd, err);
+    if (image)
+        image_memory_collapse(image->base, image->bytes);
+    else if (fd >= 0)
+        close(fd);
     free(table);
-    if (image_pack_tensors(src, base, err) < 0) {
-        image_free(image);
-        return NULL;
-    }
-    mprotect(base, image->bytes, PROT_READ);
     return image;
+}
+
+struct model_image *image_attach(int fd, struct err *err)
+{
+    struct model_image *image = xcalloc(1, sizeof *image);
+    image->fd = fd;
+    image->base = image_memory_map_sealed(fd, &image->bytes, err);
+    if (image->base && image_check(image, err) == 0)
+        return image;
+    if (image->base)
+        image_memory_unmap(image->base, image->bytes);
+    free(image);
+    return NULL;
+}
+
+int image_check_digest(const struct model_image *image, struct err *err)
+{
+    char digest[DIGEST_HEX + 1];
+    image_pack_digest(image->base, digest);
+    if (strcmp(digest, image_header(image)->digest) != 0)
+        return err_set(err, ERR_INVALID,
+                       "model image: its weights are not those of its digest");
+    return 0;
 }
 
 void image_free(struct model_image *image)
 {
     if (!image)
         return;
-    munmap((void *)(uintptr_t)image->base, image->bytes);
+    image_memory_unmap(image->base, image->bytes);
+    close(image->fd);
     free(image);
 }
 

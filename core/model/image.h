@@ -2,9 +2,12 @@
  *
  * Thread: image_pack at boot (it starts threads of its own and joins them); the rest
  * any. The block holds a header, a table of slots (core/model/roles.h) and 64-byte
- * aligned tensors; places in it are offsets from its start, never pointers, so that it
- * can be sealed and attached elsewhere. Whoever attaches one believes nothing but its
- * length: image_check comes first.
+ * aligned tensors; places in it are offsets from its start, never pointers. It lies in a
+ * memfd that is sealed once it is written: from then on the kernel lets nobody change it,
+ * and whoever has the descriptor can attach it (core/model/image_memory.h).
+ *
+ *     struct model_image *a = image_pack(src, DTYPE_BF16, &err);
+ *     struct model_image *b = image_attach(dup(a->fd), &err);      in any process
  */
 #ifndef PREFIXD_IMAGE_H
 #define PREFIXD_IMAGE_H
@@ -43,14 +46,24 @@ struct image_header {
 struct model_image {
     const unsigned char *base;
     size_t bytes;
+    int fd; /* the sealed memory */
 };
 
-/* Reads and packs every tensor of a complete source. dtype: DTYPE_F32 or DTYPE_BF16. */
+/* Reads and packs every tensor of a complete source, and seals the result. dtype:
+ * DTYPE_F32 or DTYPE_BF16. */
 struct model_image *image_pack(const struct source *src, enum dtype dtype, struct err *err);
+
+/* The image behind a descriptor, which it owns from then on; on failure the caller keeps
+ * it. Refuses what is not sealed and what image_check refuses; the weights themselves are
+ * not looked at (image_check_digest does, at the cost of reading all of them). */
+struct model_image *image_attach(int fd, struct err *err);
 void image_free(struct model_image *image);
 
 /* Refuses a block that this program does not understand or whose offsets leave it. */
 int image_check(const struct model_image *image, struct err *err);
+
+/* Refuses weights whose digest is not the one in the header. After image_check. */
+int image_check_digest(const struct model_image *image, struct err *err);
 
 const struct image_header *image_header(const struct model_image *image);
 const struct image_tensor *image_tensor(const struct model_image *image, enum role role,

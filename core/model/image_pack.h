@@ -4,6 +4,7 @@
 #ifndef PREFIXD_IMAGE_PACK_H
 #define PREFIXD_IMAGE_PACK_H
 
+#include "core/base/digest.h"
 #include "core/base/dtype.h"
 #include "core/base/err.h"
 
@@ -13,5 +14,8 @@ struct source_tensor;
 /* base: a writable image whose header and table are filled. Writes tensors and the
  * digest. */
 int image_pack_tensors(const struct source *src, unsigned char *base, struct err *err);
+
+/* The digest of what an image holds, taken anew. base: an image that was checked. */
+void image_pack_digest(const unsigned char *base, char hex[DIGEST_HEX + 1]);
 
 #endif

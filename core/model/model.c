@@ -1,10 +1,13 @@
 /* Opening a model: source to image, image to the pointers of the forward pass. */
 #include "core/model/model.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "core/base/log.h"
 #include "core/base/mem.h"
@@ -126,6 +129,24 @@ struct model *model_open(const char *path, enum dtype_choice choice, struct err 
     struct model *m = src ? model_pack(src, choice, err) : NULL;
     source_free(src);
     return m;
+}
+
+struct model *model_attach(const struct model *m, struct err *err)
+{
+    int fd = fcntl(m->image->fd, F_DUPFD_CLOEXEC, 0);
+    if (fd < 0) {
+        err_set(err, ERR_IO, "no descriptor for the model: %s", strerror(errno));
+        return NULL;
+    }
+    struct model_image *image = image_attach(fd, err);
+    if (!image) {
+        close(fd);
+        return NULL;
+    }
+    struct model *own = model_bind(image, err);
+    if (!own)
+        image_free(image);
+    return own;
 }
 
 void model_free(struct model *m)

@@ -91,6 +91,10 @@ struct model *model_pack(const struct source *src, enum dtype_choice choice,
 struct model_image;
 struct model *model_bind(struct model_image *image, struct err *err);
 
+/* A second model over the memory of m's image: mapped anew, seals and image checked. m may
+ * come from a process that this one was forked from. */
+struct model *model_attach(const struct model *m, struct err *err);
+
 /* The weights inside a base model: for the engine's own files only. Borrowed while b lives. */
 const struct model *base_model_weights(const struct base_model *b);
 

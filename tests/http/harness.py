@@ -208,8 +208,21 @@ class Daemon:
         self.signal()
         return self.wait_exit()
 
+    def worker_pids(self):
+        """Processes that the supervisor started and that are still there."""
+        pid = self.process.pid
+        try:
+            return [int(p) for p in
+                    pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        except OSError:
+            return []
+
     def kill(self):
+        """kill -9 of the whole daemon: the supervisor and its workers."""
         if self.process and self.process.poll() is None:
+            os.kill(self.process.pid, signal.SIGSTOP)  # or it would start new ones
+            for pid in self.worker_pids():
+                kill_9(pid)
             self.process.kill()
             self.process.wait(limit(10))
 
@@ -318,6 +331,13 @@ class Daemon:
 
     def metrics(self):
         return Metrics(self.get("/metrics").body.decode())
+
+
+def kill_9(pid):
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
 
 
 def read_lines(pipe, lines):

@@ -61,8 +61,9 @@ class Memory(unittest.TestCase):
     @unittest.skipIf(is_sanitized(), "a sanitizer has address space of its own")
     def test_large_upload_without_memory_is_503(self):
         with Daemon() as d:
-            room = address_space(d.process.pid) + (64 << 20)
-            resource.prlimit(d.process.pid, resource.RLIMIT_AS, (room, room))
+            worker, = d.worker_pids()
+            room = address_space(worker) + (64 << 20)
+            resource.prlimit(worker, resource.RLIMIT_AS, (room, room))
             size = 200 << 20
             for chunked in False, True:
                 conn = put_head(d, None if chunked else size)
@@ -76,7 +77,8 @@ class Memory(unittest.TestCase):
     def test_uploads_have_a_ceiling_together(self):
         size = 20_000_000
         with Daemon(config={"max_upload_bytes": size}) as d:
-            before = resident(d.process.pid)
+            worker, = d.worker_pids()
+            before = resident(worker)
             conns = []
             for _ in range(12):
                 conn = put_head(d, size - 1)
@@ -84,7 +86,7 @@ class Memory(unittest.TestCase):
                 conns.append(conn)
                 self.assertEqual(d.complete(prompt=[1], max_tokens=1).status, 200)
             if not is_sanitized():
-                self.assertLess(resident(d.process.pid) - before, 3 * size)
+                self.assertLess(resident(worker) - before, 3 * size)
             for conn in conns:
                 conn.close()
 

@@ -76,6 +76,7 @@ static void *run(void *arg)
     struct err err = {0};
     f->server = server_new(&f->cfg, &err);
     CHECK(f->server);
+    CHECK(server_open(f->server, &err) == 0);
     struct base_model *base = base_model_open(f->cfg.model, DTYPE_CHOICE_F32, &err);
     CHECK(base);
     const struct engine_opts eo = {.wake = server_wake, .wake_ud = f->server};

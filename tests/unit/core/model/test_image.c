@@ -69,7 +69,7 @@ static struct model_image copy_of(const struct model_image *image)
 {
     unsigned char *copy = mem_try_aligned(image->bytes, 1);
     memcpy(copy, image->base, image->bytes);
-    return (struct model_image){copy, image->bytes};
+    return (struct model_image){copy, image->bytes, -1};
 }
 
 static unsigned char *bytes_of(const struct model_image *image)

@@ -1,0 +1,375 @@
+"""Supervisor and workers: one copy of the base, deaths of either, restarts, stopping."""
+
+import http.client
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import unittest
+
+from harness import DEMO, GQA, GQA_ADAPTERS, Daemon, joined, limit, long_model, run_all
+
+BROKEN = (http.client.IncompleteRead, ConnectionError, http.client.RemoteDisconnected)
+LONG = {"prompt": [1], "max_tokens": 60000, "ignore_eos": True}
+
+
+def worker_of(daemon):
+    """The worker that answered, and the status."""
+    answer = daemon.get("/ready", timeout=5)
+    return int(answer.headers["X-Prefixd-Worker"]), answer.status
+
+
+def image_of(pid):
+    """Kilobytes of the base's memory in a process: {"Rss": ..., "Pss": ...}."""
+    sums, is_image = {"Rss": 0, "Pss": 0}, False
+    for line in pathlib.Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            is_image = "memfd:prefixd-model" in line
+        elif is_image and line.split(":")[0] in sums:
+            sums[line.split(":")[0]] += int(line.split()[1])
+    return sums
+
+
+def exists(pid):
+    try:
+        stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def can_connect(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def until(condition, seconds):
+    """Seconds until the condition held; nothing is waited for longer than asked."""
+    began = time.monotonic()
+    while not condition():
+        if time.monotonic() - began > limit(seconds):
+            raise AssertionError(f"not within {limit(seconds)} s")
+        time.sleep(0.002)
+    return time.monotonic() - began
+
+
+class WorkerCase(unittest.TestCase):
+    def setUp(self):
+        self.tmp = tempfile.mkdtemp(prefix="prefixd-workers-")
+        self.addCleanup(shutil.rmtree, self.tmp, True)
+
+    def daemon(self, *flags, model=None, adapters=None, config=None):
+        d = Daemon(model or long_model(self.tmp), adapters, ["--dtype", "f32", *flags],
+                   config=config)
+        self.addCleanup(d.close)
+        return d.start()
+
+    def all_workers(self, d, n):
+        """Waits until n workers are ready; their process ids."""
+        d.wait(lambda: len(d.worker_pids()) == n and
+               sum(f"worker {p} is ready" in d.stderr() for p in d.worker_pids()) == n,
+               20, f"{n} workers")
+        return d.worker_pids()
+
+
+class Base(WorkerCase):
+    def check_memory(self, model, flags=()):
+        d = Daemon(model, flags=["--workers", "4", *flags])
+        self.addCleanup(d.close)
+        d.start()
+        workers = self.all_workers(d, 4)
+        for _ in range(20):  # until some workers have read all of it
+            bodies = run_all([lambda: d.complete(prompt="Once upon a time", max_tokens=8).json
+                              for _ in range(16)])
+            self.assertEqual(len({b["choices"][0]["text"] for b in bodies}), 1)
+            each = [image_of(p) for p in [d.process.pid, *workers]]
+            size = max(e["Rss"] for e in each)
+            if sum(e["Rss"] > 0.9 * size for e in each[1:]) > 1:
+                break
+        self.assertGreater(sum(e["Rss"] > 0.9 * size for e in each[1:]), 1, each)
+        # Proportional shares add up to one copy, not to one for each process.
+        self.assertLessEqual(sum(e["Pss"] for e in each), size * 1.02 + 5 * 4 * 8, each)
+
+    def test_memory_of_the_base_is_paid_once(self):
+        self.check_memory(GQA)
+
+    def test_memory_of_a_real_base_is_paid_once(self):
+        if not DEMO.exists():
+            self.skipTest("the demo model is not here")
+        self.check_memory(DEMO)
+
+    def test_every_answer_names_its_worker(self):
+        d = self.daemon("--workers", "2", adapters=GQA_ADAPTERS)
+        workers = self.all_workers(d, 2)
+        answers = [d.get("/health"), d.get("/v1/models"), d.get("/nonexistent"),
+                   d.complete(prompt=[1], max_tokens=1), d.complete(prompt=7),
+                   d.request("OPTIONS", "/v1/completions"), d.get("/metrics")]
+        for answer in answers:
+            self.assertIn(int(answer.headers["X-Prefixd-Worker"]), workers, answer)
+        stream = d.stream(prompt=[1], max_tokens=2, ignore_eos=True)
+        self.assertIn(int(stream.headers["X-Prefixd-Worker"]), workers)
+        list(stream)
+
+    def test_all_workers_answer_and_agree(self):
+        d = self.daemon("--workers", "4", adapters=GQA_ADAPTERS)
+        self.all_workers(d, 4)
+        name = d.adapter_names()[0]
+        seen = {}
+
+        def ask():
+            answer = d.complete(model=name, prompt=[1, 2], max_tokens=20, ignore_eos=True)
+            seen.setdefault(answer.headers["X-Prefixd-Worker"], set()).add(
+                answer.json["choices"][0]["text"])
+
+        for _ in range(20):
+            run_all([ask] * 8)
+            if len(seen) > 1:
+                break
+        self.assertGreater(len(seen), 1, "one worker took every connection")
+        self.assertEqual(len(set.union(*seen.values())), 1)
+
+    def test_changes_are_refused_with_several_workers(self):
+        d = self.daemon("--workers", "2", adapters=GQA_ADAPTERS)
+        name = d.adapter_names()[0]
+        put = d.request("PUT", "/v1/adapters/new", {"kind": "text", "text": "Hi"})
+        for answer in (put, d.request("DELETE", f"/v1/adapters/{name}")):
+            self.assertEqual(answer.status, 409, answer)
+            self.assertIn("workers", answer.json["error"]["message"])
+        self.assertEqual(d.get(f"/v1/adapters/{name}").status, 200)
+        self.assertEqual(d.get("/v1/adapters/new").status, 404)
+
+
+class Deaths(WorkerCase):
+    def test_kill_9_of_a_worker_breaks_what_it_ran_visibly(self):
+        d = self.daemon()
+        worker, _ = worker_of(d)
+        streams = [d.stream(**LONG) for _ in range(4)]
+        for s in streams:
+            next(iter(s))
+        ended = []
+
+        def whole():
+            try:
+                ended.append(d.complete(**LONG))
+            except BROKEN as error:
+                ended.append(error)
+
+        waiter = threading.Thread(target=whole)
+        waiter.start()
+        d.wait(lambda: d.metrics().running == 5, 5, "all of them to run")
+        os.kill(worker, signal.SIGKILL)
+        for stream in streams:
+            with self.assertRaises(BROKEN):
+                text = b""
+                while True:  # read1 tells the end of a stream from its breaking off
+                    text += stream.response.read1(65536) or stream.response.read()
+                    self.assertNotIn(b'"finish_reason":"', text)
+                    self.assertNotIn(b"[DONE]", text)
+        waiter.join(limit(20))
+        self.assertIsInstance(ended[0], BROKEN)
+        d.wait(lambda: "ready" in d.stderr().split("died")[-1], 10, "a new worker")
+        new, status = worker_of(d)
+        self.assertEqual(status, 200)
+        self.assertNotEqual(new, worker)
+        self.assertRegex(d.stderr(), rf"worker {worker} died .*signal 9 \(Killed\)")
+
+    def test_the_log_names_the_adapters_a_dead_worker_ran(self):
+        d = self.daemon(adapters=GQA_ADAPTERS)
+        name = d.adapter_names()[0]
+        version = d.get(f"/v1/adapters/{name}").json["version"]
+        self.assertEqual(d.complete(model=d.adapter_names()[1], prompt=[1]).status, 200)
+        stream = d.stream(model=name, **LONG)
+        next(iter(stream))
+        os.kill(worker_of(d)[0], signal.SIGKILL)
+        d.wait(lambda: "died" in d.stderr(), 5, "the death in the log")
+        line = next(x for x in d.stderr().splitlines() if "died" in x)
+        self.assertRegex(line, rf"versions it ran: {version[:12]} \(1\)$")
+        stream.drop()
+
+    def check_quick_restart(self, d, seconds):
+        """Three deaths: each time the next answer of /ready is there in time."""
+        times = []
+        for _ in range(3):
+            worker, _ = worker_of(d)
+            stream = d.stream(prompt=[1], max_tokens=2000, ignore_eos=True)
+            next(iter(stream))
+            began = time.monotonic()
+            os.kill(worker, signal.SIGKILL)
+            until(lambda: fresh(d, worker), 5)
+            times.append(time.monotonic() - began)
+            stream.drop()
+        self.assertLess(max(times), limit(seconds), times)
+        return times
+
+    def test_a_new_worker_is_there_at_once(self):
+        self.check_quick_restart(self.daemon(), 0.3)
+
+    def test_a_new_worker_on_a_real_base_is_there_at_once(self):
+        if not DEMO.exists():
+            self.skipTest("the demo model is not here")
+        d = Daemon(DEMO)
+        self.addCleanup(d.close)
+        times = self.check_quick_restart(d.start(), 0.3)
+        print(f"restart of a worker: {', '.join(f'{t * 1000:.0f}' for t in times)} ms")
+
+    def test_many_deaths_are_slowed_down(self):
+        d = self.daemon()
+        for _ in range(4):
+            worker, _ = worker_of(d)
+            os.kill(worker, signal.SIGKILL)
+            until(lambda: fresh(d, worker), 10)
+        waits = [int(w) for w in re.findall(r"next start waits (\d+) ms", d.stderr())]
+        self.assertEqual(waits, [250])
+        self.assertEqual(worker_of(d)[1], 200)
+
+    def test_sigterm_of_a_worker_replaces_it_without_loss(self):
+        d = self.daemon()
+        worker, _ = worker_of(d)
+        fields = {"prompt": [1], "max_tokens": 1500, "ignore_eos": True}
+        whole = d.complete(**fields).json["choices"][0]["text"]
+        stream = d.stream(**fields)
+        events = iter(stream)
+        first = [next(events)]
+        os.kill(worker, signal.SIGTERM)
+        self.assertEqual(joined(first + list(events)), whole)
+        self.assertTrue(stream.done)
+        until(lambda: fresh(d, worker), 10)
+        self.assertNotIn("died", d.stderr())
+
+
+def fresh(d, old):
+    """Whether another worker than the old one answers that it is ready."""
+    try:
+        worker, status = worker_of(d)
+    except (OSError, http.client.HTTPException):
+        return False
+    return worker != old and status == 200
+
+
+class Supervisor(WorkerCase):
+    def test_kill_9_of_the_supervisor(self):
+        """No new connection after 100 ms; what runs is finished; then nothing is left."""
+        d = self.daemon("--workers", "2")
+        workers = self.all_workers(d, 2)
+        fields = {"prompt": [1], "max_tokens": 1500, "ignore_eos": True}
+        whole = d.complete(**fields).json["choices"][0]["text"]
+        streams = [d.stream(**fields) for _ in range(4)]
+        iterators = [iter(s) for s in streams]
+        firsts = [[next(i)] for i in iterators]
+        d.any_exit = True
+        d.process.kill()
+        d.process.wait(limit(5))
+        closed = until(lambda: not can_connect(d.port), 5)
+        self.assertLess(closed, limit(0.1))
+        for first, rest, stream in zip(firsts, iterators, streams):
+            self.assertEqual(joined(first + list(rest)), whole)
+            self.assertTrue(stream.done)
+        until(lambda: not any(map(exists, workers)), 5)
+
+    def test_orphans_end_in_time(self):
+        d = self.daemon(config={"drain_ms": 500})
+        workers = d.worker_pids()
+        stream = d.stream(**LONG)
+        next(iter(stream))
+        d.process.kill()
+        d.process.wait(limit(5))
+        self.assertLess(until(lambda: not any(map(exists, workers)), 10), limit(5))
+        stream.drop()
+
+    def test_a_restart_finds_port_and_state(self):
+        """While orphans still finish a stream."""
+        state = pathlib.Path(self.tmp, "state")
+        d = self.daemon("--state", str(state))
+        put = d.request("PUT", "/v1/adapters/words", {"kind": "text", "text": "Hi"})
+        self.assertEqual(put.status, 201, put)
+        stream = d.stream(**LONG)
+        events = iter(stream)
+        next(events)
+        old = d.worker_pids()
+        d.process.kill()
+        d.process.wait(limit(5))
+        next_one = Daemon(d.args[2], flags=["--dtype", "f32", "--state", str(state),
+                                            "--listen", f"127.0.0.1:{d.port}"])
+        self.addCleanup(next_one.close)
+        next_one.start()
+        self.assertTrue(exists(old[0]))
+        next(events)
+        self.assertEqual(next_one.get("/v1/adapters/words").json["version"],
+                         put.json["version"])
+        stream.drop()
+        until(lambda: not exists(old[0]), 5)
+
+    def test_sigterm_drains_every_worker(self):
+        d = self.daemon("--workers", "3")
+        workers = self.all_workers(d, 3)
+        fields = {"prompt": [1], "max_tokens": 1000, "ignore_eos": True}
+        whole = d.complete(**fields).json["choices"][0]["text"]
+        streams = [d.stream(**fields) for _ in range(6)]
+        iterators = [iter(s) for s in streams]
+        firsts = [[next(i)] for i in iterators]
+        d.signal()
+        for first, rest, stream in zip(firsts, iterators, streams):
+            self.assertEqual(joined(first + list(rest)), whole)
+            self.assertTrue(stream.done)
+        self.assertEqual(d.wait_exit(10), 0)
+        self.assertFalse(any(map(exists, workers)))
+        self.assertFalse(can_connect(d.port))
+
+    def test_signals_to_the_whole_group_are_one_signal(self):
+        """As a terminal's Ctrl-C and a service manager send them."""
+        d = self.daemon()
+        fields = {"prompt": [1], "max_tokens": 1000, "ignore_eos": True}
+        stream = d.stream(**fields)
+        events = iter(stream)
+        next(events)
+        for pid in [*d.worker_pids(), d.process.pid]:
+            os.kill(pid, signal.SIGINT)
+        list(events)
+        self.assertTrue(stream.done)
+        self.assertEqual(d.wait_exit(10), 0)
+
+    def test_second_sigterm_kills_at_once(self):
+        d = self.daemon("--workers", "2")
+        workers = self.all_workers(d, 2)
+        stream = d.stream(**LONG)
+        next(iter(stream))
+        d.signal()
+        d.wait(lambda: "draining" in d.stderr(), 5, "the drain")
+        d.signal()
+        self.assertEqual(d.process.wait(limit(2)), 128 + signal.SIGTERM)
+        d.any_exit = True
+        self.assertFalse(any(map(exists, workers)))
+        stream.drop()
+
+    def test_sigterm_while_loading(self):
+        if not DEMO.exists():
+            self.skipTest("the demo model is not here")
+        d = Daemon(DEMO)
+        process = subprocess.Popen(d.args, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        time.sleep(limit(0.15))
+        process.terminate()
+        began = time.monotonic()
+        out, _ = process.communicate(timeout=limit(5))
+        self.assertLess(time.monotonic() - began, limit(0.5))
+        self.assertEqual(process.returncode, 0)
+        self.assertEqual(out, b"")
+        shutil.rmtree(d.scratch, True)
+
+    def test_only_one_line_on_stdout(self):
+        d = self.daemon("--workers", "3")
+        self.all_workers(d, 3)
+        self.assertEqual(d.stop(), 0)
+        self.assertEqual(d.more_stdout(), [])
+
+
+if __name__ == "__main__":
+    unittest.main()
