@@ -11,6 +11,8 @@
 #include "core/base/arena.h"
 #include "core/base/buf.h"
 #include "core/base/err.h"
+#include "server/limits.h"
+#include "server/tenants.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -60,6 +62,9 @@ struct exchange {
     const char *method, *path; /* in the arena */
     bool is_received;
     char request_id[EXCHANGE_ID_MAX + 1];
+    struct caller caller;      /* from the step admit on, but for open routes */
+    struct limits_hold limits; /* of the caller's tenant; limits.h */
+    int retry_after_s;         /* of a refusal; 0: a second */
     int64_t start_us, deadline_us;
     struct arena arena;
     struct generation *gen; /* completions */

@@ -1,0 +1,41 @@
+/* Counts what tenants use, and brings it into the registry every second.
+ *
+ * Thread: loop; the writing is done on the pool. What could not be written is kept and
+ * tried again, so that only the death of the process loses anything, at most of the last
+ * second.
+ *
+ *     struct usage *u = usage_new(&(struct usage_opts){.store = store, .loop = loop});
+ *     usage_add_exchange(u, x);      once, when it is over
+ *     usage_stop(u);                 before loop_free
+ *     usage_free(u);                 after it, before store_close: writes what is left
+ */
+#ifndef PREFIXD_USAGE_H
+#define PREFIXD_USAGE_H
+
+#include "adapters/store_usage.h"
+
+#include <stdint.h>
+
+enum { USAGE_FLUSH_MS = 1000 };
+
+struct exchange;
+struct loop;
+struct usage;
+
+struct usage_opts {
+    struct store *store; /* outlives usage_free */
+    struct loop *loop;
+};
+
+struct usage *usage_new(const struct usage_opts *opts);
+void usage_stop(struct usage *u); /* accepts NULL */
+void usage_free(struct usage *u); /* accepts NULL; blocks */
+
+/* Adds to what is not written yet. row->hour may be any time of its hour. */
+void usage_add(struct usage *u, const struct usage_row *row);
+
+/* A completion that ran, whether or not it came to its end; anything else is not counted.
+ */
+void usage_add_exchange(struct usage *u, const struct exchange *x);
+
+#endif
