@@ -22,8 +22,8 @@
     XX(receive, "reading the body")                                                        \
     XX(parse, "parsing the request")                                                       \
     XX(tokenize, "tokenizing") /* waits: pool */                                           \
-    XX(adapt, "acquiring the adapter")                                                     \
-    XX(post, "queueing for the engine")                                                    \
+    XX(adapt, "acquiring the adapter") /* waits: load */                                   \
+    XX(post, "queueing for the engine") /* waits: the tenant's limits */                   \
     XX(stream, "streaming") /* waits: events */                                            \
     XX(finish, "closing")
 
@@ -45,7 +45,6 @@ struct server;
 struct http_req;
 struct route_match;
 struct generation;
-struct change;
 
 struct exchange {
     unsigned magic;
@@ -62,6 +61,9 @@ struct exchange {
     const char *method, *path; /* in the arena */
     bool is_received;
     char request_id[EXCHANGE_ID_MAX + 1];
+    struct caller caller; /* from the step admit on */
+    struct limits_hold limits;
+    int retry_after_s; /* for an answer that says to come again; 0: 1 */
     struct caller caller;      /* from the step admit on, but for open routes */
     struct limits_hold limits; /* of the caller's tenant; limits.h */
     int retry_after_s;         /* of a refusal; 0: a second */
