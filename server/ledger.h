@@ -10,8 +10,9 @@
  * are counted by worker place: what a dead worker held is given back.
  *
  *     struct ledger *l = ledger_new(n_workers, &err);        before the fork
- *     struct ledger_ask ask = {.tenant = 7, .place = 0, .limits = &limits, .n_sequences =
- * 1, .n_tokens = 48, .now_us = now}; switch (ledger_take(l, &ask, &wait_us)) ...
+ *     struct ledger_ask ask = {.tenant = 7, .place = 0, .limits = &limits,
+ *                              .n_sequences = 1, .n_tokens = 48, .now_us = now};
+ *     switch (ledger_take(l, &ask, &wait_us)) ...
  *     ledger_settle(l, &ask, 40);                           8 tokens come back
  */
 #ifndef PREFIXD_LEDGER_H

@@ -5,13 +5,12 @@
  * tenant, and is run again (exchange_run) when its turn has come: at once after something
  * of that tenant was settled here, within LIMITS_TICK_MS of what other workers settle.
  *
- *     switch (limits_take(x, n, tokens, &err)) {      in a step; asked again each time it
- * runs case -1: return exchange_fail(x, &err);         429 with x->retry_after_s, or 403
+ *     switch (limits_take(x, n, tokens, &err)) {   in a step, each time it runs
+ *     case -1: return exchange_fail(x, &err);      429 with x->retry_after_s, or 403
  *     case 0: return STEP_WAIT;
  *     }
  *     ...
- *     limits_settle(x, prompt + generated);           in every case, once; nothing if not
- * taken
+ *     limits_settle(x, prompt + generated);        whatever came of it
  */
 #ifndef PREFIXD_LIMITS_H
 #define PREFIXD_LIMITS_H

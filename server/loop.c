@@ -27,6 +27,13 @@ struct loop {
     bool is_ticking, has_poll;
 };
 
+struct loop_timer {
+    uv_timer_t uv;
+    struct loop *loop;
+    void (*fn)(void *ud);
+    void *ud;
+};
+
 struct loop_work {
     uv_work_t req;
     struct loop *loop;
@@ -200,6 +207,39 @@ void loop_set_ticking(struct loop *l, bool on)
         uv_timer_start(&l->tick, on_tick, LOOP_TICK_MS, LOOP_TICK_MS);
     else
         uv_timer_stop(&l->tick);
+}
+
+struct loop_timer *loop_timer_new(struct loop *l, void (*fn)(void *ud), void *ud)
+{
+    struct loop_timer *t = xcalloc(1, sizeof *t);
+    *t = (struct loop_timer){.loop = l, .fn = fn, .ud = ud};
+    CHECK(uv_timer_init(&l->uv, &t->uv) == 0);
+    t->uv.data = t;
+    return t;
+}
+
+static void on_timer(uv_timer_t *uv)
+{
+    const struct loop_timer *t = uv->data;
+    struct loop *l = t->loop; /* fn may free the timer */
+    t->fn(t->ud);
+    pump(l);
+}
+
+void loop_timer_start(struct loop_timer *t, int ms)
+{
+    CHECK(uv_timer_start(&t->uv, on_timer, (uint64_t)ms, 0) == 0);
+}
+
+static void free_timer(uv_handle_t *h)
+{
+    free(h->data);
+}
+
+void loop_timer_free(struct loop_timer *t)
+{
+    if (t)
+        uv_close((uv_handle_t *)&t->uv, free_timer);
 }
 
 static void run_work(uv_work_t *req)
