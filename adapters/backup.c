@@ -1,4 +1,5 @@
-/* A copy of the registry in one file: the snapshot first, then the blobs, which nobody collects meanwhile. */
+/* A copy of the registry in one file: the snapshot first, then the blobs, which nobody
+ * collects meanwhile. */
 #include "adapters/backup.h"
 
 #include <archive.h>
@@ -39,22 +40,23 @@ static int failed(struct backup *b, const char *what)
 static int tar_failed(struct backup *b)
 {
     const char *why = archive_error_string(b->tar);
-    return err_set(b->err, ERR_IO, "writing %.200s: %.60s", b->path, why ? why : "no reason known");
+    return err_set(b->err, ERR_IO, "writing %.200s: %.60s", b->path,
+                   why ? why : "no reason known");
 }
 
-/* ---- the file ----------------------------------------------------------------------------------- */
+/* ---- the file ------------------------------------------------------------------------ */
 
-/* Whether the open file is still what stands under its name: whoever held the lock before has renamed or
- * removed it otherwise. */
+/* Whether the open file is still what stands under its name: whoever held the lock before
+ * has renamed or removed it otherwise. */
 static bool is_in_place(int fd, const char *path)
 {
     struct stat mine, there;
-    return fstat(fd, &mine) == 0 && lstat(path, &there) == 0 && mine.st_dev == there.st_dev &&
-           mine.st_ino == there.st_ino;
+    return fstat(fd, &mine) == 0 && lstat(path, &there) == 0 &&
+           mine.st_dev == there.st_dev && mine.st_ino == there.st_ino;
 }
 
-/* The lock keeps two backups to one path apart; it goes with the process, so a killed one leaves no more
- * than a file that the next one writes over. */
+/* The lock keeps two backups to one path apart; it goes with the process, so a killed one
+ * leaves no more than a file that the next one writes over. */
 static int take_place(struct backup *b)
 {
     const char *path = b->partial.data;
@@ -72,7 +74,8 @@ static int take_place(struct backup *b)
     if (b->fd >= 0)
         close(b->fd);
     b->fd = -1;
-    return err_set(b->err, ERR_CONFLICT, "another backup to %.200s is being written", b->path);
+    return err_set(b->err, ERR_CONFLICT, "another backup to %.200s is being written",
+                   b->path);
 }
 
 static int sync_folder_of(struct backup *b)
@@ -99,7 +102,7 @@ static int finish(struct backup *b)
     return sync_folder_of(b);
 }
 
-/* ---- entries ------------------------------------------------------------------------------------ */
+/* ---- entries ------------------------------------------------------------------------- */
 
 static int add_header(struct backup *b, const char *name, const struct stat *st)
 {
@@ -150,7 +153,8 @@ static int add_folder(struct backup *b, const char *name, int fd)
     return add_header(b, name, &st);
 }
 
-/* Nothing of the copy is left once it is in the archive, nor after a kill but for the moment between. */
+/* Nothing of the copy is left once it is in the archive, nor after a kill but for the
+ * moment between. */
 static int add_registry(struct backup *b, struct store *s)
 {
     unlink(b->snapshot.data); /* of a backup that was killed in that moment */
@@ -168,9 +172,10 @@ static int add_registry(struct backup *b, struct store *s)
     return rc;
 }
 
-/* ---- blobs -------------------------------------------------------------------------------------- */
+/* ---- blobs --------------------------------------------------------------------------- */
 
-struct blob { /* its files, all open before the first is written: it comes whole or not at all */
+struct blob { /* its files, all open before the first is written: it comes whole or not at
+                 all */
     int folder;
     char *names[BLOB_MAX_FILES];
     int fds[BLOB_MAX_FILES];
@@ -212,7 +217,8 @@ static int open_blob(struct backup *b, struct blob *blob, const char *name)
     if (blob->folder >= 0 && durable_each(blob->folder, open_blob_file, blob, b->err) < 0)
         return -1;
     if (blob->is_odd)
-        return err_set(b->err, ERR_IO, "blobs/%.80s of the state folder has too many files", name);
+        return err_set(b->err, ERR_IO, "blobs/%.80s of the state folder has too many files",
+                       name);
     return 0;
 }
 
@@ -230,8 +236,9 @@ static int add_blob_files(struct backup *b, const struct blob *blob, const char 
     return rc;
 }
 
-/* One that is being replaced because it was damaged vanishes for a moment and is looked at again. What the
- * snapshot speaks of does not go for good; what a put has just withdrawn may. */
+/* One that is being replaced because it was damaged vanishes for a moment and is looked at
+ * again. What the snapshot speaks of does not go for good; what a put has just withdrawn
+ * may. */
 static int add_blob(struct backup *b, const char *name)
 {
     for (int i = 0; i < PLACE_TRIES; i++) {
@@ -267,7 +274,7 @@ static int add_blobs(struct backup *b, struct store *s)
     return b->rc;
 }
 
-/* ---- all of it ---------------------------------------------------------------------------------- */
+/* ---- all of it ----------------------------------------------------------------------- */
 
 static int open_tar(struct backup *b)
 {
@@ -293,7 +300,8 @@ static void give_back(struct backup *b, int rc)
     buf_free(&b->snapshot);
 }
 
-int backup_write(struct store *s, const char *path, struct backup_stats *out, struct err *err)
+int backup_write(struct store *s, const char *path, struct backup_stats *out,
+                 struct err *err)
 {
     struct backup b = {.path = path, .fd = -1, .hold = -1, .blobs = -1, .err = err};
     buf_printf(&b.partial, "%s.partial", path);
