@@ -61,9 +61,6 @@ struct exchange {
     const char *method, *path; /* in the arena */
     bool is_received;
     char request_id[EXCHANGE_ID_MAX + 1];
-    struct caller caller; /* from the step admit on */
-    struct limits_hold limits;
-    int retry_after_s; /* for an answer that says to come again; 0: 1 */
     struct caller caller;      /* from the step admit on, but for open routes */
     struct limits_hold limits; /* of the caller's tenant; limits.h */
     int retry_after_s;         /* of a refusal; 0: a second */

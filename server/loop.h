@@ -40,12 +40,11 @@ void loop_wake(struct loop *l); /* any thread */
 /* on_tick every LOOP_TICK_MS; it goes on by itself when there are connections. */
 void loop_set_ticking(struct loop *l, bool on);
 
-/* A clock of one's own: fn(ud) once, ms from the start on; starting again moves it. Freed
- * before the loop. */
+/* A clock of one's own: fn(ud) once, ms from the start on; starting again moves it. It goes
+ * with the loop. */
 struct loop_timer;
 struct loop_timer *loop_timer_new(struct loop *l, void (*fn)(void *ud), void *ud);
 void loop_timer_start(struct loop_timer *t, int ms);
-void loop_timer_free(struct loop_timer *t); /* accepts NULL */
 
 /* work(ud) on the pool, then done(ud) on the loop. */
 void loop_work(struct loop *l, void (*work)(void *ud), void (*done)(void *ud), void *ud);
