@@ -107,6 +107,8 @@ static struct change *next_of(const struct lane *l)
 static void run_change(void *ud)
 {
     struct change *c = ud;
+    if (c->is_failed)
+        return;
     int rc = c->work ? adapter_change_run(c->work, &c->err) : c->run(c, &c->err);
     c->is_failed = rc < 0;
 }
@@ -157,7 +159,9 @@ static void begin(struct changes *q, struct lane *l)
     q->n_running++;
     c->is_begun = true;
     move_to_end(q, l);
-    if (c->on_begin)
+    if (q->server->state == SERVER_STOPPED)
+        c->is_failed = err_set(&c->err, ERR_CLOSING, "The server is shutting down") < 0;
+    else if (c->on_begin)
         c->on_begin(c);
     loop_work(q->server->loop, run_change, on_run, c);
 }

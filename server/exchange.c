@@ -16,6 +16,7 @@
 #include "server/routes.h"
 #include "server/server.h"
 #include "server/sse.h"
+#include "server/usage.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -132,12 +133,13 @@ bool exchange_is_over(const struct exchange *x)
 static void log_end(const struct exchange *x, const char *method, const char *path)
 {
     const struct generation *g = x->gen;
-    char more[300] = "";
+    char more[400] = "";
     if (g)
         snprintf(
             more, sizeof more,
-            " model=%.80s adapter=%s version=%.12s prompt_tokens=%d generated_tokens=%d "
+            " tenant=%s model=%.80s adapter=%s version=%.12s prompt_tokens=%d generated_tokens=%d "
             "ttft_ms=%.1f",
+            x->caller.tenant_name,
             g->req.model && g->req.model[0] ? g->req.model : x->server->base_name,
             g->adapter ? g->adapter : "-",
             g->version ? adapter_version_digest(g->version) : "-", g->usage.prompt_tokens,
@@ -154,10 +156,11 @@ static void free_now(struct exchange *x)
 {
     log_end(x, x->method, x->path);
     metrics_add_exchange(x->server->metrics, x);
+    usage_add_exchange(x->server->usage, x);
     server_remove(x->server, x);
     if (x->fini_extra)
         x->fini_extra(x);
-    generation_fini(x->gen);
+    generation_fini(x);
     arena_free(&x->arena);
     x->magic = 0;
     free(x);
@@ -253,6 +256,13 @@ void exchange_tick(struct exchange *x, int64_t now_us)
 
 /* ---- replies ------------------------------------------------------------------------- */
 
+static void add_retry_after(struct exchange *x)
+{
+    char seconds[16];
+    snprintf(seconds, sizeof seconds, "%d", x->retry_after_s > 0 ? x->retry_after_s : 1);
+    http_add_header(x->req, "Retry-After", seconds);
+}
+
 static void add_common_headers(struct exchange *x, int status)
 {
     struct server *s = x->server;
@@ -271,8 +281,10 @@ static void add_common_headers(struct exchange *x, int status)
         http_add_header(x->req, "WWW-Authenticate", "Bearer");
     if (status == 405)
         http_add_header(x->req, "Allow", x->match->allow);
+    if (x->match && x->match->route && x->match->route->is_completion)
+        limits_add_headers(x);
     if (status == 429 || status == 503)
-        http_add_header(x->req, "Retry-After", "1");
+        add_retry_after(x);
 }
 
 enum exchange_step_result exchange_reply(struct exchange *x, int status, const char *type,

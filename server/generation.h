@@ -12,6 +12,7 @@
 #include "core/engine.h"
 #include "server/completion.h"
 #include "server/exchange.h"
+#include "server/loads.h"
 #include "server/upload.h"
 
 #include <stdbool.h>
@@ -28,6 +29,7 @@ struct generation {
     bool is_tokenized;
     /* adapt */
     const char *adapter; /* NULL: none */
+    struct load_wait wait;
     struct adapter_version *version;
     struct running *running; /* where the version is noted as running; NULL: nowhere */
     /* post */
@@ -57,8 +59,9 @@ enum exchange_step_result generation_post(struct exchange *x);
 
 void generation_event(struct exchange *x, const struct event *ev);
 enum exchange_step_result generation_answer(struct exchange *x);
+void generation_settle(struct exchange *x); /* gives back what it does not need of its limits */
 void generation_tick(struct exchange *x, int64_t now_us);
 
-void generation_fini(struct generation *g); /* accepts NULL */
+void generation_fini(struct exchange *x); /* nothing happens if it has none */
 
 #endif

@@ -8,7 +8,8 @@
  *     ... maybe fork: no thread, no loop so far ...
  *     server_open(s, &err);                         from here on server_wake may be called
  *     ... engine_open with .wake = server_wake, .wake_ud = s; store_open; adapters_open ...
- *     server_start(s, &parts, &err);                listens, takes requests
+ *     server_take_parts(s, &parts);
+ *     server_start(s, &err);                        listens, takes requests
  *     server_run(s);                                until SIGTERM and the drain after it
  *     server_free(s);                               after it the parts may be freed, the store last
  */
@@ -91,7 +92,10 @@ int server_open(struct server *s, struct err *err);
 
 /* Drains when fd comes to its end, as after SIGTERM. After server_open. */
 void server_watch_life(struct server *s, int fd);
-int server_start(struct server *s, const struct server_parts *parts, struct err *err);
+
+/* From here on changes and loads may be asked for; they run when the loop does. */
+void server_take_parts(struct server *s, const struct server_parts *parts);
+int server_start(struct server *s, struct err *err);
 const char *server_url(const struct server *s); /* of the bound address */
 void server_run(struct server *s);
 void server_free(struct server *s);

@@ -143,7 +143,9 @@ static int be_worker(struct supervisor *sv, const struct worker *w)
 {
     const struct supervisor_child child = {.life_fd = sv->life[0],
                                            .ready_fd = sv->ready[1],
-                                           .running = &sv->running[w - sv->workers]};
+                                           .running = &sv->running[w - sv->workers],
+                                           .place = (int)(w - sv->workers),
+                                           .is_first = !sv->is_up};
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != sv->pid)
         return 1; /* it died before it could be watched */

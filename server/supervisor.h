@@ -12,6 +12,7 @@
 #ifndef PREFIXD_SUPERVISOR_H
 #define PREFIXD_SUPERVISOR_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct running;
@@ -20,6 +21,8 @@ struct supervisor_child { /* what a worker has from its supervisor */
     int life_fd;          /* its end of file: finish what runs, then exit */
     int ready_fd;
     struct running *running; /* its own entry */
+    int place;               /* from 0 on; a worker takes over that of a dead one */
+    bool is_first;           /* none was ready before */
 };
 
 struct supervisor_opts {
