@@ -47,7 +47,8 @@ bool blobs_parse_name(const char *name, int64_t *tenant, char digest[DIGEST_HEX 
                       const char **rest)
 {
     size_t n = strspn(name, "0123456789");
-    if (n == 0 || n > 18 || name[0] == '0' || name[n] != '-' || strlen(name + n + 1) < DIGEST_HEX)
+    if (n == 0 || n > 18 || name[0] == '0' || name[n] != '-' ||
+        strlen(name + n + 1) < DIGEST_HEX)
         return false;
     *tenant = strtoll(name, NULL, 10);
     memcpy(digest, name + n + 1, DIGEST_HEX);
@@ -73,7 +74,8 @@ static int open_folder(const struct blobs *b, const char *name)
 }
 
 /* Until blobs_sweep has renamed it, one of an older daemon is under its digest alone. */
-static int open_blob(const struct blobs *b, int64_t tenant, const char *digest, struct err *err)
+static int open_blob(const struct blobs *b, int64_t tenant, const char *digest,
+                     struct err *err)
 {
     char name[BLOB_NAME_SIZE];
     blobs_name(name, tenant, digest);
@@ -85,8 +87,8 @@ static int open_blob(const struct blobs *b, int64_t tenant, const char *digest, 
     return folder;
 }
 
-int blobs_open_file(const struct blobs *b, int64_t tenant, const char *digest, const char *file,
-                    struct err *err)
+int blobs_open_file(const struct blobs *b, int64_t tenant, const char *digest,
+                    const char *file, struct err *err)
 {
     int folder = open_blob(b, tenant, digest, err);
     if (folder < 0)
@@ -96,8 +98,8 @@ int blobs_open_file(const struct blobs *b, int64_t tenant, const char *digest, c
     return fd;
 }
 
-void *blobs_read_file(const struct blobs *b, int64_t tenant, const char *digest, const char *file,
-                      size_t most, size_t *len, struct err *err)
+void *blobs_read_file(const struct blobs *b, int64_t tenant, const char *digest,
+                      const char *file, size_t most, size_t *len, struct err *err)
 {
     int folder = open_blob(b, tenant, digest, err);
     if (folder < 0)
@@ -140,12 +142,13 @@ static void count_file(void *ud, const char *file)
 
 /* What stands under a digest may have been damaged since, or lost by a file system that
  * did not sync: what is acknowledged is looked at, and synced again. */
-static int confirm(const struct blobs *b, int64_t tenant, const char *digest, const struct blob_file *files,
-                   int n_files, bool *is_whole, struct err *err)
+static int confirm(const struct blobs *b, int64_t tenant, const char *digest,
+                   const struct blob_file *files, int n_files, bool *is_whole,
+                   struct err *err)
 {
     int n = 0, rc = 0, folder = open_blob(b, tenant, digest, NULL);
-    *is_whole = folder >= 0 && durable_each(folder, count_file, &n, NULL) == 0 &&
-                n == n_files;
+    *is_whole =
+        folder >= 0 && durable_each(folder, count_file, &n, NULL) == 0 && n == n_files;
     for (int i = 0; rc == 0 && *is_whole && i < n_files; i++)
         rc = durable_confirm(folder, files[i].name, files[i].bytes, files[i].len, is_whole,
                              err);
@@ -196,16 +199,19 @@ static int appear(const struct blobs *b, const char *tmp, const char *name, stru
         return 0;
     if (errno == EEXIST)
         return 1;
-    if (errno == EINVAL || errno == ENOSYS) /* a file system without it; a folder in the way stays */
+    if (errno == EINVAL || errno == ENOSYS) /* a file system without it */
         return renameat(b->folder, tmp, b->folder, name) == 0 ? 0 : 1;
     return err_set(err, ERR_IO, "renaming failed in the state folder: %s", strerror(errno));
 }
 
-/* A damaged blob changes places with the whole one, so that there is one at every moment. */
-static void replace(const struct blobs *b, const char *tmp, const char *name)
+/* A damaged blob changes places with the whole one, so there always is one. */
+static bool replace(const struct blobs *b, const char *tmp, const char *name)
 {
-    if (renameat2(b->folder, tmp, b->folder, name, RENAME_EXCHANGE) < 0 && errno != ENOENT)
+    if (renameat2(b->folder, tmp, b->folder, name, RENAME_EXCHANGE) == 0)
+        return true;
+    if (errno != ENOENT)
         discard_name(b, name);
+    return false;
 }
 
 struct source {
@@ -215,7 +221,7 @@ struct source {
     int n_files;
 };
 
-/* Others may put or discard the same blob meanwhile, so it takes as many steps as it takes. */
+/* Others may put or discard the same blob meanwhile, so it takes as many steps as needed. */
 static int put_in_place(const struct blobs *b, const char *tmp, const char *name,
                         const struct source *src, struct err *err)
 {
@@ -224,11 +230,11 @@ static int put_in_place(const struct blobs *b, const char *tmp, const char *name
         int rc = appear(b, tmp, name, err);
         if (rc <= 0)
             return rc;
-        if (confirm(b, src->tenant, src->digest, src->files, src->n_files, &is_whole, err) < 0)
+        if (confirm(b, src->tenant, src->digest, src->files, src->n_files, &is_whole, err) <
+            0)
             return -1;
-        if (is_whole)
+        if (is_whole || replace(b, tmp, name))
             return 0;
-        replace(b, tmp, name);
     }
     return err_set(err, ERR_IO, "something in the state folder is in the way of a version");
 }
@@ -263,7 +269,7 @@ int blobs_put(const struct blobs *b, int64_t tenant, const char *digest,
     return durable_sync(b->folder, err);
 }
 
-/* ---- at boot --------------------------------------------------------------------------- */
+/* ---- at boot ------------------------------------------------------------------------ */
 
 struct sweep {
     const struct blobs *b;
@@ -287,7 +293,8 @@ static void sweep_one(void *ud, const char *name)
     char digest[DIGEST_HEX + 1];
     if (name[0] == '.')
         durable_discard(s->b->folder, name);
-    else if (blobs_parse_name(name, &tenant, digest, NULL) && !s->is_wanted(s->ud, tenant, digest))
+    else if (blobs_parse_name(name, &tenant, digest, NULL) &&
+             !s->is_wanted(s->ud, tenant, digest))
         discard_name(s->b, name);
     else if (blobs_is_digest(name) && s->is_wanted(s->ud, OLD_TENANT, name))
         rename_old(s->b, name);
@@ -300,5 +307,6 @@ int blobs_sweep(const struct blobs *b,
                 struct err *err)
 {
     struct sweep s = {b, is_wanted, ud};
-    return durable_each(b->folder, sweep_one, &s, err) < 0 ? -1 : durable_sync(b->folder, err);
+    return durable_each(b->folder, sweep_one, &s, err) < 0 ? -1
+                                                           : durable_sync(b->folder, err);
 }

@@ -2,7 +2,9 @@
 #include "adapters/db.h"
 
 #include <stdarg.h>
-#include <string.h>
+#include <stdint.h>
+
+#include "core/base/check.h"
 
 int db_failed(sqlite3 *db, struct err *err)
 {
@@ -15,36 +17,75 @@ int db_exec(sqlite3 *db, const char *sql, struct err *err)
     return sqlite3_exec(db, sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : db_failed(db, err);
 }
 
-/* types has a letter for each parameter: s for a string, which must outlive the statement,
- * i for an int64_t. NULL + err. */
+static void bind_one(sqlite3_stmt *st, int i, char type, va_list *ap)
+{
+    const void *bytes;
+    switch (type) {
+    case 's':
+        sqlite3_bind_text(st, i, va_arg(*ap, const char *), -1, SQLITE_STATIC);
+        break;
+    case 'i':
+        sqlite3_bind_int64(st, i, va_arg(*ap, int64_t));
+        break;
+    case 'd':
+        sqlite3_bind_double(st, i, va_arg(*ap, double));
+        break;
+    case 'b':
+        bytes = va_arg(*ap, const void *);
+        sqlite3_bind_blob64(st, i, bytes, (sqlite3_uint64)va_arg(*ap, int64_t),
+                            SQLITE_STATIC);
+        break;
+    default:
+        CHECK(type == 'n');
+    }
+}
+
+static void vbind(sqlite3_stmt *st, const char *types, va_list *ap)
+{
+    for (int i = 1; types[i - 1]; i++)
+        bind_one(st, i, types[i - 1], ap);
+}
+
+/* NULL + err. */
 static sqlite3_stmt *vprepare(sqlite3 *db, struct err *err, const char *sql,
-                              const char *types, va_list ap)
+                              const char *types, va_list *ap)
 {
     sqlite3_stmt *st = NULL;
     if (sqlite3_prepare_v2(db, sql, -1, &st, NULL) != SQLITE_OK) {
         db_failed(db, err);
         return NULL;
     }
-    for (int i = 1; types[i - 1]; i++) {
-        if (types[i - 1] == 's')
-            sqlite3_bind_text(st, i, va_arg(ap, const char *), -1, SQLITE_STATIC);
-        else
-            sqlite3_bind_int64(st, i, va_arg(ap, int64_t));
-    }
+    vbind(st, types, ap);
     return st;
 }
 
-sqlite3_stmt *db_prepare(sqlite3 *db, struct err *err, const char *sql,
-                             const char *types, ...)
+sqlite3_stmt *db_prepare(sqlite3 *db, struct err *err, const char *sql, const char *types,
+                         ...)
 {
     va_list ap;
     va_start(ap, types);
-    sqlite3_stmt *st = vprepare(db, err, sql, types, ap);
+    sqlite3_stmt *st = vprepare(db, err, sql, types, &ap);
     va_end(ap);
     return st;
 }
 
-/* 1: there is a row; 0: no more. */
+sqlite3_stmt *db_keep(sqlite3 *db, const char *sql, struct err *err)
+{
+    sqlite3_stmt *st = NULL;
+    if (sqlite3_prepare_v3(db, sql, -1, SQLITE_PREPARE_PERSISTENT, &st, NULL) != SQLITE_OK)
+        db_failed(db, err);
+    return st;
+}
+
+void db_bind(sqlite3_stmt *st, const char *types, ...)
+{
+    va_list ap;
+    CHECK(!sqlite3_stmt_busy(st));
+    va_start(ap, types);
+    vbind(st, types, &ap);
+    va_end(ap);
+}
+
 int db_step(sqlite3 *db, sqlite3_stmt *st, struct err *err)
 {
     int rc = sqlite3_step(st);
@@ -55,7 +96,7 @@ int db_run(sqlite3 *db, struct err *err, const char *sql, const char *types, ...
 {
     va_list ap;
     va_start(ap, types);
-    sqlite3_stmt *st = vprepare(db, err, sql, types, ap);
+    sqlite3_stmt *st = vprepare(db, err, sql, types, &ap);
     va_end(ap);
     if (!st)
         return -1;
@@ -68,21 +109,6 @@ const char *db_text(sqlite3_stmt *st, int column)
 {
     const unsigned char *s = sqlite3_column_text(st, column);
     return s ? (const char *)s : "";
-}
-
-/* 1 if the query has a row, with its first column as a version or "". */
-int db_find_version(sqlite3 *db, char version[DIGEST_HEX + 1], struct err *err,
-                        const char *sql, const char *name)
-{
-    sqlite3_stmt *st = db_prepare(db, err, sql, "s", name);
-    if (!st)
-        return -1;
-    int rc = db_step(db, st, err);
-    version[0] = '\0';
-    if (rc == 1 && blobs_is_digest(db_text(st, 0)))
-        memcpy(version, db_text(st, 0), DIGEST_HEX + 1);
-    sqlite3_finalize(st);
-    return rc;
 }
 
 int db_begin(sqlite3 *db, struct err *err)

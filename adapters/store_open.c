@@ -1,59 +1,42 @@
-/* Opening the store: its folder, lock, tables, and what an older daemon left. */
+/* Opening and closing the store, and the brackets of a change. */
 #include "adapters/store.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
+#include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "adapters/durable.h"
-#include "adapters/pointers.h"
 #include "adapters/store_parts.h"
-#include "adapters/store_schema.h"
-#include "core/base/buf.h"
 #include "core/base/check.h"
-#include "core/base/log.h"
 #include "core/base/mem.h"
 
 #define DB_FILE "registry.db"
-#define DAMAGED "?" /* the current version of a name that nobody can tell any more */
-enum { BUSY_MS = 10000, LOCK_WAIT_MS = 2000, LOCK_PAUSE_MS = 10 };
+enum { BUSY_MS = 10000, READER_BUSY_MS = 20, PAUSE_US = 1000 };
 
-static int take_lock(struct store *s, struct err *err)
+/* Short pauses of one length: SQLite's own grow to 100 ms, and nobody here writes for so
+ * long. */
+static int wait_for_writer(void *ud, int n_tries)
 {
-    s->lock = openat(s->dir, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (s->lock < 0)
-        return err_set(err, ERR_IO, "cannot make the lock of the state folder: %s",
-                       strerror(errno));
-    for (int waited_ms = 0; flock(s->lock, LOCK_EX | LOCK_NB) < 0;
-         waited_ms += LOCK_PAUSE_MS) {
-        if (waited_ms >= LOCK_WAIT_MS)
-            return err_set(err, ERR_CONFLICT,
-                           "the state folder is in use by another process");
-        usleep(LOCK_PAUSE_MS * 1000);
-    }
-    return 0;
+    (void)ud;
+    usleep(PAUSE_US);
+    return n_tries < BUSY_MS * 1000 / PAUSE_US;
 }
 
-void store_unlock(struct store *s)
-{
-    if (s->lock >= 0)
-        close(s->lock);
-    s->lock = -1;
-}
-
-/* Made with its mode beforehand: what SQLite puts beside it gets the same. */
+/* Made with its mode beforehand: what SQLite puts beside it gets the same. Never opened
+ * here: closing a descriptor would take away the locks that this process' other connections
+ * have on the file. */
 static int make_db_file(struct store *s, struct err *err)
 {
-    int fd = openat(s->dir, DB_FILE, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (fd < 0)
-        return err_set(err, ERR_IO, "cannot make the registry of the state folder: %s",
-                       strerror(errno));
-    close(fd);
-    return durable_sync(s->dir, err);
+    if (mknodat(s->dir, DB_FILE, S_IFREG | 0600, 0) == 0)
+        return durable_sync(s->dir, err);
+    if (errno == EEXIST)
+        return 0;
+    return err_set(err, ERR_IO, "cannot make the registry of the state folder: %s",
+                   strerror(errno));
 }
 
 static sqlite3 *open_db(const struct store *s, struct err *err)
@@ -61,15 +44,16 @@ static sqlite3 *open_db(const struct store *s, struct err *err)
     struct buf path = {0};
     sqlite3 *db = NULL;
     buf_printf(&path, "%s/" DB_FILE, s->path);
-    int rc = sqlite3_open_v2(path.data, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX,
-                             NULL);
+    int rc =
+        sqlite3_open_v2(path.data, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
     buf_free(&path);
     if (rc == SQLITE_OK)
-        sqlite3_busy_timeout(db, BUSY_MS);
+        sqlite3_busy_handler(db, wait_for_writer, NULL);
     if (rc == SQLITE_OK &&
         db_exec(db, "PRAGMA foreign_keys = ON; PRAGMA journal_mode = WAL;", err) == 0 &&
-        db_exec(db, s->is_temporary ? "PRAGMA synchronous = OFF" : "PRAGMA synchronous = FULL",
-             err) == 0)
+        db_exec(db,
+                s->is_volatile ? "PRAGMA synchronous = OFF" : "PRAGMA synchronous = FULL",
+                err) == 0)
         return db;
     if (rc != SQLITE_OK)
         err_set(err, ERR_IO, "the registry in the state folder: %s", sqlite3_errstr(rc));
@@ -77,188 +61,60 @@ static sqlite3 *open_db(const struct store *s, struct err *err)
     return NULL;
 }
 
-static int user_version(sqlite3 *db, struct err *err)
-{
-    sqlite3_stmt *st = db_prepare(db, err, "PRAGMA user_version", "");
-    int rc = st ? db_step(db, st, err) : -1,
-        version = rc == 1 ? sqlite3_column_int(st, 0) : -1;
-    sqlite3_finalize(st);
-    return version;
-}
-
-static int known_version(sqlite3 *db, struct err *err)
-{
-    int version = user_version(db, err);
-    if (version <= store_schema_version())
-        return version;
-    return err_set(
-        err, ERR_CONFLICT,
-        "the state folder belongs to a newer prefixd: its registry has version %d, "
-        "this one knows %d",
-        version, store_schema_version());
-}
-
-struct takeover {
-    struct store *s;
-    int rc;
-    struct err *err;
-};
-
-static void take_over_one(void *ud, const struct pointer *p)
-{
-    struct takeover *t = ud;
-    const struct store_entry e = {
-        .name = p->name, .version = p->version, .created = p->created};
-    if (t->rc == 0)
-        t->rc = p->version[0]
-                    ? record_put(t->s, &e, "", t->err)
-                    : point_at(t->s, p->name, p->is_damaged ? DAMAGED : "", t->err);
-}
-
-static int take_over(struct store *s, struct err *err)
-{
-    struct takeover t = {s, 0, err};
-    return pointers_each(s->dir, take_over_one, &t, err) < 0 ? -1 : t.rc;
-}
-
-static int migrate_from(struct store *s, int version, struct err *err)
-{
-    char sql[64];
-    int rc = 0;
-    for (int i = version; i < store_schema_version() && rc == 0; i++)
-        rc = db_exec(s->writer, store_schema_step(i), err);
-    if (version == 0 && rc == 0)
-        rc = take_over(s, err);
-    snprintf(sql, sizeof sql, "PRAGMA user_version = %d", store_schema_version());
-    return rc < 0 ? -1 : db_exec(s->writer, sql, err);
-}
-
-/* The tables as this daemon knows them; what an older one kept as files is taken over in
- * the same step that makes the first tables, so never twice. */
-static int migrate(struct store *s, struct err *err)
-{
-    if (db_begin(s->writer, err) < 0)
-        return -1;
-    int version = known_version(s->writer, err), rc = version < 0 ? -1 : 0;
-    if (rc == 0 && version < store_schema_version())
-        rc = migrate_from(s, version, err);
-    rc = db_end(s->writer, rc, err);
-    if (rc == 0 && version == 0)
-        pointers_remove(s->dir);
-    return rc;
-}
-
-static bool is_referred(void *ud, const char *digest)
-{
-    char found[DIGEST_HEX + 1];
-    struct store *s = ud;
-    return db_find_version(s->writer, found, NULL,
-                        "SELECT digest FROM versions WHERE digest = ? LIMIT 1",
-                        digest) != 0;
-}
-
-static bool is_anything(void *ud, const char *digest)
-{
-    (void)ud, (void)digest;
-    return true;
-}
-
-/* A pointer file that could not be taken over may mean any of the blobs. */
-static int sweep(struct store *s, struct err *err)
-{
-    bool is_damaged = pointers_are_left(s->dir);
-    if (is_damaged)
-        log_warn("adapters",
-                 "state folder: adapters/ of an older daemon holds what could not be "
-                 "taken over; no stored files are cleared away while it is there");
-    if (db_begin(s->writer, err) < 0)
-        return -1;
-    int rc = blobs_sweep(&s->blobs, is_damaged ? is_anything : is_referred, s, err);
-    if (rc == 0)
-        rc = db_exec(s->writer,
-                  "DELETE FROM dropped; DELETE FROM blobs WHERE NOT EXISTS"
-                  "  (SELECT 1 FROM versions WHERE versions.digest = blobs.digest)",
-                  err);
-    return db_end(s->writer, rc, err);
-}
-
-static int open_folder(struct store *s, const char *dir, struct err *err)
-{
-    struct buf made = {0};
-    const char *tmp = getenv("TMPDIR");
-    if (dir) {
-        s->path = xstrdup(dir);
-    } else {
-        buf_printf(&made, "%s/prefixd-XXXXXX", tmp && tmp[0] ? tmp : "/tmp");
-        s->is_temporary = mkdtemp(made.data) != NULL;
-        s->path = buf_take(&made, NULL);
-    }
-    if (!dir && !s->is_temporary)
-        return err_set(err, ERR_IO,
-                       "cannot make a temporary folder for adapters (TMPDIR): %s",
-                       strerror(errno));
-    s->dir = durable_folder(AT_FDCWD, s->path, err);
-    return s->dir < 0 ? -1 : 0;
-}
-
-static int open_files(struct store *s, const char *dir, struct err *err)
-{
-    if (open_folder(s, dir, err) < 0 || take_lock(s, err) < 0 ||
-        blobs_open(&s->blobs, s->dir, err) < 0 || make_db_file(s, err) < 0)
-        return -1;
-    s->writer = open_db(s, err);
-    return s->writer && known_version(s->writer, err) >= 0 ? 0 : -1;
-}
-
-static struct store *new_store(const char *dir, struct err *err)
-{
-    struct store *s = xcalloc(1, sizeof *s);
-    s->dir = s->lock = s->blobs.folder = -1;
-    if (open_files(s, dir, err) == 0)
-        return s;
-    store_close(s);
-    return NULL;
-}
-
-int store_check(const char *dir, struct err *err)
-{
-    struct store *s = new_store(dir, err);
-    store_close(s);
-    return s ? 0 : -1;
-}
-
+/* The loop does not wait: what a reader meets but for a moment ends in an error. */
 static int open_reader(struct store *s, struct err *err)
 {
     s->reader = open_db(s, err);
-    return s->reader ? db_exec(s->reader, "PRAGMA query_only = ON", err) : -1;
+    if (!s->reader || db_exec(s->reader, "PRAGMA query_only = ON", err) < 0)
+        return -1;
+    sqlite3_busy_timeout(s->reader, READER_BUSY_MS);
+    s->data_version = db_keep(s->reader, "PRAGMA data_version", err);
+    if (!s->data_version || store_keep_entry_statements(s, err) < 0)
+        return -1;
+    return store_keep_key_statements(s, err);
+}
+
+static int open_collect_lock(struct store *s, struct err *err)
+{
+    s->collect_lock =
+        openat(s->dir, "collect.lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (s->collect_lock < 0)
+        return err_set(err, ERR_IO, "cannot make a lock in the state folder: %s",
+                       strerror(errno));
+    return 0;
+}
+
+static int open_files(struct store *s, struct err *err)
+{
+    if (sodium_init() < 0)
+        return err_set(err, ERR_INTERNAL, "libsodium does not work here");
+    s->dir = durable_folder(AT_FDCWD, s->path, err);
+    if (s->dir < 0 || open_collect_lock(s, err) < 0 ||
+        blobs_open(&s->blobs, s->dir, err) < 0 || make_db_file(s, err) < 0)
+        return -1;
+    s->writer = open_db(s, err);
+    return s->writer && store_known_version(s->writer, err) >= 0 ? 0 : -1;
+}
+
+struct store *store_open_as(const struct store_opts *opts, bool holds_lock, struct err *err)
+{
+    struct store *s = xcalloc(1, sizeof *s);
+    s->dir = s->collect_lock = s->blobs.folder = -1;
+    s->seen_version = -1;
+    s->path = xstrdup(opts->dir);
+    s->is_volatile = opts->is_volatile;
+    s->keep_versions = opts->keep_versions > 0 ? opts->keep_versions : STORE_KEEP_VERSIONS;
+    CHECK(pthread_mutex_init(&s->lock, NULL) == 0);
+    if (open_files(s, err) == 0 && store_migrate(s, holds_lock, err) == 0 &&
+        store_keep_sweep_statements(s, err) == 0 && open_reader(s, err) == 0)
+        return s;
+    store_close(s);
+    return NULL;
 }
 
 struct store *store_open(const struct store_opts *opts, struct err *err)
 {
-    struct store *s = new_store(opts->dir, err);
-    if (s)
-        s->keep_versions = opts->keep_versions > 0 ? opts->keep_versions
-                                                   : STORE_KEEP_VERSIONS;
-    if (s && migrate(s, err) == 0 && sweep(s, err) == 0 && open_reader(s, err) == 0)
-        return s;
-    store_close(s);
-    return NULL;
-}
-
-/* ---- closing ------------------------------------------------------------------------- */
-
-static void discard_in(void *ud, const char *name)
-{
-    durable_discard(*(int *)ud, name);
-}
-
-static void remove_temporary(struct store *s)
-{
-    if (s->blobs.folder >= 0)
-        durable_each(s->blobs.folder, discard_in, &s->blobs.folder, NULL);
-    if (s->dir >= 0)
-        durable_each(s->dir, discard_in, &s->dir, NULL);
-    rmdir(s->path);
+    return store_open_as(opts, false, err);
 }
 
 static void close_if_open(int fd)
@@ -271,13 +127,60 @@ void store_close(struct store *s)
 {
     if (!s)
         return;
-    sqlite3_close(s->reader);
-    sqlite3_close(s->writer);
-    if (s->is_temporary)
-        remove_temporary(s);
+    sqlite3_finalize(s->is_version);
+    sqlite3_finalize(s->find);
+    sqlite3_finalize(s->find_own);
+    sqlite3_finalize(s->find_key);
+    sqlite3_finalize(s->data_version);
+    CHECK(sqlite3_close(s->reader) == SQLITE_OK);
+    CHECK(sqlite3_close(s->writer) == SQLITE_OK);
     blobs_close(&s->blobs);
-    close_if_open(s->lock);
+    close_if_open(s->collect_lock);
     close_if_open(s->dir);
+    pthread_mutex_destroy(&s->lock);
     free(s->path);
     free(s);
+}
+
+/* ---- changes
+ * ----------------------------------------------------------------------------- */
+
+int store_begin(struct store *s, struct err *err)
+{
+    pthread_mutex_lock(&s->lock);
+    if (db_begin(s->writer, err) == 0)
+        return 0;
+    pthread_mutex_unlock(&s->lock);
+    return -1;
+}
+
+int store_end(struct store *s, int rc, struct err *err)
+{
+    rc = db_end(s->writer, rc, err);
+    pthread_mutex_unlock(&s->lock);
+    return rc;
+}
+
+/* ---- asking
+ * ------------------------------------------------------------------------------ */
+
+bool store_has_changed(struct store *s)
+{
+    int64_t version = -1;
+    if (db_step(s->reader, s->data_version, NULL) == 1)
+        version = sqlite3_column_int64(s->data_version, 0);
+    sqlite3_reset(s->data_version);
+    bool has_changed = version < 0 || version != s->seen_version;
+    s->seen_version = version;
+    return has_changed;
+}
+
+const struct blobs *store_blobs(const struct store *s)
+{
+    return &s->blobs;
+}
+
+int store_folder(const struct store *s)
+{
+    return s->dir;
 }

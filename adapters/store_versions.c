@@ -1,7 +1,6 @@
-/* Names, versions and their files in the store: a blob is written and synced before the commit that
- * makes it a version, and loses its files inside a later change, when no version of any name is it.
- * Both hold the database's write lock while they look whether a blob is there, so that neither takes
- * the other's away. */
+/* Changes of names and their versions. A blob is written and synced before the change that
+ * makes it a version; inside, with the database's write lock held, it is looked at again,
+ * since another process may have collected it meanwhile. */
 #include "adapters/store.h"
 
 #include <string.h>
@@ -9,236 +8,345 @@
 #include "adapters/name.h"
 #include "adapters/store_parts.h"
 
-/* 1 if there is such a name; "" if it is remembered as deleted. */
-static int current_of(sqlite3 *db, const char *name, char version[DIGEST_HEX + 1],
-                      struct err *err)
-{
-    return db_find_version(db, version, err,
-                        "SELECT current FROM adapters WHERE tenant = 1 AND name = ?", name);
-}
+struct current {
+    bool is_known;   /* the name has a row */
+    bool is_deleted; /* and is remembered as deleted */
+    bool is_from_folder;
+    char version[DIGEST_HEX + 1]; /* "": deleted or damaged */
+};
 
-/* ---- changes ------------------------------------------------------------------------- */
+struct change {
+    struct store *s;
+    int64_t tenant;
+    const char *name;
+    struct current was;
+    struct buf gone;
+    struct err *err;
+};
 
-/* The name's version, which only_if has seen, in current. */
-static int check_current(struct store *s, const char *name,
-                         const struct store_condition *only_if,
-                         char current[DIGEST_HEX + 1], struct err *err)
+static int find_current(struct change *c)
 {
-    int rc = current_of(s->writer, name, current, err);
-    if (rc < 0)
-        return -1;
-    return only_if ? only_if->allow(only_if->ud, rc ? current : NULL, err) : 0;
-}
-
-/* What was dropped by earlier changes and is no version of anything goes, but for one that
- * is about to be. If the change fails later the rows are back without files, and nothing
- * misses them. */
-static int collect(struct store *s, const char *but, struct err *err)
-{
-    static const char unwanted[] =
-        "SELECT digest FROM dropped WHERE digest <> ?"
-        "  AND NOT EXISTS (SELECT 1 FROM versions WHERE versions.digest = dropped.digest)";
-    static const char forget[] =
-        "DELETE FROM blobs WHERE digest IN (SELECT digest FROM dropped) AND digest <> ?"
-        "  AND NOT EXISTS (SELECT 1 FROM versions WHERE versions.digest = blobs.digest)";
-    sqlite3_stmt *st = db_prepare(s->writer, err, unwanted, "s", but);
-    int rc = st ? 1 : -1;
-    while (rc == 1 && (rc = db_step(s->writer, st, err)) == 1)
+    sqlite3_stmt *st = db_prepare(c->s->writer, c->err,
+                                  "SELECT current, is_from_folder FROM adapters"
+                                  "  WHERE tenant = ? AND name = ?",
+                                  "is", c->tenant, c->name);
+    int rc = st ? db_step(c->s->writer, st, c->err) : -1;
+    c->was = (struct current){.is_known = rc == 1};
+    if (rc == 1) {
+        c->was.is_deleted = sqlite3_column_type(st, 0) == SQLITE_NULL;
+        c->was.is_from_folder = sqlite3_column_int(st, 1);
         if (blobs_is_digest(db_text(st, 0)))
-            blobs_discard(&s->blobs, db_text(st, 0));
+            memcpy(c->was.version, db_text(st, 0), DIGEST_HEX + 1);
+    }
     sqlite3_finalize(st);
-    if (rc < 0 || db_run(s->writer, err, forget, "s", but) < 0)
+    return rc < 0 ? -1 : 0;
+}
+
+/* What the name is now, which only_if has seen. */
+static int begin_with(struct change *c, const struct store_condition *only_if,
+                      const char *version)
+{
+    const struct current *was = &c->was;
+    if (find_current(c) < 0)
         return -1;
-    return db_exec(s->writer, "DELETE FROM dropped", err);
+    if (only_if && only_if->allow(only_if->ud, was->is_known ? was->version : NULL,
+                                  was->is_from_folder, c->err) < 0)
+        return -1;
+    return store_collect(c->s, c->tenant, version, &c->gone, c->err);
+}
+
+/* ---- put
+ * --------------------------------------------------------------------------------- */
+
+static int need_tenant(const struct change *c)
+{
+    sqlite3_stmt *st = db_prepare(c->s->writer, c->err,
+                                  "SELECT 1 FROM tenants WHERE id = ?", "i", c->tenant);
+    int rc = st ? db_step(c->s->writer, st, c->err) : -1;
+    sqlite3_finalize(st);
+    return rc == 0  ? err_set(c->err, ERR_NOT_FOUND, "there is no such tenant")
+           : rc < 0 ? -1
+                    : 0;
+}
+
+static const char *or_empty(const char *s)
+{
+    return s ? s : "";
 }
 
 static int add_version(struct store *s, const struct store_entry *e, struct err *err)
 {
     static const char add[] =
         "INSERT INTO versions (tenant, name, digest, kind, created, number)"
-        "  SELECT 1, ?1, ?2, ?3, ?4, 1 + coalesce(max(number), 0)"
-        "  FROM versions WHERE tenant = 1 AND name = ?1"
-        "  ON CONFLICT DO UPDATE SET kind = excluded.kind, created = excluded.created,"
-        "    number = excluded.number";
+        "  SELECT ?1, ?2, ?3, ?4, ?5, 1 + coalesce(max(number), 0)"
+        "  FROM versions WHERE tenant = ?1 AND name = ?2"
+        "  ON CONFLICT DO UPDATE SET created = excluded.created, number = excluded.number,"
+        "    kind = coalesce(nullif(excluded.kind, ''), kind)";
     static const char trim[] =
-        "DELETE FROM versions WHERE tenant = 1 AND name = ?1 AND number <="
-        "  (SELECT number FROM versions WHERE tenant = 1 AND name = ?1"
-        "   ORDER BY number DESC LIMIT 1 OFFSET ?2)";
-    if (db_run(s->writer, err, add, "sssi", e->name, e->version, e->kind ? e->kind : "",
-            e->created) < 0)
+        "DELETE FROM versions WHERE tenant = ?1 AND name = ?2 AND number <="
+        "  (SELECT number FROM versions WHERE tenant = ?1 AND name = ?2"
+        "   ORDER BY number DESC LIMIT 1 OFFSET ?3)";
+    if (db_run(s->writer, err, add, "isssi", e->tenant, e->name, e->version,
+               or_empty(e->kind), e->created) < 0)
         return -1;
-    return db_run(s->writer, err, trim, "si", e->name, (int64_t)s->keep_versions);
+    return db_run(s->writer, err, trim, "isi", e->tenant, e->name,
+                  (int64_t)s->keep_versions);
 }
 
-static int point_at(struct store *s, const char *name, const char *version, struct err *err)
+/* Of all names of the tenant that have it: it is of the content. */
+static int note_compiled(struct store *s, const struct store_entry *e, struct err *err)
 {
     return db_run(s->writer, err,
-               "INSERT INTO adapters (tenant, name, current) VALUES (1, ?1, nullif(?2, ''))"
-               "  ON CONFLICT DO UPDATE SET current = excluded.current",
-               "ss", name, version);
+                  "UPDATE versions SET kind = coalesce(nullif(?3, ''), kind),"
+                  "  n_tokens = ?4, n_tasks = ?5, compile_ms = ?6,"
+                  "  base_hint = coalesce(nullif(?7, ''), base_hint)"
+                  "  WHERE tenant = ?1 AND digest = ?2",
+                  "issiids", e->tenant, e->version, or_empty(e->kind), (int64_t)e->n_tokens,
+                  (int64_t)e->n_tasks, e->compile_ms, or_empty(e->base_hint));
 }
 
-static int record_put(struct store *s, const struct store_entry *e, const char *current,
-                      struct err *err)
+int store_point_at(struct store *s, const struct store_entry *e, struct err *err)
+{
+    return db_run(s->writer, err,
+                  "INSERT INTO adapters (tenant, name, current, is_from_folder)"
+                  "  VALUES (?1, ?2, nullif(?3, ''), ?4) ON CONFLICT DO UPDATE SET"
+                  "  current = excluded.current, is_from_folder = excluded.is_from_folder",
+                  "issi", e->tenant, e->name, e->version, (int64_t)e->is_from_folder);
+}
+
+int store_record_put(struct store *s, const struct store_entry *e, bool is_new,
+                     struct err *err)
 {
     if (db_run(s->writer, err,
-            "INSERT INTO blobs VALUES (?1, ?2) ON CONFLICT DO UPDATE SET bytes = "
-            "excluded.bytes",
-            "si", e->version, blobs_bytes(&s->blobs, e->version)) < 0 ||
-        point_at(s, e->name, e->version, err) < 0)
+               "INSERT INTO blobs VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET bytes = "
+               "excluded.bytes",
+               "isi", e->tenant, e->version,
+               blobs_bytes(&s->blobs, e->tenant, e->version)) < 0 ||
+        store_point_at(s, e, err) < 0 || (is_new && add_version(s, e, err) < 0))
         return -1;
-    return strcmp(current, e->version) == 0 ? 0 : add_version(s, e, err);
+    return e->n_tokens > 0 ? note_compiled(s, e, err) : 0;
+}
+
+static int count(const struct change *c, const char *sql, int64_t *out)
+{
+    sqlite3_stmt *st = db_prepare(c->s->writer, c->err, sql, "i", c->tenant);
+    int rc = st ? db_step(c->s->writer, st, c->err) : -1;
+    *out = rc == 1 ? sqlite3_column_int64(st, 0) : 0;
+    sqlite3_finalize(st);
+    return rc == 1 ? 0 : -1;
+}
+
+static int check_names(const struct change *c, int64_t most)
+{
+    int64_t n;
+    if (most <= 0 || (c->was.is_known && !c->was.is_deleted))
+        return 0;
+    if (count(c, "SELECT count(*) FROM adapters WHERE tenant = ? AND current IS NOT NULL",
+              &n) < 0)
+        return -1;
+    if (n <= most)
+        return 0;
+    return err_set(c->err, ERR_FORBIDDEN,
+                   "the limit of %lld adapters is reached: there are %lld", (long long)most,
+                   (long long)n - 1);
+}
+
+/* What is dropped and not collected yet is nobody's any more. */
+static int check_bytes(const struct change *c, int64_t most)
+{
+    static const char sql[] =
+        "SELECT coalesce(sum(bytes), 0) FROM blobs b WHERE tenant = ?1 AND NOT ("
+        "  EXISTS (SELECT 1 FROM dropped d WHERE d.tenant = ?1 AND d.digest = b.digest) AND"
+        "  NOT EXISTS (SELECT 1 FROM versions v WHERE v.tenant = ?1 AND v.digest = "
+        "b.digest))";
+    int64_t n;
+    if (most <= 0)
+        return 0;
+    if (count(c, sql, &n) < 0)
+        return -1;
+    if (n <= most)
+        return 0;
+    return err_set(c->err, ERR_TOO_LARGE,
+                   "all kept versions together would be %lld bytes, and the limit is %lld",
+                   (long long)n, (long long)most);
+}
+
+struct put {
+    const struct store_entry *e;
+    const struct blob_file *files;
+    int n_files;
+    const struct store_condition *only_if;
+    const struct store_limits *limits;
+};
+
+static int put(struct change *c, const struct put *p)
+{
+    const struct store_entry *e = p->e;
+    if (need_tenant(c) < 0 || begin_with(c, p->only_if, e->version) < 0)
+        return -1;
+    if (!blobs_has(&c->s->blobs, e->tenant, e->version) &&
+        blobs_put(&c->s->blobs, e->tenant, e->version, p->files, p->n_files, c->err) < 0)
+        return -1;
+    bool is_new = strcmp(c->was.version, e->version) != 0;
+    if (store_record_put(c->s, e, is_new, c->err) < 0)
+        return -1;
+    if (!is_new || !p->limits)
+        return 0;
+    return check_names(c, p->limits->max_adapters) < 0
+               ? -1
+               : check_bytes(c, p->limits->max_bytes);
 }
 
 /* A blob that was written for a change which is refused has no row to be collected by. */
-static void discard_unless_known(struct store *s, const char *digest)
+static void discard_unless_known(struct change *c, const struct store_entry *e)
 {
-    char found[DIGEST_HEX + 1];
-    if (db_find_version(s->writer, found, NULL, "SELECT digest FROM blobs WHERE digest = ?",
-                     digest) == 0)
-        blobs_discard(&s->blobs, digest);
-}
-
-static int check_locked(const struct store *s, struct err *err)
-{
-    return s->lock >= 0 ? 0 : err_set(err, ERR_CLOSING, "%s", err_text(ERR_CLOSING));
+    if (store_begin(c->s, NULL) < 0)
+        return;
+    sqlite3_stmt *st = db_prepare(c->s->writer, NULL,
+                                  "SELECT 1 FROM blobs WHERE tenant = ? AND digest = ?",
+                                  "is", e->tenant, e->version);
+    if (st && db_step(c->s->writer, st, NULL) == 0) {
+        blobs_discard(&c->s->blobs, e->tenant, e->version);
+        store_add_gone(&c->gone, e->tenant, e->version);
+    }
+    sqlite3_finalize(st);
+    store_end(c->s, 0, NULL);
 }
 
 int store_put(struct store *s, const struct store_entry *e, const struct blob_file *files,
-              int n_files, const struct store_condition *only_if, struct err *err)
+              int n_files, const struct store_condition *only_if,
+              const struct store_limits *limits, struct err *err)
 {
-    char current[DIGEST_HEX + 1];
-    if (!name_is_valid(e->name) || !blobs_is_digest(e->version))
+    struct change c = {.s = s, .tenant = e->tenant, .name = e->name, .err = err};
+    const struct put p = {e, files, n_files, only_if, limits};
+    if (!name_is_valid(e->name) || !blobs_is_digest(e->version) || e->tenant <= 0)
         return err_set(err, ERR_INTERNAL, "not a name or a version");
-    if (check_locked(s, err) < 0 ||
-        blobs_put(&s->blobs, e->version, files, n_files, err) < 0 || db_begin(s->writer, err) < 0)
+    if (blobs_put(&s->blobs, e->tenant, e->version, files, n_files, err) < 0 ||
+        store_begin(s, err) < 0)
         return -1;
-    int rc = check_current(s, e->name, only_if, current, err);
+    int rc = store_end(s, put(&c, &p), err);
     if (rc < 0)
-        discard_unless_known(s, e->version);
-    if (rc == 0)
-        rc = collect(s, e->version, err);
-    if (rc == 0 && !blobs_has(&s->blobs, e->version)) /* collected meanwhile, elsewhere */
-        rc = blobs_put(&s->blobs, e->version, files, n_files, err);
-    if (rc == 0)
-        rc = record_put(s, e, current, err);
-    return db_end(s->writer, rc, err);
+        discard_unless_known(&c, e);
+    store_forget_compiled(s, &c.gone);
+    return rc;
 }
 
-static int need_version(sqlite3 *db, const char *name, const char *version,
-                        int64_t *created, struct err *err)
+/* ---- rollback and delete
+ * ----------------------------------------------------------------- */
+
+static int need_version(const struct change *c, const char *version)
 {
-    sqlite3_stmt *st = db_prepare(db, err,
-                               "SELECT created FROM versions WHERE tenant = 1 AND name = ?"
-                               "  AND digest = ?",
-                               "ss", name, version);
-    int rc = st ? db_step(db, st, err) : -1;
-    *created = rc == 1 ? sqlite3_column_int64(st, 0) : 0;
+    sqlite3_stmt *st =
+        db_prepare(c->s->writer, c->err,
+                   "SELECT 1 FROM versions WHERE tenant = ? AND name = ? AND digest = ?",
+                   "iss", c->tenant, c->name, version);
+    int rc = st ? db_step(c->s->writer, st, c->err) : -1;
     sqlite3_finalize(st);
     if (rc == 0)
-        return err_set(err, ERR_NOT_FOUND, "the adapter has no such version");
+        return err_set(c->err, ERR_NOT_FOUND, "the adapter has no such version");
     return rc < 0 ? -1 : 0;
 }
 
-int store_rollback(struct store *s, const char *name, const char *version,
+int store_rollback(struct store *s, int64_t tenant, const char *name, const char *version,
                    const struct store_condition *only_if, struct err *err)
 {
-    char current[DIGEST_HEX + 1];
-    int64_t created;
-    if (check_locked(s, err) < 0 || db_begin(s->writer, err) < 0)
+    struct change c = {.s = s, .tenant = tenant, .name = name, .err = err};
+    const struct store_entry e = {.tenant = tenant, .name = name, .version = version};
+    if (store_begin(s, err) < 0)
         return -1;
-    int rc = check_current(s, name, only_if, current, err);
+    int rc = begin_with(&c, only_if, version);
     if (rc == 0)
-        rc = need_version(s->writer, name, version, &created, err);
+        rc = need_version(&c, version);
     if (rc == 0)
-        rc = collect(s, version, err);
-    if (rc == 0)
-        rc = point_at(s, name, version, err);
-    return db_end(s->writer, rc, err);
+        rc = store_point_at(s, &e, err);
+    rc = store_end(s, rc, err);
+    store_forget_compiled(s, &c.gone);
+    return rc;
 }
 
-int store_delete(struct store *s, const char *name, bool stays_deleted,
+static int remove_name(struct change *c, bool stays_deleted)
+{
+    if (!c->was.is_known || c->was.is_deleted)
+        return err_set(c->err, ERR_ADAPTER_NOT_FOUND, "%s",
+                       err_text(ERR_ADAPTER_NOT_FOUND));
+    if (db_run(c->s->writer, c->err, "DELETE FROM versions WHERE tenant = ? AND name = ?",
+               "is", c->tenant, c->name) < 0)
+        return -1;
+    return db_run(c->s->writer, c->err,
+                  stays_deleted ? "UPDATE adapters SET current = NULL, is_public = 0,"
+                                  "  is_pinned = 0, is_from_folder = 0"
+                                  "  WHERE tenant = ? AND name = ?"
+                                : "DELETE FROM adapters WHERE tenant = ? AND name = ?",
+                  "is", c->tenant, c->name);
+}
+
+int store_delete(struct store *s, int64_t tenant, const char *name, bool stays_deleted,
                  const struct store_condition *only_if, struct err *err)
 {
-    char current[DIGEST_HEX + 1];
-    if (check_locked(s, err) < 0 || db_begin(s->writer, err) < 0)
+    struct change c = {.s = s, .tenant = tenant, .name = name, .err = err};
+    if (store_begin(s, err) < 0)
         return -1;
-    int rc = check_current(s, name, only_if, current, err);
+    int rc = begin_with(&c, only_if, "");
     if (rc == 0)
-        rc = collect(s, "", err);
-    if (rc == 0)
-        rc = db_run(s->writer, err, "DELETE FROM versions WHERE tenant = 1 AND name = ?", "s",
-                 name);
-    if (rc == 0 && stays_deleted)
-        rc = point_at(s, name, "", err);
-    else if (rc == 0)
-        rc = db_run(s->writer, err, "DELETE FROM adapters WHERE tenant = 1 AND name = ?", "s",
-                 name);
-    return db_end(s->writer, rc, err);
-}
-
-/* ---- reading ------------------------------------------------------------------------- */
-
-int store_each(const struct store *s, void (*fn)(void *ud, const struct store_entry *e),
-               void *ud, struct err *err)
-{
-    static const char sql[] =
-        "SELECT a.name, a.current, v.kind, v.created FROM adapters a"
-        "  LEFT JOIN versions v ON v.tenant = a.tenant AND v.name = a.name AND"
-        "    v.digest = a.current"
-        "  WHERE a.tenant = 1 ORDER BY a.name";
-    sqlite3_stmt *st = db_prepare(s->reader, err, sql, "");
-    int rc = st ? 1 : -1;
-    while (rc == 1 && (rc = db_step(s->reader, st, err)) == 1) {
-        struct store_entry e = {.name = db_text(st, 0),
-                                .version = db_text(st, 1),
-                                .kind = db_text(st, 2),
-                                .created = sqlite3_column_int64(st, 3)};
-        e.is_damaged = e.version[0] && !blobs_is_digest(e.version);
-        if (e.is_damaged)
-            e.version = "";
-        if (name_is_valid(e.name))
-            fn(ud, &e);
-    }
-    sqlite3_finalize(st);
+        rc = remove_name(&c, stays_deleted);
+    rc = store_end(s, rc, err);
+    store_forget_compiled(s, &c.gone);
     return rc;
 }
 
-bool store_has(const struct store *s, const char *name, bool *is_deleted)
-{
-    char version[DIGEST_HEX + 1];
-    bool has = current_of(s->reader, name, version, NULL) == 1;
-    *is_deleted = has && !version[0];
-    return has;
-}
+/* ---- what is told about them
+ * ------------------------------------------------------------- */
 
-int store_each_version(const struct store *s, const char *name,
-                       void (*fn)(void *ud, const struct store_version *v), void *ud,
-                       struct err *err)
+static int check_public(const struct change *c)
 {
-    sqlite3_stmt *st = db_prepare(s->reader, err,
-                               "SELECT digest, kind, created, number FROM versions"
-                               "  WHERE tenant = 1 AND name = ? ORDER BY number DESC",
-                               "s", name);
-    int rc = st ? 1 : -1;
-    while (rc == 1 && (rc = db_step(s->reader, st, err)) == 1) {
-        const struct store_version v = {db_text(st, 0), db_text(st, 1),
-                                        sqlite3_column_int64(st, 2),
-                                        sqlite3_column_int64(st, 3)};
-        if (blobs_is_digest(v.digest))
-            fn(ud, &v);
-    }
+    sqlite3_stmt *st =
+        db_prepare(c->s->writer, c->err,
+                   "SELECT 1 FROM adapters WHERE is_public AND name = ?1 AND tenant <> ?2",
+                   "si", c->name, c->tenant);
+    int rc = st ? db_step(c->s->writer, st, c->err) : -1;
     sqlite3_finalize(st);
+    if (rc == 1)
+        return err_set(c->err, ERR_CONFLICT,
+                       "another tenant's adapter is public under this name");
     return rc;
 }
 
-int store_find_version(const struct store *s, const char *name, const char *version,
-                       int64_t *created, struct err *err)
+static int set_flags(struct change *c, int is_public, int is_pinned)
 {
-    return need_version(s->reader, name, version, created, err);
+    if (find_current(c) < 0)
+        return -1;
+    if (!c->was.is_known || c->was.is_deleted)
+        return err_set(c->err, ERR_ADAPTER_NOT_FOUND, "%s",
+                       err_text(ERR_ADAPTER_NOT_FOUND));
+    if (is_public > 0 && check_public(c) < 0)
+        return -1;
+    return db_run(
+        c->s->writer, c->err,
+        "UPDATE adapters SET is_public = iif(?3 < 0, is_public, ?3 > 0),"
+        "  is_pinned = iif(?4 < 0, is_pinned, ?4 > 0) WHERE tenant = ?1 AND name = ?2",
+        "isii", c->tenant, c->name, (int64_t)is_public, (int64_t)is_pinned);
 }
 
-const struct blobs *store_blobs(const struct store *s)
+int store_set_flags(struct store *s, int64_t tenant, const char *name, int is_public,
+                    int is_pinned, struct err *err)
 {
-    return &s->blobs;
+    struct change c = {.s = s, .tenant = tenant, .name = name, .err = err};
+    if (store_begin(s, err) < 0)
+        return -1;
+    return store_end(s, set_flags(&c, is_public, is_pinned), err);
+}
+
+int store_note_compiled(struct store *s, int64_t tenant, const char *version,
+                        const char *kind, int n_tokens, int n_tasks, double compile_ms,
+                        struct err *err)
+{
+    const struct store_entry e = {.tenant = tenant,
+                                  .version = version,
+                                  .kind = kind,
+                                  .n_tokens = n_tokens,
+                                  .n_tasks = n_tasks,
+                                  .compile_ms = compile_ms};
+    if (store_begin(s, err) < 0)
+        return -1;
+    return store_end(s, note_compiled(s, &e, err), err);
 }
