@@ -69,7 +69,7 @@ static bool opens(const char *text)
     int fd = mkstemp(path);
     ssize_t n = write(fd, text, strlen(text));
     close(fd);
-    struct auth *a = auth_open(path, &err);
+    struct auth *a = auth_open("--api-key-file", path, &err);
     unlink(path);
     auth_free(a);
     return a && n >= 0;
@@ -83,7 +83,7 @@ TEST(auth_key_files)
     EXPECT(!opens(""));
     EXPECT(!opens("\n# only a comment\n"));
     EXPECT(!opens("two words\n"));
-    EXPECT(auth_open("/nonexistent/keys", &err) == NULL);
+    EXPECT(auth_open("--api-key-file", "/nonexistent/keys", &err) == NULL);
     EXPECT_EQ(err.code, ERR_IO);
 }
 
