@@ -1,5 +1,6 @@
 /* The daemon: reads the configuration, loads the base, and supervises the workers. */
-#include "adapters/adapters.h"
+#include "adapters/folder.h"
+#include "adapters/home.h"
 #include "config/config.h"
 #include "core/base/log.h"
 #include "core/base_model.h"
@@ -7,7 +8,6 @@
 #include "server/ledger.h"
 #include "server/server.h"
 #include "server/supervisor.h"
-#include "server/watch.h"
 #include "server/worker.h"
 
 #include <signal.h>
@@ -89,7 +89,7 @@ static int open_folders(struct daemon *d, struct err *err)
         worker_name_setting(err, "state", cfg->state);
     else if (server_check_open(d->parts.server, home_dir(d->parts.home), err) < 0)
         worker_name_setting(err, "state", cfg->state);
-    else if (cfg->adapters[0] && watch_check(cfg->adapters, err) < 0)
+    else if (cfg->adapters[0] && folder_check(cfg->adapters, err) < 0)
         worker_name_setting(err, "adapters", cfg->adapters);
     return err->code ? -1 : 0;
 }
