@@ -143,6 +143,7 @@ int store_find_version(struct store *s, int64_t tenant, const char *name, const 
 bool store_has_changed(struct store *s);
 
 const struct blobs *store_blobs(const struct store *s); /* any thread */
+const char *store_path(const struct store *s);          /* of the state folder; any thread */
 int store_folder(const struct store *s);                /* descriptor of the state folder; any thread */
 
 /* A copy of the database as it is at one moment, to path; for a backup. Any thread; has its own connection. While

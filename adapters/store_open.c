@@ -180,6 +180,11 @@ const struct blobs *store_blobs(const struct store *s)
     return &s->blobs;
 }
 
+const char *store_path(const struct store *s)
+{
+    return s->path;
+}
+
 int store_folder(const struct store *s)
 {
     return s->dir;

@@ -36,12 +36,11 @@ static int look_again(struct tenants *t, struct err *err)
     t->is_known = false;
     if (store_count_keys(t->o.store, &n_keys, err) < 0)
         return -1;
-    int found = store_find_tenant_by_id(t->o.store, STORE_DEFAULT_TENANT, &t->own, err);
-    if (found == 0)
-        err_set(err, ERR_IO, "The registry has no tenant `default`");
+    if (store_find_tenant_by_id(t->o.store, STORE_DEFAULT_TENANT, &t->own, err) < 0)
+        return -1;
     t->has_stored_key = n_keys > 0;
-    t->is_known = found == 1;
-    return t->is_known ? 0 : -1;
+    t->is_known = true;
+    return 0;
 }
 
 static int refresh(struct tenants *t, struct err *err)
@@ -132,10 +131,7 @@ int tenants_act_as(struct tenants *t, struct caller *c, const char *name, struct
     if (!c->is_admin)
         return err_param(err, ERR_FORBIDDEN, "tenant",
                          "Only an administrator's key may name a tenant");
-    int found = store_find_tenant(t->o.store, name, &as, err);
-    if (found == 0)
-        err_param(err, ERR_NOT_FOUND, "tenant", "There is no tenant \"%.80s\"", name);
-    if (found != 1)
+    if (store_find_tenant(t->o.store, name, &as, err) < 0)
         return -1;
     become(c, &as);
     return 0;
