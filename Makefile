@@ -56,8 +56,9 @@ run: ## serve the demo model with its adapters, or MODEL=PATH ADAPTERS=DIR
 test: ## install what is missing, build, run every test
 	@scripts/test
 
-soak: $(OBJ)/soak-tests ## long measurements by wall time, SOAK_SECONDS (60) for each
+soak: $(OBJ)/soak-tests $(DAEMON) ## long measurements by wall time, SOAK_SECONDS (60) for each
 	@PREFIXD_ROOT="$(CURDIR)" $(OBJ)/soak-tests
+	@PREFIXD_BIN="$(abspath $(DAEMON))" $(PYTHON) tests/soak/soak.py
 
 check: ## include rules of the layers, and a list of long functions to look at
 	@scripts/check_layers
