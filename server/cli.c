@@ -19,11 +19,12 @@
 enum { PLAIN = CLI_STATE | CLI_JSON, LIMITED = PLAIN | CLI_WEIGHT | CLI_LIMIT };
 
 static const struct cli_command commands[] = {
-    {"tenant add", "NAME", LIMITED, false, "make a tenant", cli_tenant_add},
+    {"tenant add", "NAME", LIMITED, false, "make a tenant; N of a limit may be default",
+     cli_tenant_add},
     {"tenant list", NULL, PLAIN, false, "list tenants", cli_tenant_list},
     {"tenant show", "NAME", PLAIN, false, "show a tenant with its limits", cli_tenant_show},
     {"tenant set", "NAME", LIMITED, false,
-     "change weight and limits; N may be default, what is not given stays", cli_tenant_set},
+     "change what is given; N of a limit may be default", cli_tenant_set},
     {"tenant suspend", "NAME", PLAIN, false, "refuse its requests from now on",
      cli_tenant_suspend},
     {"tenant resume", "NAME", PLAIN, false, "serve it again", cli_tenant_resume},

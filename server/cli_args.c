@@ -170,19 +170,20 @@ int cli_args_time(const char *text, int64_t now, int64_t *out, struct err *err)
 /* ---- the table ----------------------------------------------------------------------- */
 
 static const struct option options[] = {
-    {CLI_STATE, "state", "DIR", "the state folder (needed; made if it is missing)",
-     put_text, 0},
-    {CLI_WEIGHT, "weight", "N", "share of the compute, 1 to 1000 (1)", put_weight, 0},
+    {CLI_STATE, "state", "DIR", "the state folder; it must be given", put_text, 0},
+    {CLI_WEIGHT, "weight", "N", "share of the compute, 1 to 1000; 1 unless said",
+     put_weight, 0},
 #define XX(name, by_default, doc)                                                          \
     {CLI_LIMIT, #name,                                                                     \
-     "N",       doc " (" #by_default ")",                                                  \
+     "N",       doc "; " #by_default " unless said",                                       \
      put_limit, offsetof(struct tenant_limits, name)},
     TENANT_LIMITS(XX)
 #undef XX
-        {CLI_EXPIRES, "expires", "T", "Unix seconds, +30d, +12h or 2027-01-31 (never)",
-         put_expires, 0},
+        {CLI_EXPIRES, "expires", "T",
+         "Unix seconds, +30d, +12h or 2027-01-31 (UTC); never unless said", put_expires, 0},
     {CLI_SCOPE, "scope", "S",
-     "infer: completions; manage: also changes of adapters (manage)", put_scope, 0},
+     "infer: completions; manage: also changes of adapters; manage unless said", put_scope,
+     0},
     {CLI_ADMIN, "admin", NULL, "an administrator's key, of no tenant", NULL, 0},
     {CLI_JSON, "json", NULL, "answer in JSON, on one line", NULL, 0},
     {CLI_HELP, "help", NULL, "this text", NULL, 0},

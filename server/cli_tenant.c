@@ -106,13 +106,14 @@ int cli_tenant_list(const struct cli_args *a, struct store *s, struct buf *out,
 
 int cli_tenant_find(struct store *s, const char *name, struct tenant *out, struct err *err)
 {
-    int rc = store_find_tenant(s, name, out, err);
-    if (rc == 0)
-        return err_set(
-            err, ERR_NOT_FOUND,
-            "there is no tenant \"%.64s\"; accepted: those that prefixd tenant list shows",
-            name);
-    return rc < 0 ? -1 : 0;
+    if (store_find_tenant(s, name, out, err) == 0)
+        return 0;
+    if (err->code != ERR_NOT_FOUND)
+        return -1;
+    return err_set(
+        err, ERR_NOT_FOUND,
+        "there is no tenant \"%.64s\"; accepted: those that prefixd tenant list shows",
+        name);
 }
 
 int cli_tenant_show(const struct cli_args *a, struct store *s, struct buf *out,
