@@ -199,10 +199,12 @@ bool folder_is_same(const struct folder_entry *a, const struct folder_entry *b)
 int folder_scan(const char *dir, struct folder *out, struct err *err)
 {
     struct scan s = {.out = out, .err = err};
+    struct stat st;
     memset(out, 0, sizeof *out);
     s.root = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (s.root < 0)
         return cannot_read(errno, err);
+    out->has_links = lstat(dir, &st) == 0 && S_ISLNK(st.st_mode);
     int rc = scan_inside(&s, FOLDER_DEFAULT_TENANT, "");
     close(s.root);
     if (rc < 0)
@@ -212,13 +214,18 @@ int folder_scan(const char *dir, struct folder *out, struct err *err)
     return rc;
 }
 
+void folder_entry_fini(struct folder_entry *e)
+{
+    free(e->tenant);
+    free(e->name);
+    free(e->path);
+    memset(e, 0, sizeof *e);
+}
+
 void folder_fini(struct folder *f)
 {
-    for (size_t i = 0; i < f->n; i++) {
-        free(f->entries[i].tenant);
-        free(f->entries[i].name);
-        free(f->entries[i].path);
-    }
+    for (size_t i = 0; i < f->n; i++)
+        folder_entry_fini(&f->entries[i]);
     free(f->entries);
     memset(f, 0, sizeof *f);
 }

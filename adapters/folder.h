@@ -52,6 +52,7 @@ struct folder {
 int folder_check(const char *dir, struct err *err);
 int folder_scan(const char *dir, struct folder *out, struct err *err);
 void folder_fini(struct folder *f);
+void folder_entry_fini(struct folder_entry *e);
 
 int folder_compare(const struct folder_entry *a, const struct folder_entry *b); /* the order of entries */
 bool folder_is_same(const struct folder_entry *a, const struct folder_entry *b); /* by stamps */
