@@ -17,6 +17,7 @@
 #include <time.h>
 
 enum { N_BUCKETS = 1024, HOUR = 3600, LAST_TRIES = 3 };
+enum { MAX_QUESTIONS = 8, QUESTIONS_EACH = 2 };
 
 struct counted {
     struct counted *next;
@@ -35,6 +36,9 @@ struct usage {
     struct usage_row *rows;
     size_t n_rows;
     struct err err;
+    /* being answered */
+    int64_t asking[MAX_QUESTIONS];
+    int n_questions;
 };
 
 /* ---- counting ------------------------------------------------------------------------ */
@@ -146,6 +150,30 @@ static void on_timer(void *ud)
     struct usage *u = ud;
     take_rows(u);
     loop_work(u->o.loop, write_rows, on_written, u);
+}
+
+/* ---- questions ------------------------------------------------------------------------
+ */
+
+int usage_begin_question(struct usage *u, int64_t tenant, struct err *err)
+{
+    int n = 0;
+    for (int i = 0; i < u->n_questions; i++)
+        n += u->asking[i] == tenant;
+    if (n == QUESTIONS_EACH || u->n_questions == MAX_QUESTIONS)
+        return err_set(err, ERR_QUEUE_FULL,
+                       "Other questions about usage are being answered: try again");
+    u->asking[u->n_questions++] = tenant;
+    return 0;
+}
+
+void usage_end_question(struct usage *u, int64_t tenant)
+{
+    int i = 0;
+    while (i < u->n_questions && u->asking[i] != tenant)
+        i++;
+    CHECK(i < u->n_questions);
+    u->asking[i] = u->asking[--u->n_questions];
 }
 
 /* ---- the whole ----------------------------------------------------------------------- */

@@ -31,6 +31,11 @@ struct usage *usage_new(const struct usage_opts *opts);
 void usage_stop(struct usage *u); /* accepts NULL */
 void usage_free(struct usage *u); /* accepts NULL; blocks */
 
+/* Sums over long times take threads of the pool, of which nobody gets many: -1 with
+ * ERR_QUEUE_FULL if too many are being made, or two for this tenant (0: for all). */
+int usage_begin_question(struct usage *u, int64_t tenant, struct err *err);
+void usage_end_question(struct usage *u, int64_t tenant);
+
 /* Adds to what is not written yet. row->hour may be any time of its hour. */
 void usage_add(struct usage *u, const struct usage_row *row);
 
