@@ -279,3 +279,43 @@ void loop_work(struct loop *l, void (*work)(void *ud), void (*done)(void *ud), v
     w->req.data = w;
     CHECK(uv_queue_work(&l->uv, &w->req, run_work, end_work) == 0);
 }
+
+/* ---- folders ------------------------------------------------------------------------- */
+
+struct loop_folder {
+    uv_fs_event_t uv;
+    void (*fn)(void *ud);
+    void *ud;
+};
+
+/* HTTP is not pumped: nothing is written because of it. */
+static void on_moved(uv_fs_event_t *uv, const char *file, int events, int status)
+{
+    const struct loop_folder *f = uv->data;
+    (void)file, (void)events, (void)status;
+    f->fn(f->ud);
+}
+
+static void free_folder(uv_handle_t *h)
+{
+    free(h->data);
+}
+
+struct loop_folder *loop_folder_new(struct loop *l, const char *path, void (*fn)(void *ud), void *ud)
+{
+    struct loop_folder *f = xcalloc(1, sizeof *f);
+    f->fn = fn;
+    f->ud = ud;
+    CHECK(uv_fs_event_init(&l->uv, &f->uv) == 0);
+    f->uv.data = f;
+    if (uv_fs_event_start(&f->uv, on_moved, path, 0) == 0)
+        return f;
+    loop_folder_free(f);
+    return NULL;
+}
+
+void loop_folder_free(struct loop_folder *f)
+{
+    if (f)
+        uv_close((uv_handle_t *)&f->uv, free_folder);
+}

@@ -22,6 +22,7 @@
 #include "server/metrics.h"
 #include "server/tenants.h"
 #include "server/usage.h"
+#include "server/watch.h"
 
 #include <signal.h>
 #include <stdlib.h>
@@ -398,10 +399,12 @@ void server_free(struct server *s)
     if (!s)
         return;
     usage_stop(s->usage);
+    watch_stop(s->watch);
     loop_free(s->loop);
     server_stop_listening(s);
     CHECK(!s->exchanges);
     http_free(s->http);
+    watch_free(s->watch);
     changes_free(s->changes);
     loads_free(s->loads);
     usage_free(s->usage);

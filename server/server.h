@@ -41,6 +41,7 @@ struct running;
 struct store;
 struct tenants;
 struct usage;
+struct watch;
 
 enum server_state { SERVER_STARTING, SERVER_READY, SERVER_DRAINING, SERVER_STOPPED };
 
@@ -82,6 +83,7 @@ struct server {
     struct exchange *exchanges; /* every live one */
     struct changes *changes;    /* of adapters */
     struct loads *loads;
+    struct watch *watch;        /* of the adapters folder; NULL: this process does not */
     struct thread_owner owner;
 };
 
