@@ -17,7 +17,8 @@ import traceback
 import load  # noqa: F401  (makes the path to tests/http)
 import fair_http
 import many_adapters
-from harness import GQA, Daemon
+import swap_latency
+from harness import DEMO, GQA, Daemon
 from test_13_tenants import Timing
 from test_14_adapters_live import swap_under_streams
 from test_18_crash import crash_rounds
@@ -68,8 +69,16 @@ def fair():
     return {"seconds": SECONDS, "cases": found}, wrong
 
 
+def latency():
+    """From a PUT to the first token, on the demo model."""
+    if not DEMO.exists():
+        return {"skipped": "the demo model is not here"}, []
+    found = swap_latency.measure()
+    return found, swap_latency.out_of_bounds(found)
+
+
 PARTS = {"timing": timing, "swaps": swaps, "swaps_workers": lambda: swaps("--workers", "4"),
-         "crash": crash, "many": many, "fair": fair}
+         "crash": crash, "many": many, "fair": fair, "latency": latency}
 
 
 def main():
