@@ -9,6 +9,7 @@
 #include "core/base/check.h"
 
 #include <errno.h>
+#include <math.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -205,7 +206,7 @@ static int64_t wait_for(double spent, double n, double limit)
     double over = spent + n - limit;
     if (over < 1e-6)
         return 0;
-    double us = over / limit * MINUTE_US + 1;
+    double us = ceil(over * MINUTE_US / limit);
     return us < (double)LONGEST_US ? (int64_t)us : LONGEST_US;
 }
 
