@@ -29,6 +29,8 @@
       "file of bearer keys, one a line, of the tenant default")                                            \
     S(admin_key_file, "admin-key-file", "admin_key_file", "", NULL,                                        \
       "file of administrators' bearer keys, one a line")                                                   \
+    S(lora_root, "lora-root", "lora_root", "", NULL,                                                       \
+      "folder of tenants' folders for /v1/load_lora_adapter; none: it is off")                             \
     S(log_format, "log-format", "log_format", "text", "text|json", "form of the log lines on stderr")      \
     S(config, "config", NULL, "", NULL, "JSON file with any of these keys")                                \
     B(allow_open, NULL, "allow_unauthenticated_remote", false,                                             \

@@ -4,6 +4,7 @@
 #include "server/adapters_api.h"
 #include "server/admin_api.h"
 #include "server/generation.h"
+#include "server/lora_api.h"
 #include "server/keys_api.h"
 #include "server/models_api.h"
 #include "server/status_api.h"
@@ -22,6 +23,8 @@ static const struct route routes[] = {
     {"GET", "/v1/models", models_api_list, .body = ROUTE_NO_BODY},
     {"GET", "/v1/models/{*}", models_api_get, .body = ROUTE_NO_BODY},
     {"POST", "/v1/completions", generation_parse, .body = ROUTE_JSON, .is_completion = true},
+    {"POST", "/v1/load_lora_adapter", lora_api_load, ROUTE_JSON, .is_change = true},
+    {"POST", "/v1/unload_lora_adapter", lora_api_unload, ROUTE_JSON, .is_change = true},
     {"POST", "/tokenize", tokenize_api_tokenize, .body = ROUTE_JSON},
     {"POST", "/detokenize", tokenize_api_detokenize, .body = ROUTE_JSON},
     {"GET", "/v1/adapters", adapters_api_list, .body = ROUTE_NO_BODY},

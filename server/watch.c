@@ -7,6 +7,7 @@
 #include "core/base/check.h"
 #include "core/base/log.h"
 #include "core/base/mem.h"
+#include "server/change_limits.h"
 #include "server/changes.h"
 #include "server/loop.h"
 #include "server/server.h"
@@ -15,7 +16,6 @@
 #include "server/watch_import.h"
 #include "server/watch_list.h"
 
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -169,11 +169,7 @@ static void prepare(struct watch *w, const struct tenant *t)
         .max_bytes = (size_t)w->server->cfg->max_upload,
         .is_boot = w->when.is_boot,
         .tenant = t->id,
-        .limits = {.max_virtual_tokens = t->limits.max_virtual_tokens < INT_MAX
-                                             ? (int)t->limits.max_virtual_tokens
-                                             : INT_MAX,
-                   .store = {.max_adapters = t->limits.max_adapters,
-                             .max_bytes = t->limits.max_adapter_bytes}},
+        .limits = change_limits_of(&t->limits),
     };
 }
 
