@@ -16,7 +16,7 @@ enum { MAX_RUN = 64 };
 static struct {
     int64_t now_us;
     struct exchange *run[MAX_RUN]; /* in the order of their waking */
-    int n_run;
+    int n_run, depth;
     bool settles_at_once; /* what is woken ends inside it */
 } world;
 
@@ -31,8 +31,10 @@ static void note_run(struct exchange *x)
     CHECK(world.n_run < MAX_RUN);
     world.run[world.n_run++] = x;
     EXPECT_EQ(limits_take(x, 99, 99, &err), 1); /* granted, as it was asked for at first */
+    EXPECT_EQ(world.depth++, 0);                /* never one inside the other */
     if (world.settles_at_once)
         limits_settle(x, 0);
+    world.depth--;
 }
 
 struct bench {
