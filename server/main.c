@@ -1,5 +1,4 @@
 /* The daemon: reads the configuration, loads the base, and supervises the workers. */
-#include "adapters/folder.h"
 #include "adapters/home.h"
 #include "config/config.h"
 #include "core/base/log.h"
@@ -8,6 +7,7 @@
 #include "server/ledger.h"
 #include "server/server.h"
 #include "server/supervisor.h"
+#include "server/watch.h"
 #include "server/worker.h"
 
 #include <signal.h>
@@ -89,8 +89,10 @@ static int open_folders(struct daemon *d, struct err *err)
         worker_name_setting(err, "state", cfg->state);
     else if (server_check_open(d->parts.server, home_dir(d->parts.home), err) < 0)
         worker_name_setting(err, "state", cfg->state);
-    else if (cfg->adapters[0] && folder_check(cfg->adapters, err) < 0)
+    else if (cfg->adapters[0] && watch_check(cfg->adapters, err) < 0)
         worker_name_setting(err, "adapters", cfg->adapters);
+    else if (cfg->lora_root[0] && watch_check(cfg->lora_root, err) < 0)
+        worker_name_setting(err, "lora-root", cfg->lora_root);
     return err->code ? -1 : 0;
 }
 
