@@ -250,6 +250,8 @@ static void note_death(struct supervisor *sv, struct worker *w, int status)
     bool is_ours = sv->is_killing || (sv->is_stopping && !w->is_ready);
     if (!is_planned && !is_refusal && !is_ours)
         log_death(sv, w, status);
+    if (sv->opts->on_death)
+        sv->opts->on_death((int)(w - sv->workers), sv->opts->ud);
     w->pid = 0;
     if (sv->is_stopping) {
         if (!is_planned && !is_ours && !sv->status)

@@ -33,6 +33,9 @@ struct supervisor_opts {
     /* In the supervisor: once, when the first worker is ready; and when it stops. */
     void (*on_up)(void *ud);
     void (*on_stop)(void *ud);
+    /* In the supervisor, when a worker has ended in whatever way, before its place is
+     * started again: what it held in shared memory is to be given back. May be NULL. */
+    void (*on_death)(int place, void *ud);
     void *ud;
 };
 
