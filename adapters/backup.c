@@ -39,9 +39,8 @@ static int failed(struct backup *b, const char *what)
 
 static int tar_failed(struct backup *b)
 {
-    const char *why = archive_error_string(b->tar);
-    return err_set(b->err, ERR_IO, "writing %.200s: %.60s", b->path,
-                   why ? why : "no reason known");
+    errno = archive_errno(b->tar);
+    return failed(b, "writing");
 }
 
 /* ---- the file ------------------------------------------------------------------------ */

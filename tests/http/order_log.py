@@ -24,47 +24,67 @@ def parent(path):
     return path.rsplit("/", 1)[0] if "/" in path else "."
 
 
+def is_within(path, folder):
+    return path == folder or path.startswith(folder + "/")
+
+
+def moved(table, old, new):
+    """The table after a rename, for what stood under the old path and in place of what stood under
+    the new one."""
+    kept = {path: v for path, v in table.items() if not is_within(path, new)}
+    return {new + path[len(old):] if is_within(path, old) else path: v for path, v in kept.items()}
+
+
 class Disk:
     """Follows calls in the order in which they were over, and knows what is not synced.
 
     unsynced: {file or folder: [(call, what)]}, what being "path" for bytes of the file itself, and
-    "path/" for a name that is new in the folder.
+    "path/" for a name that is new in the folder. The name of a file counts once something is in it.
     A sync covers what was over when it began.
     """
 
     def __init__(self):
-        self.unsynced = {}
+        self.unsynced, self.synced, self.empty = {}, {}, {}
 
     def change(self, where, call, what):
-        self.unsynced.setdefault(where, []).append((call, what))
+        if self.synced.get(where, 0) < call.end:
+            self.unsynced.setdefault(where, []).append((call, what))
 
-    def move(self, old, new):
-        for path in [p for p in self.unsynced if p == new or p.startswith(new + "/")]:
-            del self.unsynced[path]  # replaced, or another's name of before
-        for path in [p for p in self.unsynced if p == old or p.startswith(old + "/")]:
-            self.unsynced[new + path[len(old):]] = [
-                (call, re.sub("^" + re.escape(old), new, what))
-                for call, what in self.unsynced.pop(path)]
+    def sync(self, call):
+        self.synced[call.path] = call.begin
+        self.unsynced[call.path] = [(c, what) for c, what in self.unsynced.get(call.path, [])
+                                    if c.end > call.begin]
+
+    def write(self, call):
+        self.change(call.path, call, call.path)
+        if call.path in self.empty:
+            self.change(parent(call.path), self.empty.pop(call.path), call.path + "/")
+
+    def rename(self, call):
+        old, new = call.path, call.path2
+        for name in ("unsynced", "synced", "empty"):
+            setattr(self, name, moved(getattr(self, name), old, new))
+        for path in [p for p in self.unsynced if is_within(p, new)]:
+            self.unsynced[path] = [(c, new + what[len(old):]) for c, what in self.unsynced[path]]
         self.forget_name(old)
+        self.change(parent(new), call, new + "/")
+
+    def unlink(self, call):
+        for table in (self.unsynced, self.synced, self.empty):
+            table.pop(call.path, None)
+        self.forget_name(call.path)
 
     def forget_name(self, path):
         names = self.unsynced.get(parent(path), [])
         names[:] = [(call, what) for call, what in names if what != path + "/"]
 
     def follow(self, call):
-        if call.kind == "write":
-            self.change(call.path, call, call.path)
-        elif call.kind == "sync":
-            self.unsynced[call.path] = [(c, what) for c, what in self.unsynced.get(call.path, [])
-                                        if c.end > call.begin]
-        elif call.kind in ("create", "mkdir"):
+        if call.kind in ("write", "sync", "rename", "unlink"):
+            getattr(self, call.kind)(call)
+        elif call.kind == "create":
+            self.empty[call.path] = call
+        elif call.kind == "mkdir":
             self.change(parent(call.path), call, call.path + "/")
-        elif call.kind == "unlink":
-            self.unsynced.pop(call.path, None)
-            self.forget_name(call.path)
-        elif call.kind == "rename":
-            self.move(call.path, call.path2)
-            self.change(parent(call.path2), call, call.path2 + "/")
 
 
 def violations(lines, promises):
