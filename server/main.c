@@ -67,6 +67,13 @@ static int work(const struct supervisor_child *c, void *ud)
     return rc < 0 ? fail(&d->err, wants_json(d->parts.cfg)) : 0;
 }
 
+/* Its tenants need not wait for what nobody will give back any more. */
+static void forget_worker(int place, void *ud)
+{
+    const struct daemon *d = ud;
+    ledger_forget_worker(d->parts.server->ledger, place);
+}
+
 static int supervise(struct daemon *d)
 {
     const struct supervisor_opts opts = {
@@ -75,6 +82,7 @@ static int supervise(struct daemon *d)
         .work = work,
         .on_up = say_up,
         .on_stop = stop,
+        .on_death = forget_worker,
         .ud = d,
     };
     return supervisor_run(&opts);
