@@ -15,37 +15,44 @@ static bool is_pinned_now(struct adapters *a, const struct adapter_version *v)
            row.entry.is_pinned && strcmp(row.version, v->digest) == 0;
 }
 
-/* Some of those that were pinned may be no longer; looking at all would take too long. */
-static bool unpin_some(struct adapters *a)
+/* Those that were pinned may be no longer; looking at all each time would take too long. */
+static bool evict_unpinned(struct adapters *a, int n)
 {
     struct residents *r = &a->residents;
-    for (int i = 0; i < UNPIN_AT_ONCE && r->pinned.last; i++) {
+    for (; n > 0 && r->pinned.last; n--) {
         struct adapter_version *v = r->pinned.last;
-        bool is_pinned = is_pinned_now(a, v);
-        residents_set_busy(r, v);
-        if (!is_pinned)
-            v->pinned_by[0] = '\0';
-        residents_set_idle(r, v); /* the last to be looked at again */
-        if (!is_pinned)
+        if (!is_pinned_now(a, v)) {
+            residents_evict(r, v);
             return true;
+        }
+        residents_set_idle(r, v); /* the last to be looked at again */
     }
     return false;
+}
+
+/* false: nothing can go. */
+static bool evict_one(struct adapters *a)
+{
+    struct residents *r = &a->residents;
+    if (evict_unpinned(a, r->idle.last ? 1 : UNPIN_AT_ONCE))
+        return true;
+    struct adapter_version *v = r->idle.last;
+    while (v && is_pinned_now(a, v)) {
+        snprintf(v->pinned_by, sizeof v->pinned_by, "%s", v->name);
+        residents_set_idle(r, v);
+        v = r->idle.last;
+    }
+    if (v)
+        residents_evict(r, v);
+    return v != NULL;
 }
 
 bool room_make(struct adapters *a, size_t bytes)
 {
     struct residents *r = &a->residents;
-    while (r->bytes + a->reserved + bytes > r->memory) {
-        struct adapter_version *v = r->idle.last;
-        if (!v && !unpin_some(a))
+    while (r->bytes + a->reserved + bytes > r->memory)
+        if (!evict_one(a))
             return false;
-        if (v && is_pinned_now(a, v)) {
-            snprintf(v->pinned_by, sizeof v->pinned_by, "%s", v->name);
-            residents_set_idle(r, v);
-        } else if (v) {
-            residents_evict(r, v);
-        }
-    }
     return true;
 }
 
