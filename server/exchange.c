@@ -156,7 +156,7 @@ static void free_now(struct exchange *x)
 {
     log_end(x, x->method, x->path);
     metrics_add_exchange(x->server->metrics, x);
-    usage_add_exchange(x->server->usage, x);
+    usage_add_exchange(x->server->usage, x, true);
     server_remove(x->server, x);
     if (x->fini_extra)
         x->fini_extra(x);
@@ -250,6 +250,7 @@ void exchange_tick(struct exchange *x, int64_t now_us)
             x->on_late(x);
         return;
     }
+    usage_add_exchange(x->server->usage, x, false);
     if (x->step == EXCHANGE_stream)
         generation_tick(x, now_us);
 }
@@ -281,7 +282,7 @@ static void add_common_headers(struct exchange *x, int status)
         http_add_header(x->req, "WWW-Authenticate", "Bearer");
     if (status == 405)
         http_add_header(x->req, "Allow", x->match->allow);
-    if (x->match && x->match->route && x->match->route->is_completion)
+    if (x->caller.tenant && x->match->route->is_completion)
         limits_add_headers(x);
     if (status == 429 || status == 503)
         add_retry_after(x);

@@ -8,6 +8,7 @@
 #ifndef PREFIXD_EXCHANGE_H
 #define PREFIXD_EXCHANGE_H
 
+#include "adapters/store_usage.h"
 #include "core/base/arena.h"
 #include "core/base/buf.h"
 #include "core/base/err.h"
@@ -63,7 +64,8 @@ struct exchange {
     char request_id[EXCHANGE_ID_MAX + 1];
     struct caller caller;      /* from the step admit on, but for open routes */
     struct limits_hold limits; /* of the caller's tenant; limits.h */
-    int retry_after_s;         /* of a refusal; 0: a second */
+    int retry_after_s; /* of a refusal; 0: a second */
+    struct usage_counters counted; /* of what usage.c knows already */
     int64_t start_us, deadline_us;
     struct arena arena;
     struct generation *gen; /* completions */

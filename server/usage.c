@@ -11,7 +11,6 @@
 #include "server/generation.h"
 #include "server/loop.h"
 
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -214,26 +213,44 @@ void usage_add(struct usage *u, const struct usage_row *row)
     start_timer(u);
 }
 
-/* What was refused, by us or by the engine, cost nothing; of what was cancelled before
- * anything was made, nobody knows how far it came. */
-void usage_add_exchange(struct usage *u, const struct exchange *x)
+static int64_t more(int64_t *counted, int64_t now)
+{
+    int64_t n = now - *counted;
+    *counted = now;
+    return n;
+}
+
+static void add_since(struct usage *u, struct exchange *x, bool is_made)
 {
     const struct generation *g = x->gen;
-    if (!u || !g || g->n_choices == 0)
-        return;
-    bool is_made = g->usage.completion_tokens > 0 || g->n_ended > 0;
-    if (!is_made && x->is_answered && x->err.code)
-        return;
+    const struct completion_usage *made = &g->usage;
+    struct usage_counters *c = &x->counted;
     const struct usage_row row = {
         .hour = (int64_t)time(NULL),
         .tenant = x->caller.tenant,
         .key = x->caller.key,
         .adapter = g->adapter ? g->adapter : "",
-        .n = {.requests = 1,
-              .prompt_tokens = is_made ? g->usage.prompt_tokens : 0,
-              .cached_tokens = is_made ? g->usage.cached_tokens : 0,
-              .virtual_tokens = is_made ? g->usage.virtual_tokens : 0,
-              .generated_tokens = g->usage.completion_tokens},
+        .n = {.requests = more(&c->requests, 1),
+              .prompt_tokens = more(&c->prompt_tokens, is_made ? made->prompt_tokens : 0),
+              .cached_tokens = more(&c->cached_tokens, is_made ? made->cached_tokens : 0),
+              .virtual_tokens =
+                  more(&c->virtual_tokens, is_made ? made->virtual_tokens : 0),
+              .generated_tokens = more(&c->generated_tokens, made->completion_tokens)},
     };
     usage_add(u, &row);
+}
+
+/* What was refused, by us or by the engine, cost nothing; of what was cancelled before
+ * anything was made, nobody knows how far it came. */
+void usage_add_exchange(struct usage *u, struct exchange *x, bool is_over)
+{
+    const struct generation *g = x->gen;
+    if (!u || !g || g->n_choices == 0)
+        return;
+    bool is_made = g->usage.completion_tokens > 0 || g->n_ended > 0;
+    bool is_refused = x->is_answered && x->err.code;
+    bool is_new =
+        !x->counted.requests || g->usage.completion_tokens != x->counted.generated_tokens;
+    if (is_new && (is_made || (is_over && !is_refused)))
+        add_since(u, x, is_made);
 }

@@ -5,7 +5,7 @@
  * second.
  *
  *     struct usage *u = usage_new(&(struct usage_opts){.store = store, .loop = loop});
- *     usage_add_exchange(u, x);      once, when it is over
+ *     usage_add_exchange(u, x, false);   every tick; true when it is over
  *     usage_stop(u);                 before loop_free
  *     usage_free(u);                 after it, before store_close: writes what is left
  */
@@ -14,9 +14,10 @@
 
 #include "adapters/store_usage.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
-enum { USAGE_FLUSH_MS = 1000 };
+enum { USAGE_FLUSH_MS = 800 }; /* and what runs is looked at every 100 ms */
 
 struct exchange;
 struct loop;
@@ -39,8 +40,8 @@ void usage_end_question(struct usage *u, int64_t tenant);
 /* Adds to what is not written yet. row->hour may be any time of its hour. */
 void usage_add(struct usage *u, const struct usage_row *row);
 
-/* A completion that ran, whether or not it came to its end; anything else is not counted.
- */
-void usage_add_exchange(struct usage *u, const struct exchange *x);
+/* What a completion made since the last call for it: now and then while it runs, and once
+ * when it is over, whether or not it came to its end. Anything else is not counted. */
+void usage_add_exchange(struct usage *u, struct exchange *x, bool is_over);
 
 #endif

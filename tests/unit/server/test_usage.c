@@ -182,7 +182,8 @@ static void end_exchange(struct bench *b, int n_choices, int n_ended, int genera
                          .caller = {.tenant = 4, .key = 9},
                          .is_answered = true,
                          .err = {.code = code}};
-    usage_add_exchange(b->usage, &x);
+    usage_add_exchange(b->usage, &x, false); /* as a tick just before */
+    usage_add_exchange(b->usage, &x, true);
 }
 
 TEST(usage_counts_what_was_made)
@@ -190,7 +191,7 @@ TEST(usage_counts_what_was_made)
     struct bench b;
     open_bench(&b);
     struct exchange none = {0};
-    usage_add_exchange(b.usage, &none);        /* no completion */
+    usage_add_exchange(b.usage, &none, true);  /* no completion */
     end_exchange(&b, 0, 0, 0, ERR_QUEUE_FULL); /* never posted */
     end_exchange(&b, 1, 0, 0, ERR_CONTEXT);    /* refused by the engine */
     end_exchange(&b, 2, 2, 32, ERR_NONE);      /* whole */
@@ -205,6 +206,32 @@ TEST(usage_counts_what_was_made)
     EXPECT_EQ(n.generated_tokens, 37);
     EXPECT_EQ(sum_of(&b, 0, time(NULL) - HOUR - 1, 0).requests, 3);
     EXPECT_EQ(rows_of(&b, USAGE_BY_KEY | USAGE_BY_ADAPTER), 1);
+    close_bench(&b);
+}
+
+/* Of a long one, all but the last second outlives the process. */
+TEST(usage_of_what_still_runs)
+{
+    struct bench b;
+    open_bench(&b);
+    struct generation g = {.n_choices = 2, .usage = {.prompt_tokens = 7}};
+    struct exchange x = {.gen = &g, .caller = {.tenant = 4}};
+    usage_add_exchange(b.usage, &x, false);
+    run(&b, USAGE_FLUSH_MS + 300);
+    EXPECT_EQ(sum_of(&b, 4, 0, 0).requests, 0); /* nothing is made yet */
+    for (g.usage.completion_tokens = 1; g.usage.completion_tokens < 50;
+         g.usage.completion_tokens++)
+        usage_add_exchange(b.usage, &x, false);
+    run(&b, USAGE_FLUSH_MS + 300);
+    EXPECT_EQ(sum_of(&b, 4, 0, 0).requests, 1);
+    EXPECT_EQ(sum_of(&b, 4, 0, 0).prompt_tokens, 7);
+    EXPECT_EQ(sum_of(&b, 4, 0, 0).generated_tokens, 49);
+    g.n_ended = 2;
+    usage_add_exchange(b.usage, &x, true);
+    stop_counting(&b);
+    EXPECT_EQ(sum_of(&b, 4, 0, 0).requests, 1);
+    EXPECT_EQ(sum_of(&b, 4, 0, 0).prompt_tokens, 7);
+    EXPECT_EQ(sum_of(&b, 4, 0, 0).generated_tokens, 50);
     close_bench(&b);
 }
 
