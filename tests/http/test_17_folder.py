@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import random
 import shutil
 import tempfile
 import threading
@@ -262,6 +263,74 @@ class Changes(Folder):
         self.until(d, "one", None)
         (self.folder / "three.json").write_bytes(TEXTS[0])
         self.until_other(d, "three", None)
+
+
+class Churn(Folder):
+    """Anything at any time: once the folder rests, the registry is what the folder is."""
+
+    def act(self, rng, name):
+        """One of the things that operators and their tools do to an adapter."""
+        at, text = self.folder / name, self.folder / f"{name}.json"
+        what = rng.randrange(8)
+        if what == 0:
+            shutil.rmtree(at, ignore_errors=True)
+        elif what == 1:
+            text.unlink(missing_ok=True)
+        elif what == 2:
+            text.write_bytes(rng.choice(TEXTS))
+        elif what == 3:
+            body = rng.choice(TEXTS)
+            text.write_bytes(body[:rng.randrange(len(body))])  # half of it
+        elif what == 4 and not at.exists():
+            self.add(name, rng.choice(["cpt", "prompt_tuning"]))
+        elif what == 5:
+            shutil.copytree(GQA_ADAPTERS / rng.choice(["cpt", "prompt_tuning"]), at,
+                            dirs_exist_ok=True, copy_function=shutil.copyfile)
+        elif what == 6:
+            other = self.folder / rng.choice("abcdef")
+            if at.exists() and not other.exists():
+                os.rename(at, other)
+        elif at.exists():
+            weights = at / "adapter_model.safetensors"
+            weights.write_bytes(weights.read_bytes()[:-1])
+
+    def content(self, name):
+        """What the name should be: whole files, the folder before the text; else None."""
+        at, text = self.folder / name, self.folder / f"{name}.json"
+        for kind in ("cpt", "prompt_tuning"):
+            if all((at / f).exists() and
+                   (at / f).read_bytes() == (GQA_ADAPTERS / kind / f).read_bytes()
+                   for f in ("adapter_config.json", "adapter_model.safetensors")):
+                return kind
+        for i, body in enumerate(TEXTS):
+            if text.exists() and text.read_bytes() == body:
+                return f"text{i}"
+        return None
+
+    def test_the_registry_is_what_the_folder_is(self):
+        rng = random.Random(os.environ.get("PREFIXD_TEST_SEED", "1"))
+        d = self.daemon("--workers", "2")
+        d.any_exit = True
+        digests = {f"text{i}": d.request("PUT", f"/v1/adapters/put{i}", json.loads(b))
+                   for i, b in enumerate(TEXTS)}
+        digests |= {k: d.put_peft(f"put-{k}", GQA_ADAPTERS / k)
+                    for k in ("cpt", "prompt_tuning")}
+        digests = {k: a.json["version"] for k, a in digests.items()}
+        for n in range(160):
+            self.act(rng, rng.choice("abcdef"))
+            time.sleep(rng.choice([0, 0, 0.01, 0.1]))
+            if n == 80:
+                kill_9(d.worker_pids()[0])  # whether it watched or not
+        for name in "abcdef":
+            wanted = self.content(name)
+            exists = any(p.exists() for p in (self.folder / name, self.folder / f"{name}.json"))
+            with self.subTest(name=name, wanted=wanted, exists=exists):
+                if wanted:
+                    self.until(d, name, digests[wanted])
+                elif not exists:
+                    self.until(d, name, None)
+                else:  # broken: nothing, or what it was when it was whole
+                    self.assertIn(self.version(d, name), [None, *digests.values()])
 
 
 class Precedence(Folder):
