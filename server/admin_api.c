@@ -4,39 +4,20 @@
 #include "server/admin_api.h"
 
 #include "adapters/store_tenants.h"
-#include "core/base/json_out.h"
 #include "server/fields.h"
 #include "server/offload.h"
 #include "server/paging.h"
 #include "server/routes.h"
 #include "server/server.h"
-
-#include <inttypes.h>
+#include "server/tenant_json.h"
 
 /* ---- showing ------------------------------------------------------------------------- */
-
-static void add_tenant(struct buf *out, const struct tenant *t)
-{
-    const char *comma = "";
-    buf_add_str(out, "{\"id\":");
-    json_out_str(out, t->name);
-    buf_printf(out,
-               ",\"object\":\"tenant\",\"weight\":%" PRId64
-               ",\"suspended\":%s,\"created\":%" PRId64 ",\"limits\":{",
-               t->weight, t->is_suspended ? "true" : "false", t->created);
-#define XX(name, by_default, doc)                                                          \
-    buf_printf(out, "%s\"" #name "\":%" PRId64, comma, t->limits.name);                    \
-    comma = ",";
-    TENANT_LIMITS(XX)
-#undef XX
-    buf_add_str(out, "}}");
-}
 
 static enum exchange_step_result reply_tenant(struct exchange *x, int status,
                                               const struct tenant *t)
 {
     struct buf json = {0};
-    add_tenant(&json, t);
+    tenant_json(&json, t);
     return exchange_reply_json(x, status, &json);
 }
 
@@ -50,7 +31,7 @@ static void list_one(void *ud, const struct tenant *t)
     struct listing *l = ud;
     if (l->n++)
         buf_add_char(l->out, ',');
-    add_tenant(l->out, t);
+    tenant_json(l->out, t);
 }
 
 enum exchange_step_result admin_api_list(struct exchange *x)

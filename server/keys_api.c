@@ -4,40 +4,20 @@
 #include "server/keys_api.h"
 
 #include "adapters/store_tenants.h"
-#include "core/base/json_out.h"
 #include "server/fields.h"
 #include "server/http.h"
 #include "server/offload.h"
 #include "server/paging.h"
 #include "server/routes.h"
 #include "server/server.h"
+#include "server/tenant_json.h"
 
-#include <inttypes.h>
 #include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 /* ---- showing ------------------------------------------------------------------------- */
-
-static void add_time(struct buf *out, const char *name, int64_t t)
-{
-    if (t)
-        buf_printf(out, ",\"%s\":%" PRId64, name, t);
-    else
-        buf_printf(out, ",\"%s\":null", name);
-}
-
-/* But for the closing brace. */
-static void add_key(struct buf *out, const struct tenant_key *k)
-{
-    buf_printf(out, "{\"id\":\"key_%" PRId64 "\",\"object\":\"key\",\"tenant\":", k->id);
-    json_out_str(out, k->tenant[0] ? k->tenant : NULL);
-    buf_printf(out, ",\"scope\":\"%s\",\"created\":%" PRId64, key_scope_name(k->scope),
-               k->created);
-    add_time(out, "expires", k->expires);
-    add_time(out, "revoked", k->revoked);
-}
 
 struct listing {
     struct buf *out;
@@ -49,8 +29,7 @@ static void list_one(void *ud, const struct tenant_key *k)
     struct listing *l = ud;
     if (l->n++)
         buf_add_char(l->out, ',');
-    add_key(l->out, k);
-    buf_add_char(l->out, '}');
+    tenant_json_key(l->out, k, NULL);
 }
 
 /* Of "key_12"; 0: it is none. */
@@ -117,10 +96,7 @@ static enum exchange_step_result answer_made(struct exchange *x, void *ud)
 {
     struct key_change *c = ud;
     struct buf json = {0};
-    add_key(&json, &c->out);
-    buf_add_str(&json, ",\"key\":");
-    json_out_str(&json, c->text);
-    buf_add_char(&json, '}');
+    tenant_json_key(&json, &c->out, c->text);
     sodium_memzero(c->text, sizeof c->text);
     if (!exchange_is_over(x))
         http_add_header(x->req, "Cache-Control", "no-store");

@@ -110,8 +110,8 @@ static int parse_groups(const struct exchange *x, bool is_admin, unsigned *out,
     if (is_good && (*out & both) != both)
         return 0;
     return err_param(err, ERR_INVALID, "group_by",
-                     "group_by is a list of adapter, key, %sand hour or day, with commas",
-                     is_admin ? "tenant " : "");
+                     "group_by takes %sadapter, key, and one of hour and day, with commas",
+                     is_admin ? "tenant, " : "");
 }
 
 static int parse(struct exchange *x, struct usage_question *q, bool is_admin,
