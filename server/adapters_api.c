@@ -9,6 +9,7 @@
 #include "core/base/json_check.h"
 #include "core/base/json_out.h"
 #include "server/adapter_files.h"
+#include "server/change_limits.h"
 #include "server/changes.h"
 #include "server/http.h"
 #include "server/limits.h"
@@ -233,11 +234,7 @@ static int set_conditions(struct exchange *x, struct adapter_change *work, struc
 
 static void set_limits(const struct exchange *x, struct adapter_change *work)
 {
-    const struct tenant_limits *t = &x->caller.limits;
-    const struct adapters_limits limits = {
-        .max_virtual_tokens =
-            (int)(t->max_virtual_tokens < INT32_MAX ? t->max_virtual_tokens : INT32_MAX),
-        .store = {.max_adapters = t->max_adapters, .max_bytes = t->max_adapter_bytes}};
+    const struct adapters_limits limits = change_limits_of(&x->caller.limits);
     adapter_change_limit(work, &limits);
 }
 
