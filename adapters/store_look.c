@@ -27,7 +27,7 @@ static void read_entry(sqlite3_stmt *st, struct store_entry *e)
         .version = db_text(st, 2),
         .is_public = sqlite3_column_int(st, 3),
         .is_pinned = sqlite3_column_int(st, 4),
-        .is_from_folder = sqlite3_column_int(st, 5),
+        .is_from_folder = sqlite3_column_int(st, 5) == STORE_FROM_FOLDER,
         .kind = db_text(st, 6),
         .base_hint = (const char *)sqlite3_column_text(st, 7),
         .created = sqlite3_column_int64(st, 8),

@@ -12,6 +12,7 @@ struct current {
     bool is_known;   /* the name has a row */
     bool is_deleted; /* and is remembered as deleted */
     bool is_from_folder;
+    bool is_over_folder; /* PUT where the adapters folder has, or had, one of this name */
     char version[DIGEST_HEX + 1]; /* "": deleted or damaged */
 };
 
@@ -34,7 +35,8 @@ static int find_current(struct change *c)
     c->was = (struct current){.is_known = rc == 1};
     if (rc == 1) {
         c->was.is_deleted = sqlite3_column_type(st, 0) == SQLITE_NULL;
-        c->was.is_from_folder = sqlite3_column_int(st, 1);
+        c->was.is_from_folder = sqlite3_column_int(st, 1) == STORE_FROM_FOLDER;
+        c->was.is_over_folder = sqlite3_column_int(st, 1) == STORE_OVER_FOLDER;
         if (blobs_is_digest(db_text(st, 0)))
             memcpy(c->was.version, db_text(st, 0), DIGEST_HEX + 1);
     }
@@ -105,13 +107,19 @@ static int note_compiled(struct store *s, const struct store_entry *e, struct er
                   (int64_t)e->n_tasks, e->compile_ms, or_empty(e->base_hint));
 }
 
+/* A name that the adapters folder once had is known to be one of its for good, deleted or not,
+ * so that a delete of what was PUT over it is remembered too. */
 int store_point_at(struct store *s, const struct store_entry *e, struct err *err)
 {
     return db_run(s->writer, err,
                   "INSERT INTO adapters (tenant, name, current, is_from_folder)"
                   "  VALUES (?1, ?2, nullif(?3, ''), ?4) ON CONFLICT DO UPDATE SET"
-                  "  current = excluded.current, is_from_folder = excluded.is_from_folder",
-                  "issi", e->tenant, e->name, e->version, (int64_t)e->is_from_folder);
+                  "  current = excluded.current, is_from_folder = CASE"
+                  "    WHEN excluded.is_from_folder = ?5 THEN ?5"
+                  "    WHEN is_from_folder <> 0 THEN ?6 ELSE 0 END",
+                  "issiii", e->tenant, e->name, e->version,
+                  (int64_t)(e->is_from_folder ? STORE_FROM_FOLDER : 0),
+                  (int64_t)STORE_FROM_FOLDER, (int64_t)STORE_OVER_FOLDER);
 }
 
 int store_record_put(struct store *s, const struct store_entry *e, bool is_new,
@@ -273,8 +281,9 @@ static int remove_name(struct change *c, bool stays_deleted)
                "is", c->tenant, c->name) < 0)
         return -1;
     return db_run(c->s->writer, c->err,
-                  stays_deleted ? "UPDATE adapters SET current = NULL, is_public = 0,"
-                                  "  is_pinned = 0, is_from_folder = 0"
+                  stays_deleted || c->was.is_over_folder
+                                ? "UPDATE adapters SET current = NULL, is_public = 0,"
+                                  "  is_pinned = 0, is_from_folder = 2 * (is_from_folder <> 0)"
                                   "  WHERE tenant = ? AND name = ?"
                                 : "DELETE FROM adapters WHERE tenant = ? AND name = ?",
                   "is", c->tenant, c->name);

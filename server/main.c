@@ -88,13 +88,21 @@ static int supervise(struct daemon *d)
     return supervisor_run(&opts);
 }
 
+static void name_state(struct err *err, const char *path)
+{
+    struct err why = *err;
+    if (err->code == ERR_IO)
+        err_set(err, ERR_IO, "%.200s; a folder that can be made and written to is accepted", why.msg);
+    worker_name_setting(err, "state", path);
+}
+
 /* A mistake in these should not wait for the model to be loaded. */
 static int open_folders(struct daemon *d, struct err *err)
 {
     const struct config *cfg = d->parts.cfg;
     d->parts.home = home_open(cfg->state[0] ? cfg->state : NULL, err);
     if (!d->parts.home)
-        worker_name_setting(err, "state", cfg->state);
+        name_state(err, cfg->state);
     else if (server_check_open(d->parts.server, home_dir(d->parts.home), err) < 0)
         worker_name_setting(err, "state", cfg->state);
     else if (cfg->adapters[0] && watch_check(cfg->adapters, err) < 0)
