@@ -109,3 +109,14 @@ def violations(lines, promises):
         found += [(promise, c, what) for c, what in open_ones
                   if re.fullmatch(wanted, what) and not is_temporary(what)]
     return found
+
+
+def late_files(lines, commit, files):
+    """Changes of files that began after the first commit: what it speaks of was not there yet. Both
+    are regular expressions of paths. What only goes (by unlink, or a temporary name) is not late."""
+    calls = [Call(line) for line in lines]
+    commits = [c.begin for c in calls if c.kind == "write" and re.fullmatch(commit, c.path)]
+    made = [c for c in calls if c.kind in ("write", "create", "mkdir") or
+            (c.kind == "rename" and not is_temporary(c.path2))]
+    return [c for c in made if re.fullmatch(files, c.path2 or c.path)
+            and c.begin > min(commits, default=c.begin)]

@@ -11,10 +11,11 @@ import tempfile
 import unittest
 
 from harness import BIN, GQA, GQA_ADAPTERS, ROOT, Daemon, limit
-from order_log import Call, violations
+from order_log import Call, late_files, violations
 
 REGISTRY = r"state/registry\.db(-wal)?/?"
 BLOBS = r"state/blobs(/.*)?"
+WAL, BLOB_FILE = r"state/registry\.db-wal", r"state/blobs/[^/]+/[^/]+"
 BACKUP = r"backup\.tar/?"
 
 
@@ -70,6 +71,16 @@ class Log(unittest.TestCase):
                           "9 10 7 sync state/registry.db-wal", "11 12 7 sync state/blobs/d/a",
                           "13 0 7 answer socket")
         self.assertEqual([v[0].kind for v in late], ["write"])
+
+    def test_a_commit_before_the_blob_is_there_at_all(self):
+        lines = [line.replace(" ", "\t") for line in (
+            *self.BLOB, *self.COMMIT, *self.ANSWER, "20 21 7 unlink state/blobs/x/a",
+            "22 23 7 rename state/blobs/x state/blobs/.old-x")]
+        self.assertEqual(late_files(lines, WAL, BLOBS), [])
+        for late in ("write state/blobs/.new-2/a", "rename state/blobs/.new-2 state/blobs/e",
+                     "mkdir state/blobs/.new-2"):
+            added = f"30 31 7 {late}".replace(" ", "\t")
+            self.assertEqual([c.begin for c in late_files([*lines, added], WAL, BLOBS)], [30])
 
     def test_what_is_gone_again_needs_nothing(self):
         gone = ["5 6 7 create state/blobs/x", "7 8 7 write state/blobs/x",
@@ -136,7 +147,9 @@ class Recorded(unittest.TestCase):
         """What was written below the root from the action's beginning to its first answer."""
         before = len(self.lines())
         action()
-        calls = [Call(line) for line in self.lines()[before:]]
+        lines = self.lines()[before:]
+        self.assertEqual(late_files(lines, WAL, BLOBS), [], "files after their commit")
+        calls = [Call(line) for line in lines]
         answers = [c.begin for c in calls if c.kind == "answer"]
         self.assertTrue(answers, "the recorder saw no answer")
         return {c.path for c in calls if c.kind in ("write", "create") and c.end
@@ -147,9 +160,6 @@ class Recorded(unittest.TestCase):
         for pattern in patterns:
             self.assertTrue([p for p in writes if re.fullmatch(pattern, p)],
                             f"{what}: no write of {pattern} was seen among {sorted(writes)}")
-
-
-WAL, BLOB_FILE = r"state/registry\.db-wal", r"state/blobs/[^/]+/[^/]+"
 
 
 class Order(Recorded):
