@@ -79,6 +79,13 @@ struct adapter_info { /* a copy; strings live as long as the caller holds a refe
     const char *base_hint; /* base_model_name_or_path of the config, or NULL */
 };
 
+struct adapters_stats { /* of this process */
+    uint64_t hits, misses, evictions, loads, load_failures, compiles;
+    uint64_t load_us, compile_us; /* load: from asked for to in memory, compile included */
+    size_t bytes;                 /* of resident versions */
+    int n_resident, n_loading;
+};
+
 /* Whether adapters_open will be able to use the state folder (which is made), and
  * adapters_load_all to read dir: asked before what takes long. */
 int adapters_check_state(const char *state_dir, struct err *err);

@@ -14,6 +14,7 @@
 #include "server/loop.h"
 #include "server/metrics.h"
 #include "server/routes.h"
+#include "server/running.h"
 #include "server/server.h"
 #include "server/sse.h"
 
@@ -27,9 +28,29 @@ enum { MIN_UPLOAD_RATE = 64 * 1024 }; /* bytes a second, beyond the time of any 
 
 /* ---- steps --------------------------------------------------------------------------- */
 
+static struct running *table_of(const struct exchange *x)
+{
+    return &x->server->shared->running[x->server->place];
+}
+
+/* From here on others may see it. */
+static void note_running(struct exchange *x)
+{
+    struct running_request r = {.n = {.tenant = exchange_tenant(x),
+                                      .start_us = x->start_us,
+                                      .station = x->step}};
+    snprintf(r.texts.id, sizeof r.texts.id, "%s", x->request_id);
+    snprintf(r.texts.tenant_name, sizeof r.texts.tenant_name, "%s",
+             exchange_tenant_name(x));
+    x->running = running_begin(table_of(x), &r);
+}
+
 static enum exchange_step_result ex_admit(struct exchange *x)
 {
-    return admit_run(x);
+    enum exchange_step_result got = admit_run(x);
+    if (got == STEP_MORE)
+        note_running(x);
+    return got;
 }
 
 static enum exchange_step_result ex_receive(struct exchange *x)
@@ -86,6 +107,7 @@ void exchange_run(struct exchange *x)
         if (got == STEP_WAIT)
             return;
         x->step = got == STEP_DONE ? EXCHANGE_finish : x->step + 1;
+        running_set_station(x->running, x->step);
     }
 }
 
@@ -123,6 +145,18 @@ void exchange_gone(struct exchange *x)
     bridge_cancel(x);
 }
 
+int64_t exchange_tenant(const struct exchange *x)
+{
+    (void)x;
+    return 0;
+}
+
+const char *exchange_tenant_name(const struct exchange *x)
+{
+    (void)x;
+    return "default";
+}
+
 bool exchange_is_over(const struct exchange *x)
 {
     return x->is_answered || !x->req;
@@ -153,7 +187,8 @@ static void log_end(const struct exchange *x, const char *method, const char *pa
 static void free_now(struct exchange *x)
 {
     log_end(x, x->method, x->path);
-    metrics_add_exchange(x->server->metrics, x);
+    metrics_add_exchange(&x->server->metrics, x);
+    running_end(table_of(x), x->running);
     server_remove(x->server, x);
     if (x->fini_extra)
         x->fini_extra(x);

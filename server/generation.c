@@ -9,6 +9,8 @@
 #include "server/bridge.h"
 #include "server/http.h"
 #include "server/loop.h"
+#include "server/metrics.h"
+#include "server/quarantine.h"
 #include "server/running.h"
 #include "server/server.h"
 #include "server/upload.h"
@@ -229,6 +231,16 @@ static const char *adapter_name(const char *model, const char *base)
     return strncmp(model, base, n) == 0 && model[n] == ':' ? model + n + 1 : model;
 }
 
+static int check_quarantine(const struct exchange *x, const char *version, struct err *err)
+{
+    int64_t until, now = (int64_t)time(NULL);
+    char why[QUARANTINE_WHY];
+    if (!quarantine_has(x->server->shared->quarantine, version, now, &until))
+        return 0;
+    quarantine_why(until, now, why);
+    return err_param(err, ERR_ADAPTER, "model", "The adapter is %s", why);
+}
+
 enum exchange_step_result generation_adapt(struct exchange *x)
 {
     struct generation *g = x->gen;
@@ -243,9 +255,9 @@ enum exchange_step_result generation_adapt(struct exchange *x)
                       "The model `%.100s` does not exist", g->req.model);
         return exchange_fail(x, &err);
     }
-    g->running = x->server->running;
-    if (g->running)
-        running_add(g->running, adapter_version_digest(g->version));
+    if (check_quarantine(x, adapter_version_digest(g->version), &err) < 0)
+        return exchange_fail(x, &err);
+    running_set_version(x->running, name, adapter_version_digest(g->version));
     g->adapter = name;
     g->job.prefix =
         adapter_version_prefix(g->version, g->req.has_task, g->req.task_id, &err);
@@ -315,6 +327,22 @@ static int take_answer(struct exchange *x, struct generation *g, struct err *err
     return 0;
 }
 
+static enum exchange_step_result refuse_post(struct exchange *x, const struct err *err)
+{
+    if (err->code == ERR_QUEUE_FULL)
+        metrics_add_throttle(&x->server->metrics, "queue_full");
+    if (err->code == ERR_NO_MEMORY)
+        metrics_add_throttle(&x->server->metrics, "memory");
+    return exchange_fail(x, err);
+}
+
+void generation_note_tokens(struct exchange *x)
+{
+    const struct completion_usage *u = &x->gen->usage;
+    running_set_tokens(x->running, u->prompt_tokens, u->virtual_tokens,
+                       u->completion_tokens);
+}
+
 enum exchange_step_result generation_post(struct exchange *x)
 {
     struct generation *g = x->gen;
@@ -325,13 +353,14 @@ enum exchange_step_result generation_post(struct exchange *x)
     }
     fill_job(g);
     if (take_answer(x, g, &err) < 0 || bridge_post(x, &err) < 0)
-        return exchange_fail(x, &err);
+        return refuse_post(x, &err);
     size_t n = (size_t)g->req.n_prompts * (size_t)g->req.n;
     g->n_choices = (int)n;
     g->is_dirty = arena_array(&x->arena, n, sizeof *g->is_dirty);
     g->token_us = arena_array(&x->arena, n, sizeof *g->token_us);
     g->n_tokens = arena_array(&x->arena, n, sizeof *g->n_tokens);
     g->written_us = g->posted_us = loop_now_us();
+    generation_note_tokens(x);
     return STEP_MORE;
 }
 
@@ -344,8 +373,6 @@ void generation_fini(struct generation *g)
     for (int i = 0; g->choices && i < g->req.n_prompts * g->req.n; i++)
         choice_out_fini(&g->choices[i]);
     free(g->choices);
-    if (g->running)
-        running_remove(g->running, adapter_version_digest(g->version));
     if (g->answers)
         g->answers->used -= g->answer_bytes;
     if (g->version)

@@ -4,6 +4,7 @@
 #include "server/adapters_api.h"
 #include "server/generation.h"
 #include "server/models_api.h"
+#include "server/requests_api.h"
 #include "server/status_api.h"
 #include "server/tokenize_api.h"
 #include "server/versions_api.h"
@@ -16,6 +17,7 @@ static const struct route routes[] = {
     {"GET", "/ready", status_api_ready, ROUTE_NO_BODY, true, false},
     {"GET", "/version", status_api_version, ROUTE_NO_BODY, true, false},
     {"GET", "/metrics", status_api_metrics, ROUTE_NO_BODY, false, false},
+    {"GET", "/admin/requests", requests_api_list, ROUTE_NO_BODY, false, false},
     {"GET", "/v1/models", models_api_list, ROUTE_NO_BODY, false, false},
     {"GET", "/v1/models/{*}", models_api_get, ROUTE_NO_BODY, false, false},
     {"POST", "/v1/completions", generation_parse, ROUTE_JSON, false, true},

@@ -139,6 +139,7 @@ static void on_tick(void *ud)
     struct server *s = server_of(ud);
     int64_t now = loop_now_us();
     http_find_gone(s->http);
+    metrics_refresh(s);
     for (struct exchange *x = s->exchanges; x; x = x->next)
         exchange_tick(x, now);
     if (s->state == SERVER_DRAINING)
@@ -285,7 +286,6 @@ struct server *server_new(const struct config *cfg, struct err *err)
     s->answers.max = MAX_ANSWERS;
     s->uploads.max = UPLOADS_AT_ONCE * (size_t)cfg->max_upload;
     s->bodies.max = BODIES_AT_ONCE * (size_t)cfg->max_body;
-    s->metrics = metrics_new();
     if (set_up(s, err) == 0)
         return s;
     server_free(s);
@@ -333,12 +333,24 @@ static int max_connections(const struct server *s)
     return (int)room;
 }
 
+static void enter_shared(struct server *s)
+{
+    if (!s->shared) {
+        shared_open(&s->own, 1);
+        s->shared = &s->own;
+    }
+    shared_enter(s->shared, s->place);
+    s->metrics = (struct metrics){s->shared->metrics, s->place};
+    metrics_refresh(s);
+}
+
 /* The socket is shared by all workers: it listens from the first one's start on, and what
  * the later ones ask for is so already. */
 int server_start(struct server *s, const struct server_parts *parts, struct err *err)
 {
     thread_owner_set(&s->owner);
     s->parts = *parts;
+    enter_shared(s);
     const struct http_opts opts = {.listen_fd = s->listen_fd,
                                    .idle_timeout_s = (int)s->cfg->idle_timeout_s,
                                    .max_connections = max_connections(s),
@@ -370,7 +382,7 @@ void server_free(struct server *s)
     CHECK(!s->exchanges);
     http_free(s->http);
     auth_free(s->auth);
-    metrics_free(s->metrics);
+    shared_close(&s->own);
     free(s->base_name);
     s->magic = 0;
     free(s);

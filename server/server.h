@@ -20,6 +20,8 @@
 #include "core/base/err.h"
 #include "core/engine.h"
 #include "server/listen.h"
+#include "server/metrics.h"
+#include "server/shared.h"
 #include "server/upload.h"
 
 #include <stdbool.h>
@@ -29,9 +31,7 @@ struct auth;
 struct exchange;
 struct http;
 struct loop;
-struct metrics;
 struct change;
-struct running;
 
 enum server_state { SERVER_STARTING, SERVER_READY, SERVER_DRAINING, SERVER_STOPPED };
 
@@ -54,10 +54,12 @@ struct server {
     struct loop *loop;
     struct http *http;
     struct auth *auth; /* NULL: no keys */
-    struct metrics *metrics;
+    struct metrics metrics;
     struct listen_addr addr;
     int listen_fd;              /* bound; -1: not open, or HTTP's by now */
-    struct running *running;    /* NULL: nobody wants to know what runs */
+    struct shared *shared;      /* set before server_start, or a server is alone */
+    int place;                  /* its own there */
+    struct shared own;          /* of one that is alone */
     int keepalive_ms;           /* a waiting stream gets a comment this often */
     int read_grace_ms;          /* for an answer beyond its request's deadline */
     size_t max_backlog;         /* bytes that a stream's reader may be behind */

@@ -12,14 +12,17 @@
 #ifndef PREFIXD_SUPERVISOR_H
 #define PREFIXD_SUPERVISOR_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
-struct running;
+struct shared;
 
 struct supervisor_child { /* what a worker has from its supervisor */
     int life_fd;          /* its end of file: finish what runs, then exit */
     int ready_fd;
-    struct running *running; /* its own entry */
+    int place;            /* 0 to n_workers - 1; who is started after its death has the same */
+    bool is_first;        /* of all that this supervisor started */
+    struct shared *shared;
 };
 
 struct supervisor_opts {
@@ -30,6 +33,9 @@ struct supervisor_opts {
     /* In the supervisor: once, when the first worker is ready; and when it stops. */
     void (*on_up)(void *ud);
     void (*on_stop)(void *ud);
+    /* In the supervisor, when a worker has ended in whatever way, before its place is
+     * started again: what it held in shared memory is to be given back. May be NULL. */
+    void (*on_death)(int place, void *ud);
     void *ud;
 };
 

@@ -85,7 +85,8 @@ int worker_run(const struct worker_parts *p, const struct supervisor_child *c,
 {
     struct server_parts parts = {.base = p->base};
     int rc = -1;
-    p->server->running = c->running;
+    p->server->shared = c->shared;
+    p->server->place = c->place;
     if (base_model_attach(p->base, err) == 0 && server_open(p->server, err) == 0)
         parts.engine = open_engine(p, err);
     if (parts.engine)
