@@ -102,7 +102,8 @@ static struct slot *slot_of(const struct metrics *m)
     return &m->all->slots[m->place];
 }
 
-struct metrics_tenant *metrics_tenant(const struct metrics *m, int64_t id, const char *name)
+struct metrics_tenant *metrics_tenant(const struct metrics *m, int64_t id,
+                                      const char *name)
 {
     struct metrics_slots *all = m->all;
     int i = row_of(all->tenant_keys, METRICS_TENANTS, (uint64_t)id + 1);
@@ -306,7 +307,7 @@ void metrics_set_adapters(const struct metrics *m, const struct adapters_stats *
 void metrics_refresh(const struct server *s)
 {
     struct engine_stats engine = {0};
-    struct adapters_stats adapters = {0}; /* nothing is evicted so far, so nothing counted */
+    struct adapters_stats adapters = {0}; /* all stay in memory so far */
     struct metrics_gauges *g = &slot_of(&s->metrics)->gauges;
     engine_stats(s->parts.engine, &engine);
     metrics_set_engine(&s->metrics, &engine);

@@ -154,7 +154,8 @@ struct engine_stats;
 struct exchange;
 struct server;
 
-void metrics_add_exchange(const struct metrics *m, const struct exchange *x); /* at its end */
+/* At its end. */
+void metrics_add_exchange(const struct metrics *m, const struct exchange *x);
 void metrics_add_ttft(const struct metrics *m, const struct exchange *x, int64_t us);
 /* Between two tokens of a choice. */
 void metrics_add_gap(const struct metrics *m, const struct exchange *x, int64_t us);
@@ -162,7 +163,8 @@ void metrics_add_gap(const struct metrics *m, const struct exchange *x, int64_t 
 void metrics_add_throttle(const struct metrics *m, const char *reason);
 
 /* The rows of a tenant, in this worker's slot. */
-struct metrics_tenant *metrics_tenant(const struct metrics *m, int64_t id, const char *name);
+struct metrics_tenant *metrics_tenant(const struct metrics *m, int64_t id,
+                                      const char *name);
 uint64_t *metrics_adapter_requests(const struct metrics *m, int64_t id, const char *name,
                                    const char *adapter);
 

@@ -128,7 +128,7 @@ static void add_throttles(const struct page *p)
 #undef XX
     };
     add_head(p->out, "throttles_total", "counter",
-             "Requests refused or put off because there was too much, by what was exceeded");
+             "Requests refused or put off because there was too much, by what it was");
     for (int i = 0; i < METRICS_N_THROTTLES; i++)
         buf_printf(p->out, "prefixd_throttles_total{reason=\"%s\"} %" PRIu64 "\n", names[i],
                    p->counts->throttles[i]);
@@ -331,7 +331,8 @@ static void add_tenants(const struct page *p)
     ADD(virtual_tokens, "tenant_virtual_tokens_total", "Virtual tokens before prompts");
 #undef ADD
 #define ADD(field, name, help, kind)                                                       \
-    add_tenant_histogram(p->out, t, name, help, offsetof(struct metrics_tenant, field), kind)
+    add_tenant_histogram(p->out, t, name, help, offsetof(struct metrics_tenant, field),    \
+                         kind)
     ADD(queue, "tenant_queue_time_seconds", "Until the first sequence ran",
         METRICS_REQUEST_TIMES);
     ADD(ttft, "tenant_time_to_first_token_seconds", "From the request to its first token",

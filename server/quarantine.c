@@ -23,9 +23,9 @@ static int64_t last_death(const struct quarantine_entry *e)
     return e->n_deaths ? e->deaths[(e->n_deaths - 1) % QUARANTINE_DEATHS] : 0;
 }
 
-/* Who is worth least: nobody, else who is not quarantined, else whose death is longest ago. */
-static bool is_worth_less(const struct quarantine_entry *a, const struct quarantine_entry *b,
-                          int64_t now)
+/* Least is nobody, else who is not quarantined, else whose death is longest ago. */
+static bool is_worth_less(const struct quarantine_entry *a,
+                          const struct quarantine_entry *b, int64_t now)
 {
     if (!a->digest[0] || !b->digest[0])
         return !a->digest[0] && b->digest[0];
@@ -120,7 +120,8 @@ bool quarantine_changed(const struct quarantine *q, uint32_t *seen)
 }
 
 void quarantine_each(const struct quarantine *q, int64_t now,
-                     void (*fn)(const char *digest, int64_t until, const char *why, void *ud),
+                     void (*fn)(const char *digest, int64_t until, const char *why,
+                                void *ud),
                      void *ud)
 {
     struct quarantine_entry e;

@@ -2,10 +2,11 @@
  *
  * Thread: the supervisor alone writes, any process reads; in memory that workers share. A
  * version that was being run in each of QUARANTINE_DEATHS workers that died within
- * QUARANTINE_WINDOW_S is quarantined for QUARANTINE_S. Times are Unix seconds and passed in.
+ * QUARANTINE_WINDOW_S is quarantined for QUARANTINE_S. Times are Unix seconds,
+ * passed in.
  *
  *     struct quarantine *q = quarantine_new();               supervisor, before it forks
- *     running_each_version(table of the dead, add, ...);     add: quarantine_add_death(q, ...)
+ *     running_each_version(table of the dead, add, q);       add: quarantine_add_death
  *     if (quarantine_has(q, digest, now, &until)) refuse;    worker
  */
 #ifndef PREFIXD_QUARANTINE_H
@@ -52,7 +53,8 @@ bool quarantine_changed(const struct quarantine *q, uint32_t *seen);
 
 /* All that are quarantined now. */
 void quarantine_each(const struct quarantine *q, int64_t now,
-                     void (*fn)(const char *digest, int64_t until, const char *why, void *ud),
+                     void (*fn)(const char *digest, int64_t until, const char *why,
+                                void *ud),
                      void *ud);
 
 #endif

@@ -82,7 +82,8 @@ static struct running_entry *find_free(struct running *r)
     return NULL;
 }
 
-struct running_entry *running_begin(struct running *r, const struct running_request *request)
+struct running_entry *running_begin(struct running *r,
+                                    const struct running_request *request)
 {
     struct running_entry *e = find_free(r);
     if (!e)

@@ -59,7 +59,8 @@ void running_start(struct running *r); /* by the worker: its table is empty and 
 void running_clear(struct running *r); /* by whoever saw its worker end */
 
 /* NULL if there is no place; all that follow accept NULL. Texts are cut to their fields. */
-struct running_entry *running_begin(struct running *r, const struct running_request *request);
+struct running_entry *running_begin(struct running *r,
+                                    const struct running_request *request);
 void running_set_version(struct running_entry *e, const char *adapter, const char *digest);
 void running_set_station(struct running_entry *e, int station);
 void running_set_tokens(struct running_entry *e, int prompt, int virtual, int generated);

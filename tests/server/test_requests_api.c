@@ -49,7 +49,8 @@ TEST(requests_api_lists_a_stream_while_it_runs)
     int fd = client_open(&f);
     client_send(fd, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nX-Request-Id: mine-1\r\n"
                     "Content-Length: 62\r\n\r\n");
-    client_send(fd, "{\"model\":\"words\",\"prompt\":[1,2],\"max_tokens\":9,\"stream\":true} ");
+    client_send(fd, "{\"model\":\"words\",\"prompt\":[1,2],\"max_tokens\":9,"
+                    "\"stream\":true} ");
     EXPECT(client_wait_for(fd, &got, " w2", 5000));
     snprintf(pid, sizeof pid, "\"worker\":%d,", (int)getpid());
     const char *const texts[] = {
@@ -73,7 +74,8 @@ TEST(requests_api_lists_what_has_not_come_yet)
     fake_engine_plan(&(struct fake_plan){.step_us = 100});
     fixture_start(&f);
     int fd = client_open(&f);
-    client_send(fd, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{");
+    client_send(fd, "POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
+                    "Content-Length: 99\r\n\r\n{");
     for (int i = 0; i < 1000 && is_empty(&f); i++)
         usleep(2000);
     const char *const texts[] = {"\"adapter\":null,\"version\":null,"

@@ -117,7 +117,8 @@ TEST(quarantine_tells_other_processes)
     quarantine_each(q, T + 10, keep, got);
     EXPECT_STR(got[0], digest_no(9));
     EXPECT_STR(got[1], "1700000600");
-    EXPECT_STR(got[2], "quarantined: 3 workers died while they ran it; tried again in 590 s");
+    EXPECT_STR(got[2],
+               "quarantined: 3 workers died while they ran it; tried again in 590 s");
     got[0][0] = '\0';
     quarantine_each(q, T + QUARANTINE_S, keep, got);
     EXPECT_STR(got[0], "");
