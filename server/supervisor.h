@@ -20,7 +20,7 @@ struct shared;
 struct supervisor_child { /* what a worker has from its supervisor */
     int life_fd;          /* its end of file: finish what runs, then exit */
     int ready_fd;
-    int place;            /* 0 to n_workers - 1; the same for who is started after its death */
+    int place;            /* 0 to n_workers - 1; whoever replaces it has the same */
     bool is_first;        /* of all that this supervisor started */
     struct shared *shared;
 };
