@@ -234,11 +234,11 @@ static const char *adapter_name(const char *model, const char *base)
 static int check_quarantine(const struct exchange *x, const char *version, struct err *err)
 {
     int64_t until, now = (int64_t)time(NULL);
-    char why[QUARANTINE_WHY];
     if (!quarantine_has(x->server->shared->quarantine, version, now, &until))
         return 0;
-    quarantine_why(until, now, why);
-    return err_param(err, ERR_ADAPTER, "model", "The adapter is %s", why);
+    return err_param(err, ERR_ADAPTER, "model",
+                     "The adapter is " QUARANTINE_WHY "; it is tried again in %lld s",
+                     (long long)(until - now));
 }
 
 enum exchange_step_result generation_adapt(struct exchange *x)

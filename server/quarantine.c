@@ -3,7 +3,6 @@
 
 #include "server/shared.h"
 
-#include <stdio.h>
 #include <string.h>
 
 struct quarantine *quarantine_new(void)
@@ -103,13 +102,6 @@ bool quarantine_has(const struct quarantine *q, const char *digest, int64_t now,
     return false;
 }
 
-void quarantine_why(int64_t until, int64_t now, char why[QUARANTINE_WHY])
-{
-    snprintf(why, QUARANTINE_WHY,
-             "quarantined: %d workers died while they ran it; tried again in %lld s",
-             QUARANTINE_DEATHS, (long long)(until - now));
-}
-
 bool quarantine_changed(const struct quarantine *q, uint32_t *seen)
 {
     uint32_t now = __atomic_load_n(&q->seq, __ATOMIC_ACQUIRE);
@@ -120,17 +112,13 @@ bool quarantine_changed(const struct quarantine *q, uint32_t *seen)
 }
 
 void quarantine_each(const struct quarantine *q, int64_t now,
-                     void (*fn)(const char *digest, int64_t until, const char *why,
-                                void *ud),
-                     void *ud)
+                     void (*fn)(const char *digest, int64_t until, void *ud), void *ud)
 {
     struct quarantine_entry e;
-    char why[QUARANTINE_WHY];
     for (int i = 0; i < QUARANTINE_MAX; i++) {
         if (!read_entry(q, i, &e) || e.until <= now)
             continue;
         e.digest[DIGEST_HEX] = '\0';
-        quarantine_why(e.until, now, why);
-        fn(e.digest, e.until, why, ud);
+        fn(e.digest, e.until, ud);
     }
 }

@@ -23,8 +23,10 @@ enum {
     QUARANTINE_WINDOW_S = 600,
     QUARANTINE_S = 600,
     QUARANTINE_MAX = 256,
-    QUARANTINE_WHY = 100, /* bytes that hold any reason */
 };
+
+/* For whoever is refused. */
+#define QUARANTINE_WHY "quarantined: three workers died while they ran it"
 
 struct quarantine_entry {
     char digest[DIGEST_HEX + 1]; /* "": free */
@@ -46,15 +48,12 @@ bool quarantine_add_death(struct quarantine *q, const char *digest, int64_t now)
 
 bool quarantine_has(const struct quarantine *q, const char *digest, int64_t now,
                     int64_t *until);
-void quarantine_why(int64_t until, int64_t now, char why[QUARANTINE_WHY]);
 
 /* Whether anything changed since the number in *seen, which is brought up to date. */
 bool quarantine_changed(const struct quarantine *q, uint32_t *seen);
 
 /* All that are quarantined now. */
 void quarantine_each(const struct quarantine *q, int64_t now,
-                     void (*fn)(const char *digest, int64_t until, const char *why,
-                                void *ud),
-                     void *ud);
+                     void (*fn)(const char *digest, int64_t until, void *ud), void *ud);
 
 #endif

@@ -164,7 +164,7 @@ class Quarantine(SharedCase):
             self.crash_with(d, bad, *[sometimes] * (i > 0))
         status, message = state_of(d, bad)
         self.assertEqual(status, 422, message)
-        self.assertIn("quarantined: 3 workers died", message)
+        self.assertIn("quarantined: three workers died", message)
         self.assertEqual(state_of(d, good)[0], 200)
         self.assertEqual(state_of(d, sometimes)[0], 200)
         self.assertEqual(state_of(d, d.base)[0], 200)
