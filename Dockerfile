@@ -12,7 +12,7 @@ RUN make -j"$(nproc)" all
 FROM debian:12-slim
 RUN apt-get update -q \
  && apt-get install -y -q --no-install-recommends libmicrohttpd12 libuv1 libcjson1 libpcre2-8-0 \
-        libsodium23 libutf8proc2 libsqlite3-0 curl \
+        libsodium23 libutf8proc2 libsqlite3-0 libarchive13 curl \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --system --home-dir /state --create-home prefixd
 COPY --from=build /src/build/prefixd /usr/local/bin/prefixd

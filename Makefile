@@ -5,7 +5,7 @@ BUILD   ?= build
 PYTHON  ?= python3
 
 OBJ     := $(BUILD)/$(FLAVOUR)
-LIBS    := libmicrohttpd libuv libcjson libpcre2-8 libsodium libutf8proc sqlite3
+LIBS    := libmicrohttpd libuv libcjson libpcre2-8 libsodium libutf8proc sqlite3 libarchive
 WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wwrite-strings \
            -Wcast-qual -Wvla
 WERROR  := $(if $(CI),-Werror)
@@ -29,7 +29,8 @@ LDLIBS  := $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lm -lpthread
 SRC      := $(wildcard core/*.c core/*/*.c adapters/*.c config/*.c server/*.c)
 LIB_OBJ  := $(patsubst %.c,$(OBJ)/%.o,$(filter-out server/main.c,$(SRC)))
 FAKE     := tests/support/fake_engine.c
-TEST_SRC := $(filter-out $(FAKE),$(wildcard tests/unit/*.c tests/unit/*/*.c tests/unit/*/*/*.c tests/support/*.c))
+ORDER    := tests/support/order.c # a library to be preloaded, built by its test
+TEST_SRC := $(filter-out $(FAKE) $(ORDER),$(wildcard tests/unit/*.c tests/unit/*/*.c tests/unit/*/*/*.c tests/support/*.c))
 SOAK_SRC := $(wildcard tests/soak/*.c) $(filter tests/unit/main.c tests/support/%,$(TEST_SRC))
 SOAK_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(SOAK_SRC))
 TEST_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(TEST_SRC))
@@ -55,8 +56,9 @@ run: ## serve the demo model with its adapters, or MODEL=PATH ADAPTERS=DIR
 test: ## install what is missing, build, run every test
 	@scripts/test
 
-soak: $(OBJ)/soak-tests ## long measurements by wall time, SOAK_SECONDS (60) for each
+soak: $(OBJ)/soak-tests $(DAEMON) ## long measurements by wall time, SOAK_SECONDS (60) for each
 	@PREFIXD_ROOT="$(CURDIR)" $(OBJ)/soak-tests
+	@PREFIXD_BIN="$(abspath $(DAEMON))" $(PYTHON) tests/soak/soak.py
 
 check: ## include rules of the layers, and a list of long functions to look at
 	@scripts/check_layers

@@ -1,30 +1,47 @@
-/* PUBLIC. Adapters: names, their current immutable version, and how a version comes to be.
+/* PUBLIC. Adapters: names of each tenant, their current immutable version, and how a version comes to be.
+ *
+ * The truth about names is the store (a database that all workers share): every lookup reads it, so a
+ * change acknowledged by any process is seen by the next request of every other. What a process keeps in
+ * memory are compiled versions, by tenant and digest, under a budget.
+ *
+ * A request pins the version that its name means now:
+ *
+ *     struct adapter_load *l = NULL;
+ *     int rc = adapters_acquire(a, tenant, "support", &version, &l, &err);   loop
+ *     rc 1: pinned; give back with adapters_release. rc -1: err.
+ *     rc 0: not in memory. The caller waits for l; when adapters_load_done(a, l) has been called (by whoever
+ *           runs loads, below) it calls adapters_take(a, l, &version, &err): 0 pinned, or -1 with why not.
+ *           It calls adapters_take or adapters_give_up, once.
+ *
+ * Loads are run by the caller's pool, as many at once as it likes:
+ *
+ *     while ((l = adapters_next_load(a))) queue: adapter_load_run(l) on the pool, then on the loop
+ *     adapters_load_done(a, l), then wake those that wait for l, then ask for the next load again.
+ *
+ * At most one load of a tenant runs at a time, others' go first meanwhile, so that cold or huge adapters of one
+ * hold back nobody else's. A version that does not load is remembered as broken for a while (state "broken").
  *
  * A change (PUT, DELETE or rollback of a name) goes through three calls so that slow work never runs on the loop:
  *
- *     struct adapter_change *c = adapters_put_begin(a, "support", files, n, &err);   loop: parses JSON,
+ *     struct adapter_change *c = adapters_put_begin(a, tenant, "support", files, n, &err);   loop: parses JSON,
  *                                                                  checks everything that costs nothing
- *     adapter_change_run(c, &err);       pool (or boot): reads tensors, compiles, stores durably; blocks
+ *     adapter_change_run(c, &err);       pool: reads tensors, compiles, stores durably; blocks
  *     while (adapter_change_next(c, &err) > 0) adapter_change_run(c, &err);
- *     adapters_commit(a, c, &info, &err);  loop: the name now means the new version
+ *     adapters_commit(a, c, &info, &err);  loop: tells what the name means now
  *     adapter_change_free(c);              in every case
  *
- * adapter_change_next stands between run and commit: it says whether to run once more, since a rollback
- * reads files on the pool before the loop can parse them.
+ * Changes of different tenants run at once; those of one tenant one at a time, in the order of their begin
+ * (the caller queues them), because compiling is charged to him. Other processes change things too: conditions are
+ * checked inside the store's transaction, and what run returned 0 for has happened, for all processes.
  *
- * Changes are run one at a time, those of a name in the order of their begin (the caller queues them): one is committed or
- * freed before the next is run. After a delete, commit tells what was deleted, until the change is freed;
- * of a stored version that did not load at boot, which can only be deleted or put over, just the name.
- * One that has run and is freed without a commit may be found in the state folder after a restart. A
- * name that --adapters brought and that was deleted stays so after a restart, if there is a state folder.
- *
- * A request pins a version with adapters_acquire on the loop thread and gives it back with
- * adapters_release; a version in use is never freed, whatever happens to its name. An adapter in the state
- * folder wins over one of the same name in the adapters folder, unless it does not load.
+ * The adapters folder (--adapters): one process watches it and brings what it holds into the registry by changes
+ * of its own (adapters_import_begin); such an adapter is marked, a PUT of its name wins over it, and a DELETE of it
+ * is remembered so that it does not come back.
  */
 #ifndef PREFIXD_ADAPTERS_H
 #define PREFIXD_ADAPTERS_H
 
+#include "adapters/store.h"
 #include "core/base/digest.h"
 #include "core/engine.h"
 
@@ -36,14 +53,16 @@ enum { ADAPTER_NAME_MAX = 64, ADAPTER_MAX_FILES = 2 };
 
 struct adapters;
 struct adapter_change;
+struct adapter_load;
 struct adapter_version; /* immutable, reference-counted by the loop thread */
 
 struct adapters_opts {
     struct engine *engine;
     const struct base_model *base;
     const char *base_name;     /* a name that no adapter may have */
-    const char *state_dir;     /* NULL: what is PUT lasts until exit, in a temporary folder */
-    int keep_versions;         /* of a name, the current one included; 0: 10 */
+    struct store *store;       /* the caller's, who closes it after adapters_free */
+    bool is_durable;           /* what is stored outlives the daemon */
+    size_t memory;             /* bytes of compiled versions kept; 0: 1 GiB. Those in use stay beyond it */
     int max_virtual_tokens;    /* 0: the context limit less one */
     size_t max_bytes;          /* of one weights file; 0: 256 MiB */
 };
@@ -58,25 +77,39 @@ struct adapter_when { /* lists of ETags or "*", as the headers have them; NULL: 
     const char *if_match, *if_none_match;
 };
 
-struct adapter_version_info {
-    const char *version, *kind; /* kind NULL: not known. Lent for the call */
-    int64_t created, number;    /* the higher the later */
+enum adapter_state {
+    ADAPTER_READY,    /* in memory, or will be when somebody asks for it */
+    ADAPTER_LOADING,  /* on its way into this process' memory */
+    ADAPTER_DRAINING, /* of a version: no longer current, still in use */
+    ADAPTER_BROKEN,   /* does not load, or is quarantined */
+};
+const char *adapter_state_name(enum adapter_state s); /* "ready", ... */
+
+struct adapter_version_info { /* lent for the call */
+    const char *version, *kind; /* kind NULL: not known */
+    int64_t created, number;    /* number: the higher the later */
     bool is_current;
+    enum adapter_state state;
+    int n_refs;                 /* requests using it in this process */
 };
 
-struct adapter_info { /* a copy; strings live as long as the caller holds a reference or until the next
-                         change on the loop thread */
+struct adapter_info { /* strings are lent until the next call on the loop thread */
     const char *name;
-    const char *kind;  /* "PROMPT_TUNING", ..., "HIDDEN_PREFIX", "text" */
+    const char *kind;  /* "PROMPT_TUNING", ..., "HIDDEN_PREFIX", "text"; NULL: not known yet */
     char version[DIGEST_HEX + 1]; /* digest of the content */
+    int64_t tenant;    /* whose it is */
     int n_virtual_tokens;
     int n_tasks;       /* 1 unless MULTITASK_PROMPT_TUNING */
-    size_t bytes;      /* of the compiled prefixes */
+    size_t bytes;      /* of the compiled prefixes, in memory */
     double compile_ms;
-    bool is_durable;   /* kept under the state folder */
+    bool is_durable, is_public, is_pinned;
+    bool is_resident;  /* in this process' memory */
     int64_t created;   /* Unix seconds */
-    int n_refs;        /* requests using this version now */
+    int n_refs;        /* requests using this version now, in this process */
     const char *base_hint; /* base_model_name_or_path of the config, or NULL */
+    enum adapter_state state;
+    const char *why;   /* broken: why; else NULL */
+    int64_t until;     /* broken: Unix seconds when it is tried again */
 };
 
 struct adapters_stats { /* of this process */
@@ -86,75 +119,102 @@ struct adapters_stats { /* of this process */
     int n_resident, n_loading;
 };
 
-/* Whether adapters_open will be able to use the state folder (which is made), and
- * adapters_load_all to read dir: asked before what takes long. */
-int adapters_check_state(const char *state_dir, struct err *err);
-int adapters_check_folder(const char *dir, struct err *err);
+struct adapters_limits { /* of a tenant, for his changes; 0: none */
+    int max_virtual_tokens;
+    struct store_limits store;
+};
 
 struct adapters *adapters_open(const struct adapters_opts *opts, struct err *err); /* boot */
-void adapters_free(struct adapters *a);
-
-/* Compiles everything kept in the state folder, then everything in dir (NULL: none): sub-directories and
- * .json files. A broken one is logged with its reason and skipped. Boot (blocks; the engine runs). */
-int adapters_load_all(struct adapters *a, const char *dir, struct err *err);
-
-/* Gives the state folder up for whoever comes next; later changes are refused with ERR_CLOSING. No
- * change may be under way. loop. */
-void adapters_leave_state(struct adapters *a);
+void adapters_free(struct adapters *a); /* no load or change is under way */
 
 /* -1 with ERR_INVALID unless name is [A-Za-z0-9][A-Za-z0-9._-]{0,63} and not the base's. */
 int adapters_check_name(const struct adapters *a, const char *name, struct err *err);
 
-struct adapter_change *adapters_put_begin(struct adapters *a, const char *name,
+/* ---- changes: loop, but for run --------------------------------------------------------------- */
+
+struct adapter_change *adapters_put_begin(struct adapters *a, int64_t tenant, const char *name,
                                           const struct adapter_file *files, int n_files,
-                                          struct err *err);                            /* loop */
-struct adapter_change *adapters_delete_begin(struct adapters *a, const char *name,
-                                             struct err *err);                         /* loop */
-struct adapter_change *adapters_rollback_begin(struct adapters *a, const char *name,
-                                               const char *version, struct err *err);    /* loop */
+                                          struct err *err);
+struct adapter_change *adapters_delete_begin(struct adapters *a, int64_t tenant, const char *name,
+                                             struct err *err);
+struct adapter_change *adapters_rollback_begin(struct adapters *a, int64_t tenant, const char *name,
+                                               const char *version, struct err *err);
+
+/* What the adapters folder holds now under this name; files NULL: it went. Nothing happens (NULL with
+ * ERR_CONFLICT) if the name's content was PUT or deleted by request; nothing has to happen (NULL, ERR_NONE) if it
+ * is this very content. */
+struct adapter_change *adapters_import_begin(struct adapters *a, int64_t tenant, const char *name,
+                                             const struct adapter_file *files, int n_files,
+                                             struct err *err);
 
 /* After begin. The change happens only if the conditions hold, now and at the moment of the change, when
- * nothing else can come between; ERR_PRECONDITION. loop. */
+ * nothing else can come between; ERR_PRECONDITION. */
 int adapter_change_when(struct adapter_change *c, const struct adapter_when *when, struct err *err);
+void adapter_change_limit(struct adapter_change *c, const struct adapters_limits *limits);
 
 /* After begin, of a put: everything is checked and compiled, nothing is changed; commit tells what would
- * be. loop. */
+ * be. */
 void adapter_change_dry(struct adapter_change *c);
 
 int adapter_change_run(struct adapter_change *c, struct err *err);                     /* pool */
 
-/* 1: run it again; 0: commit it; -1: it failed. loop. */
+/* 1: run it again; 0: commit it; -1: it failed. */
 int adapter_change_next(struct adapter_change *c, struct err *err);
 int adapters_commit(struct adapters *a, struct adapter_change *c, struct adapter_info *out,
-                    struct err *err);                                                  /* loop */
-void adapter_change_free(struct adapter_change *c);                                    /* loop */
+                    struct err *err);
+void adapter_change_free(struct adapter_change *c);
 
-/* Current version of name, pinned, or NULL with ERR_MODEL_NOT_FOUND. loop. */
-struct adapter_version *adapters_acquire(struct adapters *a, const char *name, struct err *err);
+/* Flags that administrators set; -1 leaves one as it is. Blocks for the disk: pool. */
+int adapters_set_flags(struct adapters *a, int64_t tenant, const char *name, int is_public,
+                       int is_pinned, struct err *err);
+
+/* ---- use: loop, but for run -------------------------------------------------------------------- */
+
+/* What the name means to the tenant: his own, or else a public one. ERR_MODEL_NOT_FOUND (the same for a name
+ * that nobody has and one that another has); ERR_ADAPTER if it is broken, with why; ERR_LOADING if too many
+ * wait already. */
+int adapters_acquire(struct adapters *a, int64_t tenant, const char *name,
+                     struct adapter_version **out, struct adapter_load **wait, struct err *err);
+int adapters_take(struct adapters *a, struct adapter_load *l, struct adapter_version **out,
+                  struct err *err);
+void adapters_give_up(struct adapters *a, struct adapter_load *l);
 void adapters_release(struct adapter_version *v);
+
+struct adapter_load *adapters_next_load(struct adapters *a); /* to run now; NULL: none */
+const char *adapter_load_version(const struct adapter_load *l); /* its digest */
+void adapter_load_run(struct adapter_load *l);               /* pool; blocks */
+void adapters_load_done(struct adapters *a, struct adapter_load *l);
+
+/* The version is not loaded again before until (Unix seconds); requests for it get why. */
+void adapters_mark_broken(struct adapters *a, const char *version, int64_t until, const char *why);
 
 /* The prefix for a task; has_task false is fine unless there are several (ERR_INVALID, param task_id).
  * Borrowed while the version is pinned. */
 const struct kv_prefix *adapter_version_prefix(const struct adapter_version *v, bool has_task,
                                                int64_t task, struct err *err);
 const char *adapter_version_digest(const struct adapter_version *v);
+const char *adapter_version_name(const struct adapter_version *v); /* by which it was loaded */
 
-int adapters_info(struct adapters *a, const char *name, struct adapter_info *out, struct err *err);
+/* ---- looking: loop ------------------------------------------------------------------------------ */
 
-/* In order of name. loop. */
-void adapters_each(struct adapters *a, void (*fn)(const struct adapter_info *info, void *ud), void *ud);
+/* ERR_ADAPTER_NOT_FOUND, as for acquire the same for all that the tenant does not see. */
+int adapters_info(struct adapters *a, int64_t tenant, const char *name, struct adapter_info *out,
+                  struct err *err);
 
-/* At most limit of those behind the name after ("": from the first); true if there are more. loop. */
-bool adapters_each_after(struct adapters *a, const char *after, size_t limit,
+/* At most limit of those behind the name after ("": from the first); true if there are more. */
+bool adapters_each_after(struct adapters *a, int64_t tenant, const char *after, size_t limit,
                          void (*fn)(const struct adapter_info *info, void *ud), void *ud);
 
-/* Newest first. loop. */
-int adapters_each_version(struct adapters *a, const char *name,
+/* Newest first. */
+int adapters_each_version(struct adapters *a, int64_t tenant, const char *name,
                           void (*fn)(const struct adapter_version_info *v, void *ud), void *ud,
                           struct err *err);
 
 /* An open read-only descriptor (the caller closes) on one of the files the current version was made
- * from, as they were given. ERR_NOT_FOUND if there is no such file. loop. */
-int adapters_open_file(struct adapters *a, const char *name, const char *file, struct err *err);
+ * from, as they were given; of his own adapters. ERR_NOT_FOUND if there is no such file. */
+int adapters_open_file(struct adapters *a, int64_t tenant, const char *name, const char *file,
+                       struct err *err);
+
+void adapters_stats(const struct adapters *a, struct adapters_stats *out);
 
 #endif

@@ -1,56 +1,68 @@
 /* A change of one name, on its way from the loop through the pool and back. */
-#include "adapters/registry.h"
-
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#include "adapters/loaded.h"
+#include "adapters/refuse.h"
+#include "adapters/registry.h"
 #include "adapters/when.h"
 #include "core/base/log.h"
 #include "core/base/mem.h"
 
+enum { SMALL_IMPORT = 1 << 20 }; /* bytes that the loop may digest */
+
 struct adapter_change {
     struct adapters *a;
-    char *name;
-    bool is_delete, stays_deleted, is_rollback, is_dry;
-    bool has_read;   /* a rollback's files */
-    bool has_run;    /* successfully */
-    bool was_stored; /* current, at the beginning */
-    bool is_stored;  /* once it has run */
+    int64_t tenant;
+    char name[ADAPTER_NAME_MAX + 1];
+    enum { CHANGE_PUT, CHANGE_DELETE, CHANGE_ROLLBACK } what;
+    bool is_import; /* from the adapters folder */
+    bool is_dry;
+    bool has_run;   /* successfully */
+    bool is_same;   /* nothing has to be compiled, or of an import nothing done at all */
     struct adapter_file files[ADAPTER_MAX_FILES];
     int n_files;
     struct adapter_spec spec;
-    struct loaded loaded;               /* what a rollback read */
-    char *if_match, *if_none_match;     /* NULL: no condition */
-    struct kept kept;
-    struct change_origin origin;
-    char expected[DIGEST_HEX + 1];      /* of STORED content */
-    struct adapter_version *current;    /* of the name at the beginning, pinned; may be NULL */
-    struct adapter_version *made;       /* by the run; NULL: the content is current's */
+    char *if_match, *if_none_match; /* NULL: no condition */
+    struct adapters_limits limits;
+    struct row before;  /* of the name, at the beginning; version "" if there was none */
+    bool is_known_broken; /* before */
+    struct row after;   /* once it has run; of a rollback from the beginning on */
+    struct made made;   /* by the run; empty: nothing was */
 };
 
 /* ---- begin --------------------------------------------------------------------------- */
 
-static struct adapter_change *new_change(struct adapters *a, const char *name)
+static int64_t bytes_of(const struct adapter_file *files, int n)
 {
+    int64_t sum = 0;
+    for (int i = 0; i < n; i++)
+        sum += (int64_t)files[i].len;
+    return sum;
+}
+
+/* NULL if the store cannot be read. */
+static struct adapter_change *new_change(struct adapters *a, int64_t tenant, const char *name,
+                                         struct err *err)
+{
+    CHECK_ON_THREAD(a->owner);
     struct adapter_change *c = xcalloc(1, sizeof *c);
-    const struct version_name *n = registry_find(a, name);
     c->a = a;
-    c->name = xstrdup(name);
-    if (n) {
-        c->current = n->version;
-        c->was_stored = n->is_stored;
-        version_ref(c->current);
+    c->tenant = tenant;
+    snprintf(c->name, sizeof c->name, "%s", name);
+    if (store_find_own(a->store, tenant, name, row_take, &c->before, err) < 0) {
+        adapter_change_free(c);
+        return NULL;
     }
+    c->is_known_broken = registry_broken(a, tenant, c->before.version) != NULL;
     return c;
 }
 
-struct adapter_change *change_put_begin(struct adapters *a, const char *name,
-                                        const struct adapter_file *files, int n_files,
-                                        const struct change_origin *origin, struct err *err)
+struct adapter_change *adapters_put_begin(struct adapters *a, int64_t tenant, const char *name,
+                                          const struct adapter_file *files, int n_files,
+                                          struct err *err)
 {
-    CHECK_ON_THREAD(a->owner);
     if (adapters_check_name(a, name, err) < 0)
         return NULL;
     if (n_files < 1 || n_files > ADAPTER_MAX_FILES) {
@@ -58,60 +70,115 @@ struct adapter_change *change_put_begin(struct adapters *a, const char *name,
                   " and " SPEC_WEIGHTS_FILE ", or one text JSON", n_files);
         return NULL;
     }
-    struct adapter_change *c = new_change(a, name);
+    struct adapter_change *c = new_change(a, tenant, name, err);
+    if (!c)
+        return NULL;
     memcpy(c->files, files, (size_t)n_files * sizeof *files);
     c->n_files = n_files;
-    c->origin = *origin;
-    if (origin->version)
-        memcpy(c->expected, origin->version, sizeof c->expected);
-    if (spec_parse(&c->spec, files, n_files, &a->limits, err) < 0) {
+    if (spec_parse(&c->spec, files, n_files, &a->maker.limits, err) < 0) {
         adapter_change_free(c);
         return NULL;
     }
-    if (origin->kept) {
-        c->kept = *origin->kept;
-        memset(origin->kept, 0, sizeof *origin->kept);
-    }
     return c;
 }
 
-struct adapter_change *adapters_put_begin(struct adapters *a, const char *name,
-                                          const struct adapter_file *files, int n_files,
-                                          struct err *err)
+/* Of his own that is not deleted. */
+static struct adapter_change *new_change_of(struct adapters *a, int64_t tenant, const char *name,
+                                            struct err *err)
 {
-    return change_put_begin(a, name, files, n_files,
-                            &(struct change_origin){.from = CHANGE_SENT}, err);
+    if (registry_need_own(a, tenant, name, &a->row, err) < 0)
+        return NULL;
+    return new_change(a, tenant, name, err);
 }
 
-struct adapter_change *adapters_delete_begin(struct adapters *a, const char *name, struct err *err)
+struct adapter_change *adapters_delete_begin(struct adapters *a, int64_t tenant, const char *name,
+                                             struct err *err)
 {
-    struct adapter_info info;
-    if (!registry_has_name(&a->hidden, name) && adapters_info(a, name, &info, err) < 0)
-        return NULL;
-    struct adapter_change *c = new_change(a, name);
-    c->is_delete = true;
-    c->stays_deleted = registry_has_name(&a->in_folder, name);
+    struct adapter_change *c = new_change_of(a, tenant, name, err);
+    if (c)
+        c->what = CHANGE_DELETE;
     return c;
 }
 
-struct adapter_change *adapters_rollback_begin(struct adapters *a, const char *name,
-                                               const char *version, struct err *err)
+static void take_version(void *ud, const struct store_version *v)
 {
-    struct adapter_info info;
-    int64_t created;
-    if (adapters_info(a, name, &info, err) < 0)
+    struct adapter_change *c = ud;
+    const struct store_entry e = {
+        .tenant = c->tenant,
+        .name = c->name,
+        .version = v->digest,
+        .kind = v->kind,
+        .created = v->created,
+        .n_tokens = v->n_tokens,
+        .n_tasks = v->n_tasks,
+        .bytes = v->bytes,
+        .is_public = c->before.entry.is_public,
+        .is_pinned = c->before.entry.is_pinned,
+    };
+    row_take(&c->after, &e);
+}
+
+struct adapter_change *adapters_rollback_begin(struct adapters *a, int64_t tenant,
+                                               const char *name, const char *version,
+                                               struct err *err)
+{
+    struct adapter_change *c = new_change_of(a, tenant, name, err);
+    if (!c)
         return NULL;
-    if (!blobs_is_digest(version)) {
+    c->what = CHANGE_ROLLBACK;
+    int rc = -1;
+    if (!blobs_is_digest(version))
         err_param(err, ERR_INVALID, "version", "a version is %d hexadecimal digits in lower case",
                   DIGEST_HEX);
+    else
+        rc = store_find_version(a->store, tenant, name, version, take_version, c, err);
+    if (rc == 0)
+        err_set(err, ERR_NOT_FOUND, "this version is not kept");
+    if (rc == 1)
+        return c;
+    adapter_change_free(c);
+    return NULL;
+}
+
+static int is_not_folders(struct err *err)
+{
+    return err_set(err, ERR_CONFLICT, "what was put or deleted by request goes before the "
+                   "adapters folder");
+}
+
+/* 1: it has this very content from the folder. */
+static bool is_this_content(const struct row *row, const struct adapter_file *files, int n)
+{
+    char digest[DIGEST_HEX + 1];
+    int64_t bytes = bytes_of(files, n);
+    if (bytes != row->entry.bytes || bytes > SMALL_IMPORT)
+        return false;
+    spec_digest(files, n, digest);
+    return strcmp(digest, row->version) == 0;
+}
+
+struct adapter_change *adapters_import_begin(struct adapters *a, int64_t tenant, const char *name,
+                                             const struct adapter_file *files, int n_files,
+                                             struct err *err)
+{
+    CHECK_ON_THREAD(a->owner);
+    struct row *row = &a->row;
+    int rc = store_find_own(a->store, tenant, name, row_take, row, err);
+    if (rc < 0)
+        return NULL;
+    if (rc == 1 && (!row->entry.is_from_folder || (!row->version[0] && !row->entry.is_damaged))) {
+        is_not_folders(err);
         return NULL;
     }
-    if (store_find_version(a->store, name, version, &created, err) < 0)
+    if (files ? rc == 1 && is_this_content(row, files, n_files) : rc == 0) {
+        if (err)
+            err->code = ERR_NONE;
         return NULL;
-    struct adapter_change *c = new_change(a, name);
-    c->is_rollback = true;
-    c->origin = (struct change_origin){.from = CHANGE_STORED, .created = created};
-    memcpy(c->expected, version, sizeof c->expected);
+    }
+    struct adapter_change *c = files ? adapters_put_begin(a, tenant, name, files, n_files, err)
+                                     : adapters_delete_begin(a, tenant, name, err);
+    if (c)
+        c->is_import = true;
     return c;
 }
 
@@ -120,187 +187,196 @@ static struct adapter_when when_of(const struct adapter_change *c)
     return (struct adapter_when){c->if_match, c->if_none_match};
 }
 
+static const char *or_null(const char *version)
+{
+    return version && version[0] ? version : NULL;
+}
+
 int adapter_change_when(struct adapter_change *c, const struct adapter_when *when, struct err *err)
 {
     CHECK_ON_THREAD(c->a->owner);
     CHECK(!c->has_run && !c->if_match && !c->if_none_match);
     c->if_match = when->if_match ? xstrdup(when->if_match) : NULL;
     c->if_none_match = when->if_none_match ? xstrdup(when->if_none_match) : NULL;
-    return when_check(when, c->current ? c->current->digest : NULL, err);
+    return when_check(when, or_null(c->before.version), err);
+}
+
+void adapter_change_limit(struct adapter_change *c, const struct adapters_limits *limits)
+{
+    c->limits = *limits;
 }
 
 void adapter_change_dry(struct adapter_change *c)
 {
-    CHECK(!c->has_run && !c->is_delete && !c->is_rollback);
+    CHECK(!c->has_run && c->what == CHANGE_PUT);
     c->is_dry = true;
 }
 
 /* ---- run ----------------------------------------------------------------------------- */
 
-static struct adapter_version *new_version(struct adapter_change *c,
-                                           const char digest[DIGEST_HEX + 1],
-                                           const struct compiled *compiled)
-{
-    struct adapter_version *v = xcalloc(1, sizeof *v);
-    v->owner = c->a->owner;
-    v->n_refs = 1;
-    v->kind = c->spec.kind;
-    memcpy(v->digest, digest, sizeof v->digest);
-    v->compiled = *compiled;
-    v->created = c->origin.from == CHANGE_STORED ? c->origin.created : (int64_t)time(NULL);
-    v->base_hint = c->spec.base_hint;
-    c->spec.base_hint = NULL;
-    v->kept = c->kept;
-    memset(&c->kept, 0, sizeof c->kept);
-    return v;
-}
-
-static int make_version(struct adapter_change *c, const char digest[DIGEST_HEX + 1],
-                        struct err *err)
-{
-    struct compiled compiled;
-    if (compile_spec(&c->spec, &c->a->with, &compiled, err) < 0)
-        return -1;
-    c->made = new_version(c, digest, &compiled);
-    return 0;
-}
-
-/* What the adapters folder brought is no version of the store. */
-static int allow(void *ud, const char *current, struct err *err)
+/* Inside the store's transaction. */
+static int allow(void *ud, const char *current, bool is_from_folder, struct err *err)
 {
     const struct adapter_change *c = ud;
     const struct adapter_when when = when_of(c);
-    if (!current && c->current && !c->was_stored)
-        current = c->current->digest;
-    return when_check(&when, current && current[0] ? current : NULL, err);
+    if (c->is_import && current && (!is_from_folder || !current[0]))
+        return is_not_folders(err);
+    return when_check(&when, or_null(current), err);
 }
 
-static int store_version(struct adapter_change *c, const char *digest, int64_t created,
-                         struct err *err)
+/* What was stored before under another base need not load with this one. */
+static int make_or_take(struct adapter_change *c, const char *digest, struct err *err)
+{
+    const struct maker *m = &c->a->maker;
+    c->is_same = strcmp(c->before.version, digest) == 0 && !c->is_known_broken;
+    if (make_check_tokens(c->spec.n_tokens, c->limits.max_virtual_tokens, err) < 0)
+        return -1;
+    if (c->is_same)
+        return 0;
+    if (make_from_spec(m, c->tenant, digest, &c->spec, !c->is_dry, &c->made, err) < 0)
+        return -1;
+    return make_check_tokens(c->made.compiled.n_tokens, c->limits.max_virtual_tokens, err);
+}
+
+static struct store_entry entry_of(const struct adapter_change *c, const char *digest)
+{
+    const struct compiled *made = &c->made.compiled;
+    const struct store_entry *was = &c->before.entry;
+    return (struct store_entry){
+        .tenant = c->tenant,
+        .name = c->name,
+        .version = digest,
+        .kind = kind_name(c->spec.kind),
+        .base_hint = c->spec.base_hint,
+        .created = c->is_same ? was->created : (int64_t)time(NULL),
+        .n_tokens = c->is_same ? was->n_tokens : made->n_tokens,
+        .n_tasks = c->is_same ? was->n_tasks : made->n_prefixes,
+        .bytes = bytes_of(c->files, c->n_files),
+        .compile_ms = c->is_same ? was->compile_ms : made->ms,
+        .is_public = was->is_public,
+        .is_pinned = was->is_pinned,
+        .is_from_folder = c->is_import,
+    };
+}
+
+static int store_made(struct adapter_change *c, struct err *err)
 {
     struct blob_file files[ADAPTER_MAX_FILES];
     for (int i = 0; i < c->n_files; i++)
         files[i] = (struct blob_file){c->files[i].name, c->files[i].bytes, c->files[i].len};
-    const struct store_entry entry = {.name = c->name, .version = digest,
-                                      .kind = kind_name(c->spec.kind), .created = created};
     const struct store_condition only_if = {allow, c};
-    return store_put(c->a->store, &entry, files, c->n_files, &only_if, err);
+    return store_put(c->a->store, &c->after.entry, files, c->n_files, &only_if, &c->limits.store,
+                     err);
 }
 
-/* Content that the name has already is neither compiled again nor a new version. */
+/* Content that the name has already is neither compiled again nor a new version; it is stored
+ * again, which mends what was damaged. */
 static int run_put(struct adapter_change *c, struct err *err)
 {
     char digest[DIGEST_HEX + 1];
     spec_digest(c->files, c->n_files, digest);
-    if (c->expected[0] && strcmp(digest, c->expected) != 0)
-        return err_set(err, ERR_ADAPTER, "the stored files are damaged");
-    bool is_same = c->current && strcmp(c->current->digest, digest) == 0;
-    if (!is_same && make_version(c, digest, err) < 0)
-        return -1;
-    c->is_stored = c->origin.from != CHANGE_FOLDER;
-    if (c->origin.from != CHANGE_SENT || c->is_dry)
-        return 0;
-    return store_version(c, digest, is_same ? c->current->created : c->made->created, err);
-}
-
-static bool rolls_back_to_current(const struct adapter_change *c)
-{
-    return c->current && strcmp(c->current->digest, c->expected) == 0;
+    int rc = make_or_take(c, digest, err);
+    if (rc == 0) {
+        const struct store_entry e = entry_of(c, digest);
+        row_take(&c->after, &e);
+        if (!c->is_dry && !(c->is_import && c->is_same))
+            rc = store_made(c, err);
+    }
+    if (rc < 0 && c->made.has_computed && !c->is_dry)
+        make_unkeep(&c->a->maker, c->tenant, digest);
+    return rc;
 }
 
 static int run_rollback(struct adapter_change *c, struct err *err)
 {
     const struct store_condition only_if = {allow, c};
-    if (!rolls_back_to_current(c) && run_put(c, err) < 0)
+    c->is_same = strcmp(c->before.version, c->after.version) == 0 && !c->is_known_broken;
+    if (!c->is_same &&
+        make_from_store(&c->a->maker, c->tenant, c->after.version, &c->made, err) < 0) {
+        if (err && err->code == ERR_NOT_FOUND)
+            err->code = ERR_ADAPTER; /* the version is there, its files are not */
         return -1;
-    c->is_stored = true;
-    return store_rollback(c->a->store, c->name, c->expected, &only_if, err);
+    }
+    return store_rollback(c->a->store, c->tenant, c->name, c->after.version, &only_if, err);
 }
 
 static int run_delete(struct adapter_change *c, struct err *err)
 {
     const struct store_condition only_if = {allow, c};
-    return store_delete(c->a->store, c->name, c->stays_deleted, &only_if, err);
-}
-
-static int read_files(struct adapter_change *c, struct err *err)
-{
-    c->has_read = true;
-    if (rolls_back_to_current(c))
-        return 0;
-    return loaded_read_stored(&c->loaded, store_blobs(c->a->store), c->expected,
-                              c->a->limits.max_bytes, err);
+    bool stays_deleted = c->before.entry.is_from_folder && !c->is_import;
+    row_take(&c->after, &c->before.entry);
+    return store_delete(c->a->store, c->tenant, c->name, stays_deleted, &only_if, err);
 }
 
 int adapter_change_run(struct adapter_change *c, struct err *err)
 {
     CHECK(!c->has_run);
-    if (c->is_rollback && !c->has_read)
-        return read_files(c, err);
-    int rc = c->is_delete     ? run_delete(c, err)
-             : c->is_rollback ? run_rollback(c, err)
-                              : run_put(c, err);
+    int rc = c->what == CHANGE_DELETE     ? run_delete(c, err)
+             : c->what == CHANGE_ROLLBACK ? run_rollback(c, err)
+                                          : run_put(c, err);
     c->has_run = rc == 0;
     return rc;
 }
 
 int adapter_change_next(struct adapter_change *c, struct err *err)
 {
+    (void)err;
     CHECK_ON_THREAD(c->a->owner);
-    if (c->has_run)
-        return 0;
-    CHECK(c->is_rollback && c->has_read);
-    if (rolls_back_to_current(c))
-        return 1;
-    memcpy(c->files, c->loaded.files, sizeof c->files);
-    c->n_files = c->loaded.n_files;
-    return spec_parse(&c->spec, c->files, c->n_files, &c->a->limits, err) < 0 ? -1 : 1;
+    return 0; /* every change runs once */
 }
 
 /* ---- commit -------------------------------------------------------------------------- */
-
-static int commit_delete(struct adapters *a, struct adapter_change *c, struct adapter_info *out,
-                         struct err *err)
-{
-    struct version_name *n = registry_find(a, c->name);
-    if (!n && !registry_has_name(&a->hidden, c->name))
-        return err_set(err, ERR_ADAPTER_NOT_FOUND, "there is no adapter `%s`", c->name);
-    *out = (struct adapter_info){.kind = ""};
-    if (n) {
-        version_ref(n->version);
-        version_unref(c->current);
-        c->current = n->version; /* what out->base_hint points into */
-        registry_describe(a, n, out);
-    }
-    out->name = c->name;
-    registry_forget(a, c->name);
-    registry_drop_name(&a->hidden, c->name);
-    log_info("adapters", "adapter %s was deleted", c->name);
-    return 0;
-}
-
-/* Nothing else runs, so what holds here held all along. */
-static int commit_dry(struct adapters *a, struct adapter_change *c, struct adapter_info *out,
-                      struct err *err)
-{
-    const struct version_name *n = registry_find(a, c->name);
-    const struct adapter_when when = when_of(c);
-    if (when_check(&when, n ? n->version->digest : NULL, err) < 0)
-        return -1;
-    const struct version_name would = {c->name, c->made ? c->made : c->current, true};
-    registry_describe(a, &would, out);
-    return 0;
-}
 
 /* Nothing in a file proves which base it was trained for, so a different name is worth a
  * line. */
 static void log_put(const struct adapters *a, const struct adapter_info *info)
 {
     log_info("adapters", "adapter %s is version %.12s: %s, %d virtual tokens, compiled in %.1f ms",
-             info->name, info->version, info->kind, info->n_virtual_tokens, info->compile_ms);
+             info->name, info->version, info->kind ? info->kind : "of unknown kind",
+             info->n_virtual_tokens, info->compile_ms);
     if (info->base_hint && strcmp(info->base_hint, a->base_name) != 0)
         log_info("adapters", "adapter %s was trained on \"%s\"; this base is \"%s\"", info->name,
                  info->base_hint, a->base_name);
+}
+
+static void count(struct adapters *a, const struct made *m)
+{
+    if (!m->has_computed)
+        return;
+    a->stats.compiles++;
+    a->stats.compile_us += (uint64_t)(m->compiled.ms * 1e3);
+}
+
+static void become_resident(struct adapters *a, struct adapter_change *c)
+{
+    if (c->made.compiled.n_prefixes == 0)
+        return;
+    broken_clear(&a->broken, c->tenant, c->after.version);
+    struct adapter_version *v = version_new(a, c->tenant, c->after.version, c->name, c->made.kind,
+                                            &c->made.compiled);
+    if (c->after.entry.is_pinned)
+        memcpy(v->pinned_by, v->name, sizeof v->pinned_by);
+    version_unref(room_admit(a, v));
+}
+
+/* Nothing was changed, so the conditions are asked once more. */
+static int commit_dry(struct adapters *a, struct adapter_change *c, struct adapter_info *out,
+                      struct err *err)
+{
+    const struct adapter_when when = when_of(c);
+    int rc = store_find_own(a->store, c->tenant, c->name, row_take, &a->row, err);
+    if (rc < 0 || when_check(&when, rc ? or_null(a->row.version) : NULL, err) < 0)
+        return -1;
+    registry_describe(a, &c->after.entry, out);
+    return 0;
+}
+
+/* The store knows more of the name than the change does, unless somebody has changed it since. */
+static void describe_after(struct adapters *a, struct adapter_change *c, struct adapter_info *out)
+{
+    int rc = store_find_own(a->store, c->tenant, c->name, row_take, &a->row, NULL);
+    bool is_it = rc == 1 && strcmp(a->row.version, c->after.version) == 0;
+    registry_describe(a, is_it ? &a->row.entry : &c->after.entry, out);
 }
 
 int adapters_commit(struct adapters *a, struct adapter_change *c, struct adapter_info *out,
@@ -308,14 +384,16 @@ int adapters_commit(struct adapters *a, struct adapter_change *c, struct adapter
 {
     CHECK_ON_THREAD(a->owner);
     CHECK(c->has_run);
-    if (c->is_delete)
-        return commit_delete(a, c, out, err);
+    count(a, &c->made);
     if (c->is_dry)
         return commit_dry(a, c, out, err);
-    struct adapter_version *v = c->made ? c->made : c->current;
-    if (c->origin.from == CHANGE_SENT)
-        registry_drop_name(&a->hidden, c->name);
-    registry_describe(a, registry_set(a, c->name, v, c->is_stored), out);
+    if (c->what == CHANGE_DELETE) {
+        registry_describe(a, &c->after.entry, out);
+        log_info("adapters", "adapter %s was deleted", c->name);
+        return 0;
+    }
+    become_resident(a, c);
+    describe_after(a, c, out);
     log_put(a, out);
     return 0;
 }
@@ -325,13 +403,9 @@ void adapter_change_free(struct adapter_change *c)
     if (!c)
         return;
     CHECK_ON_THREAD(c->a->owner);
-    version_unref(c->made);
-    version_unref(c->current);
+    compile_fini(&c->made.compiled);
     spec_fini(&c->spec);
-    loaded_fini(&c->loaded);
-    kept_fini(&c->kept);
     free(c->if_match);
     free(c->if_none_match);
-    free(c->name);
     free(c);
 }

@@ -13,7 +13,7 @@ struct compiled { /* zeroed = empty */
     int n_prefixes;
     int n_tokens;
     size_t bytes;
-    double ms;
+    double ms; /* that compiling took */
 };
 
 struct compile_with {

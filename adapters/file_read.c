@@ -45,35 +45,47 @@ static int read_all(int fd, char *out, size_t len, struct err *err)
     return 0;
 }
 
+static void *read_sized(int fd, size_t size, size_t most, struct err *err)
+{
+    if (size > most) {
+        err_set(err, ERR_TOO_LARGE, "the file has %zu bytes; at most %zu are accepted", size, most);
+        return NULL;
+    }
+    char *bytes = mem_try_calloc(size + 1, 1);
+    if (!bytes) {
+        err_set(err, ERR_NO_MEMORY, "no memory for a file of %zu bytes", size);
+        return NULL;
+    }
+    if (read_all(fd, bytes, size, err) == 0)
+        return bytes;
+    free(bytes);
+    return NULL;
+}
+
+void *file_read_fd(int fd, size_t most, size_t *len, struct err *err)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
+        err_set(err, ERR_ADAPTER, "not a regular file");
+        return NULL;
+    }
+    *len = (size_t)st.st_size;
+    return read_sized(fd, *len, most, err);
+}
+
 void *file_read(int dir, const char *name, size_t most, size_t *len, struct file_stamp *stamp,
                 struct err *err)
 {
     struct file_stamp own;
-    char *bytes = NULL;
     int fd = file_open(dir, name, &own, err);
     if (fd < 0)
         return NULL;
-    if ((unsigned long long)own.size > most) {
-        err_set(err, ERR_TOO_LARGE, "the file has %lld bytes; at most %zu are accepted", own.size,
-                most);
-        goto fail;
-    }
-    bytes = mem_try_calloc((size_t)own.size + 1, 1);
-    if (!bytes) {
-        err_set(err, ERR_NO_MEMORY, "no memory for a file of %lld bytes", own.size);
-        goto fail;
-    }
-    if (read_all(fd, bytes, (size_t)own.size, err) < 0)
-        goto fail;
+    void *bytes = read_sized(fd, (size_t)own.size, most, err);
     close(fd);
     *len = (size_t)own.size;
     if (stamp)
         *stamp = own;
     return bytes;
-fail:
-    free(bytes);
-    close(fd);
-    return NULL;
 }
 
 bool file_stamp_is_same(const struct file_stamp *a, const struct file_stamp *b)

@@ -26,6 +26,9 @@ int file_open(int dir, const char *name, struct file_stamp *stamp, struct err *e
 void *file_read(int dir, const char *name, size_t most, size_t *len, struct file_stamp *stamp,
                 struct err *err);
 
+/* The same of an open file, from where it stands; the descriptor stays the caller's. */
+void *file_read_fd(int fd, size_t most, size_t *len, struct err *err);
+
 bool file_stamp_is_same(const struct file_stamp *a, const struct file_stamp *b);
 
 #endif

@@ -23,12 +23,17 @@ enum kind_class kind_class(enum kind k)
     return kinds[k].class;
 }
 
-int kind_from_peft_type(const char *name, enum kind *k)
+int kind_from_name(const char *name, enum kind *k)
 {
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
-        if (kinds[i].class != KIND_CLASS_TEXT && strcmp(kinds[i].name, name) == 0) {
+        if (strcmp(kinds[i].name, name) == 0) {
             *k = (enum kind)i;
             return 0;
         }
     return -1;
+}
+
+int kind_from_peft_type(const char *name, enum kind *k)
+{
+    return kind_from_name(name, k) == 0 && kinds[*k].class != KIND_CLASS_TEXT ? 0 : -1;
 }

@@ -36,4 +36,6 @@ enum kind_class kind_class(enum kind k);
 /* 0 and *k if name is a peft_type that is served; "text" is none. */
 int kind_from_peft_type(const char *name, enum kind *k);
 
+int kind_from_name(const char *name, enum kind *k); /* of kind_name */
+
 #endif

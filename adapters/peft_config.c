@@ -1,13 +1,12 @@
 /* Checks an adapter_config.json field by field. */
 #include "adapters/peft_config.h"
 
-#include <cjson/cJSON.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "adapters/refuse.h"
-#include "core/base/json_check.h"
+#include "core/base/json_tree.h"
 #include "core/base/mem.h"
 #include "core/base/utf8.h"
 
@@ -22,18 +21,17 @@ static int not_accepted(struct err *err, const char *key, const char *what)
     return err_set(err, ERR_ADAPTER, "adapter_config.json: %s %s", key, what);
 }
 
-static const cJSON *find(const cJSON *root, const char *key)
+static const struct json_node *find(const struct json_node *root, const char *key)
 {
-    const cJSON *v = cJSON_GetObjectItemCaseSensitive(root, key);
-    return cJSON_IsNull(v) ? NULL : v;
+    const struct json_node *v = json_member(root, key);
+    return json_is(v, JSON_NULL) ? NULL : v;
 }
 
-static int read_kind(struct peft_config *c, const cJSON *root, struct err *err)
+static int read_kind(struct peft_config *c, const struct json_node *root, struct err *err)
 {
-    const cJSON *v = find(root, "peft_type");
-    if (!cJSON_IsString(v))
+    const char *s = json_string(find(root, "peft_type"));
+    if (!s)
         return not_accepted(err, "peft_type", "is missing or not a string");
-    const char *s = v->valuestring;
     if (kind_from_peft_type(s, &c->kind) == 0)
         return 0;
     if (strcmp(s, "LORA") == 0)
@@ -47,12 +45,13 @@ static int read_kind(struct peft_config *c, const cJSON *root, struct err *err)
 }
 
 /* What makes PEFT run something else than a causal model with a prompt in front. */
-static int check_purpose(const cJSON *root, struct err *err)
+static int check_purpose(const struct json_node *root, struct err *err)
 {
-    const cJSON *task = find(root, "task_type"), *saved = find(root, "modules_to_save");
-    if (task && (!cJSON_IsString(task) || strcmp(task->valuestring, "CAUSAL_LM") != 0))
+    const struct json_node *task = find(root, "task_type");
+    const struct json_node *saved = find(root, "modules_to_save");
+    if (task && (!json_is(task, JSON_STRING) || strcmp(task->text, "CAUSAL_LM") != 0))
         return not_accepted(err, "task_type", "must be CAUSAL_LM or null");
-    if (saved && (!cJSON_IsArray(saved) || saved->child))
+    if (saved && (!json_is(saved, JSON_ARRAY) || saved->first))
         return not_accepted(err, "modules_to_save",
                             "must be null or empty: it replaces weights of the base");
     return 0;
@@ -64,13 +63,13 @@ struct int_field {
     int64_t least, most;
 };
 
-static int read_int(const cJSON *root, const struct int_field *f, int64_t *out, struct err *err)
+static int read_int(const struct json_node *root, const struct int_field *f, int64_t *out, struct err *err)
 {
-    const cJSON *v = find(root, f->key);
+    const struct json_node *v = find(root, f->key);
     *out = PEFT_ABSENT;
     if (!v)
         return 0;
-    double d = cJSON_IsNumber(v) ? v->valuedouble : -1;
+    double d = json_is(v, JSON_NUMBER) ? v->number : -1;
     if (!(d >= (double)f->least && d <= (double)f->most) || d != (double)(int64_t)d)
         return err_set(err, ERR_ADAPTER, "adapter_config.json: %s must be an integer from %lld "
                        "to %lld", f->key, (long long)f->least, (long long)f->most);
@@ -78,7 +77,7 @@ static int read_int(const cJSON *root, const struct int_field *f, int64_t *out, 
     return 0;
 }
 
-static int read_ints(struct peft_config *c, const cJSON *root, struct err *err)
+static int read_ints(struct peft_config *c, const struct json_node *root, struct err *err)
 {
     const struct int_field fields[] = {
         {"num_virtual_tokens", offsetof(struct peft_config, num_virtual_tokens), 1, max_tokens},
@@ -99,31 +98,28 @@ static int read_ints(struct peft_config *c, const cJSON *root, struct err *err)
     return read_int(root, &submodules, &one, err);
 }
 
-static int read_cpt(struct peft_config *c, const cJSON *root, struct err *err)
+static int read_cpt(struct peft_config *c, const struct json_node *root, struct err *err)
 {
-    const cJSON *ids = find(root, "cpt_token_ids");
+    const struct json_node *ids = find(root, "cpt_token_ids");
     c->n_cpt_token_ids = PEFT_ABSENT;
     if (c->kind != KIND_CPT || !ids)
         return 0;
-    if (!cJSON_IsArray(ids))
+    if (!json_is(ids, JSON_ARRAY))
         return not_accepted(err, "cpt_token_ids", "must be a list");
-    c->n_cpt_token_ids = cJSON_GetArraySize(ids);
+    c->n_cpt_token_ids = (int64_t)ids->n;
     return 0;
 }
 
 /* Only a hint: whatever is no string counts as none. */
-static char *read_hint(const cJSON *root)
+static char *read_hint(const struct json_node *root)
 {
-    const cJSON *v = find(root, "base_model_name_or_path");
-    if (!cJSON_IsString(v) || !v->valuestring[0])
-        return NULL;
-    return xstrndup(v->valuestring, utf8_valid_len(v->valuestring,
-                                                   strnlen(v->valuestring, MAX_HINT)));
+    const char *s = json_string(find(root, "base_model_name_or_path"));
+    return s && s[0] ? xstrndup(s, utf8_valid_len(s, strnlen(s, MAX_HINT))) : NULL;
 }
 
-static int read_all(struct peft_config *c, const cJSON *root, struct err *err)
+static int read_all(struct peft_config *c, const struct json_node *root, struct err *err)
 {
-    if (!cJSON_IsObject(root))
+    if (!json_is(root, JSON_OBJECT))
         return err_set(err, ERR_ADAPTER, "adapter_config.json must be an object");
     if (read_kind(c, root, err) < 0 || check_purpose(root, err) < 0 ||
         read_ints(c, root, err) < 0 || read_cpt(c, root, err) < 0)
@@ -138,13 +134,11 @@ int peft_config_parse(struct peft_config *c, const void *bytes, size_t len, stru
         .max_len = PEFT_CONFIG_MAX_BYTES, .max_depth = MAX_DEPTH, .max_items = MAX_ITEMS};
     struct err why = {0};
     memset(c, 0, sizeof *c);
-    if (json_check(bytes, len, &lim, &why) < 0)
+    struct json_tree tree;
+    if (json_tree_parse(&tree, bytes, len, &lim, &why) < 0)
         return refuse_content(err, "adapter_config.json", &why);
-    cJSON *root = cJSON_ParseWithLength(bytes, len);
-    if (!root)
-        return err_set(err, ERR_ADAPTER, "adapter_config.json: not understood as JSON");
-    int rc = read_all(c, root, err);
-    cJSON_Delete(root);
+    int rc = read_all(c, tree.root, err);
+    json_tree_free(&tree);
     return rc;
 }
 

@@ -1,6 +1,6 @@
 /* Reads an adapter_config.json that nobody vouches for into a checked struct.
  *
- * Thread: loop or boot (it parses JSON). Every field but peft_type may be absent; fields
+ * Thread: any. Every field but peft_type may be absent; fields
  * that only matter for training are ignored, as PEFT ignores them at inference. Numbers are
  * plain integers in a range in which no product of them overflows 64 bits. Source:
  * huggingface/peft 0.21, config.py and the configs of src/peft/tuners. */

@@ -1,7 +1,7 @@
 /* Holds the two files that PEFT saves against each other and against the base model's
  * shape.
  *
- * Thread: loop or boot (it parses JSON). Sources: huggingface/peft 0.21, save_and_load.py
+ * Thread: any. Sources: huggingface/peft 0.21, save_and_load.py
  * and the prompt-learning tuners; one tensor prompt_embeddings per adapter, two more for
  * MULTITASK. */
 #ifndef PREFIXD_PEFT_FILES_H

@@ -1,166 +1,41 @@
-/* Names, and the version that each means now. */
+/* Opening the registry, and what it says of names. */
 #include "adapters/registry.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+#include <sys/stat.h>
+#include <time.h>
 
 #include "adapters/name.h"
 #include "adapters/refuse.h"
 #include "core/base/mem.h"
 
+#define DEFAULT_MEMORY ((size_t)1 << 30)
 #define DEFAULT_MAX_BYTES ((size_t)256 << 20)
 #define MAX_COMPILED_BYTES ((size_t)4 << 30)
 
-/* ---- the table of names -------------------------------------------------------------- */
-
-static size_t place_of(const struct adapters *a, const char *name)
-{
-    size_t lo = 0, hi = a->n_names;
-    while (lo < hi) {
-        size_t mid = lo + (hi - lo) / 2;
-        if (strcmp(a->names[mid].name, name) < 0)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    return lo;
-}
-
-struct version_name *registry_find(const struct adapters *a, const char *name)
-{
-    CHECK_ON_THREAD(a->owner);
-    size_t i = place_of(a, name);
-    return i < a->n_names && strcmp(a->names[i].name, name) == 0 ? &a->names[i] : NULL;
-}
-
-struct version_name *registry_set(struct adapters *a, const char *name, struct adapter_version *v,
-                                  bool is_stored)
-{
-    struct version_name *n = registry_find(a, name);
-    version_ref(v);
-    if (!n) {
-        size_t i = place_of(a, name);
-        a->names = xrealloc(a->names, (a->n_names + 1) * sizeof *a->names);
-        memmove(&a->names[i + 1], &a->names[i], (a->n_names - i) * sizeof *a->names);
-        a->n_names++;
-        n = &a->names[i];
-        *n = (struct version_name){.name = xstrdup(name)};
-    }
-    version_unref(n->version);
-    n->version = v;
-    n->is_stored = is_stored;
-    return n;
-}
-
-void registry_forget(struct adapters *a, const char *name)
-{
-    struct version_name *n = registry_find(a, name);
-    if (!n)
-        return;
-    version_unref(n->version);
-    free(n->name);
-    size_t i = (size_t)(n - a->names);
-    a->n_names--;
-    memmove(n, n + 1, (a->n_names - i) * sizeof *n);
-}
-
-static size_t place_in_set(const struct name_set *set, const char *name)
-{
-    size_t i = 0;
-    while (i < set->n && strcmp(set->names[i], name) != 0)
-        i++;
-    return i;
-}
-
-bool registry_has_name(const struct name_set *set, const char *name)
-{
-    return place_in_set(set, name) < set->n;
-}
-
-void registry_add_name(struct name_set *set, const char *name)
-{
-    if (registry_has_name(set, name))
-        return;
-    set->names = xrealloc(set->names, (set->n + 1) * sizeof *set->names);
-    set->names[set->n++] = xstrdup(name);
-}
-
-void registry_drop_name(struct name_set *set, const char *name)
-{
-    size_t i = place_in_set(set, name);
-    if (i == set->n)
-        return;
-    free(set->names[i]);
-    set->names[i] = set->names[--set->n];
-}
-
-static void free_names(struct name_set *set)
-{
-    for (size_t i = 0; i < set->n; i++)
-        free(set->names[i]);
-    free(set->names);
-}
-
-void registry_describe(const struct adapters *a, const struct version_name *n,
-                       struct adapter_info *out)
-{
-    const struct adapter_version *v = n->version;
-    *out = (struct adapter_info){
-        .name = n->name,
-        .kind = kind_name(v->kind),
-        .n_virtual_tokens = v->compiled.n_tokens,
-        .n_tasks = v->compiled.n_prefixes,
-        .bytes = v->compiled.bytes,
-        .compile_ms = v->compiled.ms,
-        .is_durable = n->is_stored && a->is_durable,
-        .created = v->created,
-        .n_refs = v->n_users,
-        .base_hint = v->base_hint,
-    };
-    memcpy(out->version, v->digest, sizeof out->version);
-}
-
 /* ---- opening ------------------------------------------------------------------------- */
-
-int adapters_check_state(const char *state_dir, struct err *err)
-{
-    struct err why = {0};
-    if (store_check(state_dir, &why) == 0)
-        return 0;
-    return err_set(err, why.code, "%s; a folder that can be made and written to is accepted",
-                   why.msg);
-}
 
 struct adapters *adapters_open(const struct adapters_opts *o, struct err *err)
 {
+    (void)err;
     int most = engine_max_ctx(o->engine) - 1;
     if (o->max_virtual_tokens > 0 && o->max_virtual_tokens < most)
         most = o->max_virtual_tokens;
     struct adapters *a = xcalloc(1, sizeof *a);
     thread_owner_set(&a->owner);
     a->base_name = xstrdup(o->base_name);
-    a->with = (struct compile_with){.engine = o->engine, .base = o->base, .max_virtual_tokens = most};
-    a->limits = (struct spec_limits){
+    a->store = o->store;
+    a->is_durable = o->is_durable;
+    a->residents.memory = o->memory ? o->memory : DEFAULT_MEMORY;
+    a->maker = (struct maker){o->engine, o->base, o->store, {
         .shape = base_model_shape(o->base),
         .max_virtual_tokens = most,
         .max_bytes = o->max_bytes ? o->max_bytes : DEFAULT_MAX_BYTES,
         .max_compiled = MAX_COMPILED_BYTES,
-    };
-    a->is_durable = o->state_dir != NULL;
-    a->store = store_open(&(struct store_opts){o->state_dir, o->keep_versions}, err);
-    if (!a->store) {
-        adapters_free(a);
-        return NULL;
-    }
+    }};
     return a;
-}
-
-void adapters_leave_state(struct adapters *a)
-{
-    CHECK_ON_THREAD(a->owner);
-    if (a->store)
-        store_unlock(a->store);
 }
 
 void adapters_free(struct adapters *a)
@@ -168,14 +43,9 @@ void adapters_free(struct adapters *a)
     if (!a)
         return;
     CHECK_ON_THREAD(a->owner);
-    for (size_t i = 0; i < a->n_names; i++) {
-        version_unref(a->names[i].version);
-        free(a->names[i].name);
-    }
-    free_names(&a->in_folder);
-    free_names(&a->hidden);
-    store_close(a->store);
-    free(a->names);
+    CHECK(a->queue.n == 0);
+    residents_fini(&a->residents);
+    broken_fini(&a->broken);
     free(a->base_name);
     free(a);
 }
@@ -191,86 +61,176 @@ int adapters_check_name(const struct adapters *a, const char *name, struct err *
     return 0;
 }
 
+/* ---- names --------------------------------------------------------------------------- */
+
+static int not_found(const char *name, struct err *err)
+{
+    return err_set(err, ERR_ADAPTER_NOT_FOUND, "there is no adapter `%.*s`", refuse_shown(name),
+                   name);
+}
+
+int registry_find(struct adapters *a, int64_t tenant, const char *name, struct row *out,
+                  struct err *err)
+{
+    CHECK_ON_THREAD(a->owner);
+    return store_find(a->store, tenant, name, row_take, out, err);
+}
+
+int registry_need_own(struct adapters *a, int64_t tenant, const char *name, struct row *out,
+                      struct err *err)
+{
+    CHECK_ON_THREAD(a->owner);
+    int rc = store_find_own(a->store, tenant, name, row_take, out, err);
+    if (rc < 0)
+        return -1;
+    bool is_there = rc == 1 && (out->version[0] || out->entry.is_damaged);
+    return is_there ? 0 : not_found(name, err);
+}
+
+/* ---- states -------------------------------------------------------------------------- */
+
+const char *adapter_state_name(enum adapter_state s)
+{
+    static const char *const names[] = {"ready", "loading", "draining", "broken"};
+    return names[s];
+}
+
+struct broken_stamp registry_stamp(const struct adapters *a, int64_t tenant, const char *digest)
+{
+    struct stat st;
+    char name[BLOB_NAME_SIZE];
+    blobs_name(name, tenant, digest);
+    if (fstatat(store_blobs(a->store)->folder, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return (struct broken_stamp){0};
+    return (struct broken_stamp){(uint64_t)st.st_ino, st.st_mtim.tv_sec, st.st_mtim.tv_nsec};
+}
+
+const struct broken_version *registry_broken(const struct adapters *a, int64_t tenant,
+                                             const char *digest)
+{
+    if (a->broken.n == 0 || !digest[0])
+        return NULL;
+    const struct broken_stamp stamp = registry_stamp(a, tenant, digest);
+    return broken_find(&a->broken, tenant, digest, &stamp, time(NULL));
+}
+
+static void describe_state(struct adapters *a, const struct store_entry *e,
+                           struct adapter_info *out)
+{
+    const struct broken_version *b = registry_broken(a, e->tenant, e->version);
+    if (b || e->is_damaged) {
+        out->state = ADAPTER_BROKEN;
+        out->why = b ? b->why : REGISTRY_DAMAGED;
+        out->until = b ? b->until : 0;
+    } else if (!out->is_resident && load_queue_find(&a->queue, e->tenant, e->version)) {
+        out->state = ADAPTER_LOADING;
+    }
+}
+
+void registry_describe(struct adapters *a, const struct store_entry *e, struct adapter_info *out)
+{
+    const struct adapter_version *v = residents_find(&a->residents, e->tenant, e->version);
+    *out = (struct adapter_info){
+        .name = e->name,
+        .kind = e->kind && e->kind[0] ? e->kind : v ? kind_name(v->kind) : NULL,
+        .tenant = e->tenant,
+        .n_virtual_tokens = v ? v->compiled.n_tokens : e->n_tokens,
+        .n_tasks = v ? v->compiled.n_prefixes : e->n_tasks > 0 ? e->n_tasks : 1,
+        .bytes = v ? v->compiled.bytes : room_for(a, e->n_tokens, e->n_tasks),
+        .compile_ms = e->compile_ms,
+        .is_durable = a->is_durable,
+        .is_public = e->is_public,
+        .is_pinned = e->is_pinned,
+        .is_resident = v != NULL,
+        .created = e->created,
+        .n_refs = v ? v->n_users : 0,
+        .base_hint = e->base_hint,
+        .state = ADAPTER_READY,
+    };
+    strncpy(out->version, e->version, sizeof out->version - 1);
+    describe_state(a, e, out);
+}
+
 /* ---- asking -------------------------------------------------------------------------- */
 
-static struct version_name *need(struct adapters *a, const char *name, struct err *err)
+int adapters_info(struct adapters *a, int64_t tenant, const char *name, struct adapter_info *out,
+                  struct err *err)
 {
-    struct version_name *n = registry_find(a, name);
-    if (!n)
-        err_set(err, ERR_ADAPTER_NOT_FOUND, "there is no adapter `%.*s`", refuse_shown(name), name);
-    return n;
-}
-
-struct adapter_version *adapters_acquire(struct adapters *a, const char *name, struct err *err)
-{
-    struct version_name *n = registry_find(a, name);
-    if (!n) {
-        err_param(err, ERR_MODEL_NOT_FOUND, "model", "The model `%.*s` does not exist",
-                  refuse_shown(name), name);
-        return NULL;
-    }
-    n->version->n_users++;
-    version_ref(n->version);
-    return n->version;
-}
-
-int adapters_info(struct adapters *a, const char *name, struct adapter_info *out, struct err *err)
-{
-    struct version_name *n = need(a, name, err);
-    if (!n)
-        return -1;
-    registry_describe(a, n, out);
+    int rc = registry_find(a, tenant, name, &a->row, err);
+    if (rc <= 0)
+        return rc < 0 ? -1 : not_found(name, err);
+    registry_describe(a, &a->row.entry, out);
     return 0;
 }
 
-bool adapters_each_after(struct adapters *a, const char *after, size_t limit,
+struct listing {
+    struct adapters *a;
+    void (*fn)(const struct adapter_info *info, void *ud);
+    void *ud;
+};
+
+static void list_entry(void *ud, const struct store_entry *e)
+{
+    const struct listing *l = ud;
+    struct adapter_info info;
+    registry_describe(l->a, e, &info);
+    l->fn(&info, l->ud);
+}
+
+bool adapters_each_after(struct adapters *a, int64_t tenant, const char *after, size_t limit,
                          void (*fn)(const struct adapter_info *info, void *ud), void *ud)
 {
     CHECK_ON_THREAD(a->owner);
-    size_t i = place_of(a, after);
-    if (i < a->n_names && strcmp(a->names[i].name, after) == 0)
-        i++;
-    for (; i < a->n_names && limit > 0; i++, limit--) {
-        struct adapter_info info;
-        registry_describe(a, &a->names[i], &info);
-        fn(&info, ud);
-    }
-    return i < a->n_names;
-}
-
-void adapters_each(struct adapters *a, void (*fn)(const struct adapter_info *info, void *ud),
-                   void *ud)
-{
-    adapters_each_after(a, "", SIZE_MAX, fn, ud);
+    struct listing l = {a, fn, ud};
+    bool has_more = false;
+    if (store_each(a->store, tenant, after, limit, &has_more, list_entry, &l, NULL) < 0)
+        return false;
+    return has_more;
 }
 
 struct version_listing {
+    struct adapters *a;
+    int64_t tenant;
     const char *current;
     void (*fn)(const struct adapter_version_info *v, void *ud);
     void *ud;
 };
 
-static void list_version(void *ud, const struct store_version *v)
+static enum adapter_state state_of(struct adapters *a, int64_t tenant, const char *digest,
+                                   bool is_current, const struct adapter_version *v)
+{
+    if (registry_broken(a, tenant, digest))
+        return ADAPTER_BROKEN;
+    if (!is_current && v && v->n_users > 0)
+        return ADAPTER_DRAINING;
+    return !v && load_queue_find(&a->queue, tenant, digest) ? ADAPTER_LOADING : ADAPTER_READY;
+}
+
+static void list_version(void *ud, const struct store_version *s)
 {
     const struct version_listing *l = ud;
-    const struct adapter_version_info info = {v->digest, v->kind[0] ? v->kind : NULL, v->created,
-                                              v->number, strcmp(v->digest, l->current) == 0};
+    const struct adapter_version *v = residents_find(&l->a->residents, l->tenant, s->digest);
+    bool is_current = strcmp(s->digest, l->current) == 0;
+    const struct adapter_version_info info = {
+        .version = s->digest,
+        .kind = s->kind && s->kind[0] ? s->kind : v ? kind_name(v->kind) : NULL,
+        .created = s->created,
+        .number = s->number,
+        .is_current = is_current,
+        .state = state_of(l->a, l->tenant, s->digest, is_current, v),
+        .n_refs = v ? v->n_users : 0,
+    };
     l->fn(&info, l->ud);
 }
 
-int adapters_each_version(struct adapters *a, const char *name,
+int adapters_each_version(struct adapters *a, int64_t tenant, const char *name,
                           void (*fn)(const struct adapter_version_info *v, void *ud), void *ud,
                           struct err *err)
 {
-    const struct version_name *n = need(a, name, err);
-    if (!n)
+    if (registry_need_own(a, tenant, name, &a->row, err) < 0)
         return -1;
-    const struct adapter_version *v = n->version;
-    struct version_listing l = {v->digest, fn, ud};
-    if (n->is_stored)
-        return store_each_version(a->store, name, list_version, &l, err);
-    fn(&(struct adapter_version_info){v->digest, kind_name(v->kind), v->created, 1, true}, ud);
-    return 0;
+    struct version_listing l = {a, tenant, a->row.version, fn, ud};
+    return store_each_version(a->store, tenant, name, list_version, &l, err);
 }
 
 /* Only names that a version may have: the rest of its folder is none of a reader's
@@ -281,14 +241,27 @@ static bool is_file_name(const char *file)
            strcmp(file, SPEC_TEXT_FILE) == 0;
 }
 
-int adapters_open_file(struct adapters *a, const char *name, const char *file, struct err *err)
+int adapters_open_file(struct adapters *a, int64_t tenant, const char *name, const char *file,
+                       struct err *err)
 {
-    const struct version_name *n = need(a, name, err);
-    if (!n)
+    if (registry_need_own(a, tenant, name, &a->row, err) < 0)
         return -1;
-    if (!is_file_name(file))
+    if (!is_file_name(file) || !a->row.version[0])
         return err_set(err, ERR_NOT_FOUND, "the adapter has no such file");
-    if (n->is_stored)
-        return blobs_open_file(store_blobs(a->store), n->version->digest, file, err);
-    return kept_open(&n->version->kept, file, err);
+    return blobs_open_file(store_blobs(a->store), tenant, a->row.version, file, err);
+}
+
+int adapters_set_flags(struct adapters *a, int64_t tenant, const char *name, int is_public,
+                       int is_pinned, struct err *err)
+{
+    return store_set_flags(a->store, tenant, name, is_public, is_pinned, err);
+}
+
+void adapters_stats(const struct adapters *a, struct adapters_stats *out)
+{
+    *out = a->stats;
+    out->evictions = a->residents.n_evicted;
+    out->bytes = a->residents.bytes;
+    out->n_resident = (int)a->residents.n;
+    out->n_loading = a->queue.n;
 }

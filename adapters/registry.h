@@ -1,80 +1,78 @@
-/* The registry's own view of names and versions: private to registry.c, version.c,
- * change.c, load.c.
+/* The registry's own view: private to registry.c, acquire.c, room.c, change.c, version.c and
+ * residents.c.
  *
- * Thread: loop (the thread of adapters_open). What a change reads on the pool is immutable
- * after adapters_open, but for the store, which only the one running change touches. */
+ * Thread: loop (the thread of adapters_open), but for make.c. */
 #ifndef PREFIXD_REGISTRY_H
 #define PREFIXD_REGISTRY_H
 
 #include "adapters/adapters.h"
-#include "adapters/compile.h"
-#include "adapters/kept.h"
-#include "adapters/spec.h"
-#include "adapters/store.h"
+#include "adapters/broken.h"
+#include "adapters/load_queue.h"
+#include "adapters/make.h"
+#include "adapters/residents.h"
+#include "adapters/row.h"
 #include "core/base/check.h"
 
 struct adapter_version {
     struct thread_owner owner;
-    int n_refs;  /* names, changes and requests */
+    int n_refs;  /* the table of residents, loads, changes and requests */
     int n_users; /* requests */
+    int64_t tenant;
     enum kind kind;
     char digest[DIGEST_HEX + 1];
+    char name[ADAPTER_NAME_MAX + 1];
+    char pinned_by[ADAPTER_NAME_MAX + 1]; /* a name that keeps it in memory; "": none known */
     struct compiled compiled;
-    int64_t created;
-    char *base_hint;
-    struct kept kept; /* of the adapters folder; empty if the store has the files */
-};
-
-struct version_name { /* a name and what it means now */
-    char *name;
-    struct adapter_version *version;
-    bool is_stored; /* the store has it; else the adapters folder */
-};
-
-struct name_set {
-    char **names;
-    size_t n;
+    struct version_links links;
 };
 
 struct adapters {
     struct thread_owner owner;
-    struct compile_with with;
-    struct spec_limits limits;
-    char *base_name;
+    struct maker maker;
     struct store *store;
-    bool is_durable; /* what is stored outlives the process */
-    struct version_name *names; /* in order of name */
-    size_t n_names;
-    struct name_set in_folder; /* what the adapters folder holds, loaded or not */
-    struct name_set hidden;    /* whose stored version did not load at boot */
+    char *base_name;
+    bool is_durable;
+    size_t reserved; /* for loads that run */
+    struct residents residents;
+    struct broken broken;
+    struct load_queue queue;
+    struct adapters_stats stats; /* counters but for evictions, which residents count */
+    struct row row;              /* what the last call on a name lent */
 };
 
-struct version_name *registry_find(const struct adapters *a, const char *name); /* NULL: none */
+/* ---- version.c */
 
-/* Makes name mean v (one more reference; the old one's is given back). */
-struct version_name *registry_set(struct adapters *a, const char *name, struct adapter_version *v,
-                                  bool is_stored);
-void registry_forget(struct adapters *a, const char *name);
-void registry_describe(const struct adapters *a, const struct version_name *n,
-                       struct adapter_info *out);
-
-bool registry_has_name(const struct name_set *set, const char *name);
-void registry_add_name(struct name_set *set, const char *name);
-void registry_drop_name(struct name_set *set, const char *name);
-
+struct adapter_version *version_new(const struct adapters *a, int64_t tenant, const char *digest,
+                                    const char *name, enum kind kind, struct compiled *takes);
 void version_ref(struct adapter_version *v);
 void version_unref(struct adapter_version *v); /* accepts NULL */
+void version_pin(struct adapter_version *v);   /* for a request */
 
-/* Where the content of a change comes from; what was sent goes to the store. */
-struct change_origin {
-    enum { CHANGE_SENT, CHANGE_STORED, CHANGE_FOLDER } from;
-    const char *version;   /* STORED: the digest that it must have */
-    int64_t created;       /* STORED */
-    struct kept *kept; /* FOLDER: taken over when the call succeeds */
-};
+/* ---- room.c: what goes when room is needed */
 
-struct adapter_change *change_put_begin(struct adapters *a, const char *name,
-                                        const struct adapter_file *files, int n_files,
-                                        const struct change_origin *origin, struct err *err);
+/* Idle versions go until so many bytes more fit; false if they do not. */
+bool room_make(struct adapters *a, size_t bytes);
+
+/* Makes v resident if it fits, or if nothing at all is in use. What stands for the version in
+ * memory, with a reference for the caller, or NULL. v is the caller's, and given up. */
+struct adapter_version *room_admit(struct adapters *a, struct adapter_version *v);
+bool room_is_hopeless(const struct adapters *a, size_t bytes); /* until something is released */
+size_t room_for(const struct adapters *a, int n_tokens, int n_tasks); /* bytes; 0: not known */
+
+/* ---- registry.c */
+
+#define REGISTRY_DAMAGED "its entry in the registry is damaged"
+
+/* What name means to the tenant: 1, 0 or -1. */
+int registry_find(struct adapters *a, int64_t tenant, const char *name, struct row *out,
+                  struct err *err);
+
+/* His own alone, which is not one that was deleted: 0, or -1 with ERR_ADAPTER_NOT_FOUND. */
+int registry_need_own(struct adapters *a, int64_t tenant, const char *name, struct row *out,
+                      struct err *err);
+void registry_describe(struct adapters *a, const struct store_entry *e, struct adapter_info *out);
+const struct broken_version *registry_broken(const struct adapters *a, int64_t tenant,
+                                             const char *digest);
+struct broken_stamp registry_stamp(const struct adapters *a, int64_t tenant, const char *digest);
 
 #endif

@@ -1,13 +1,12 @@
 /* Which files an adapter may consist of, and the reading of text adapters. */
 #include "adapters/spec.h"
 
-#include <cjson/cJSON.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "adapters/peft_files.h"
 #include "adapters/refuse.h"
-#include "core/base/json_check.h"
+#include "core/base/json_tree.h"
 #include "core/base/mem.h"
 
 enum { TEXT_DEPTH = 2, TEXT_ITEMS = 8 };
@@ -67,19 +66,19 @@ static int check_size(const struct adapter_file *f, size_t most, struct err *err
     return 0;
 }
 
-static int read_text(struct adapter_spec *s, const cJSON *root, struct err *err)
+static int read_text(struct adapter_spec *s, const struct json_node *root, struct err *err)
 {
-    const cJSON *kind = cJSON_GetObjectItemCaseSensitive(root, "kind");
-    const cJSON *text = cJSON_GetObjectItemCaseSensitive(root, "text"), *v = NULL;
-    if (!cJSON_IsObject(root) || !cJSON_IsString(kind) || strcmp(kind->valuestring, "text") != 0)
+    const struct json_node *kind = json_member(root, "kind"), *text = json_member(root, "text");
+    if (!json_is(kind, JSON_STRING) || strcmp(kind->text, "text") != 0)
         return err_param(err, ERR_ADAPTER, "kind", "a text adapter is an object with \"kind\": "
                          "\"text\" and \"text\"");
-    if (!cJSON_IsString(text) || !text->valuestring[0])
+    if (!json_is(text, JSON_STRING) || !text->text[0])
         return err_param(err, ERR_ADAPTER, "text", "\"text\" must be a string that is not empty");
-    cJSON_ArrayForEach(v, root) if (v != kind && v != text)
-        return err_set(err, ERR_ADAPTER, "unknown key \"%.*s\" in a text adapter; known are "
-                       "\"kind\" and \"text\"", refuse_shown(v->string), v->string);
-    s->text = xstrdup(text->valuestring);
+    for (const struct json_node *v = root->first; v; v = v->next)
+        if (v != kind && v != text)
+            return err_set(err, ERR_ADAPTER, "unknown key \"%.*s\" in a text adapter; known are "
+                           "\"kind\" and \"text\"", refuse_shown(v->key), v->key);
+    s->text = xstrdup(text->text);
     return 0;
 }
 
@@ -90,13 +89,11 @@ static int parse_text(struct adapter_spec *s, const struct adapter_file *f, stru
     struct err why = {0};
     if (check_size(f, SPEC_MAX_JSON, err) < 0)
         return -1;
-    if (json_check(f->bytes, f->len, &lim, &why) < 0)
+    struct json_tree tree;
+    if (json_tree_parse(&tree, f->bytes, f->len, &lim, &why) < 0)
         return refuse_content(err, "text adapter", &why);
-    cJSON *root = cJSON_ParseWithLength(f->bytes, f->len);
-    if (!root)
-        return err_set(err, ERR_ADAPTER, "text adapter: not understood as JSON");
-    int rc = read_text(s, root, err);
-    cJSON_Delete(root);
+    int rc = read_text(s, tree.root, err);
+    json_tree_free(&tree);
     s->kind = KIND_TEXT;
     return rc;
 }

@@ -1,8 +1,7 @@
 /* From the files of an adapter to a checked description of it, all from untrusted bytes.
  *
- * Thread: spec_parse on the loop thread or at boot (it parses JSON and costs no more than
- * that: numbers of tensors are not looked at); spec_digest and everything else any thread.
- * A spec borrows the files' bytes.
+ * Thread: any. spec_parse costs little: numbers of tensors are not looked at. A spec borrows
+ * the files' bytes.
  *
  *     struct adapter_spec s;
  *     if (spec_parse(&s, files, n_files, &limits, &err) < 0) return -1;

@@ -53,7 +53,69 @@ static const char adapters[] =
     "CREATE TRIGGER versions_dropped AFTER DELETE ON versions BEGIN"
     "  INSERT OR IGNORE INTO dropped VALUES (OLD.digest); END;";
 
-static const char *const steps[] = {tenants, adapters};
+/* A blob belongs to a tenant. The database is the only truth about names, so what the
+ * adapters folder brought is in it, marked. What compiling told (0: not known) and what a
+ * blob holds are there without reading any file. */
+static const char per_tenant[] =
+    "DROP TRIGGER versions_dropped;"
+    "DROP INDEX versions_by_digest;"
+    "ALTER TABLE versions RENAME TO old_versions;"
+    "ALTER TABLE blobs RENAME TO old_blobs;"
+    "ALTER TABLE dropped RENAME TO old_dropped;"
+    "ALTER TABLE adapters ADD COLUMN is_pinned INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE adapters ADD COLUMN is_from_folder INTEGER NOT NULL DEFAULT 0;"
+    "CREATE UNIQUE INDEX adapters_public ON adapters (name) WHERE is_public;"
+    "CREATE TABLE blobs ("
+    "  tenant INTEGER NOT NULL,"
+    "  digest TEXT NOT NULL,"
+    "  bytes INTEGER NOT NULL,"
+    "  PRIMARY KEY (tenant, digest)) STRICT, WITHOUT ROWID;"
+    "INSERT INTO blobs SELECT 1, digest, bytes FROM old_blobs UNION"
+    "  SELECT v.tenant, v.digest, b.bytes FROM old_versions v JOIN old_blobs b USING "
+    "(digest);"
+    "CREATE TABLE versions ("
+    "  tenant INTEGER NOT NULL,"
+    "  name TEXT NOT NULL,"
+    "  digest TEXT NOT NULL,"
+    "  kind TEXT NOT NULL,"
+    "  base_hint TEXT,"
+    "  n_tokens INTEGER NOT NULL DEFAULT 0,"
+    "  n_tasks INTEGER NOT NULL DEFAULT 0,"
+    "  compile_ms REAL NOT NULL DEFAULT 0,"
+    "  created INTEGER NOT NULL,"
+    "  number INTEGER NOT NULL,"
+    "  PRIMARY KEY (tenant, name, digest),"
+    "  FOREIGN KEY (tenant, name) REFERENCES adapters,"
+    "  FOREIGN KEY (tenant, digest) REFERENCES blobs) STRICT, WITHOUT ROWID;"
+    "INSERT INTO versions (tenant, name, digest, kind, created, number)"
+    "  SELECT tenant, name, digest, kind, created, number FROM old_versions;"
+    "DROP TABLE old_versions; DROP TABLE old_blobs; DROP TABLE old_dropped;"
+    "CREATE INDEX versions_by_digest ON versions (tenant, digest);"
+    "CREATE TABLE dropped ("
+    "  tenant INTEGER NOT NULL,"
+    "  digest TEXT NOT NULL,"
+    "  PRIMARY KEY (tenant, digest)) STRICT, WITHOUT ROWID;"
+    "INSERT INTO dropped SELECT tenant, digest FROM blobs WHERE NOT EXISTS (SELECT 1 FROM "
+    "versions "
+    "v"
+    "  WHERE v.tenant = blobs.tenant AND v.digest = blobs.digest);"
+    "CREATE TRIGGER versions_dropped AFTER DELETE ON versions BEGIN"
+    "  INSERT OR IGNORE INTO dropped VALUES (OLD.tenant, OLD.digest); END;"
+    /* ids of keys and tenants that are gone stay in here; key 0: none, adapter '': the base
+     */
+    "CREATE TABLE usage ("
+    "  hour INTEGER NOT NULL,"
+    "  tenant INTEGER NOT NULL,"
+    "  key INTEGER NOT NULL,"
+    "  adapter TEXT NOT NULL,"
+    "  requests INTEGER NOT NULL,"
+    "  prompt_tokens INTEGER NOT NULL,"
+    "  cached_tokens INTEGER NOT NULL,"
+    "  virtual_tokens INTEGER NOT NULL,"
+    "  generated_tokens INTEGER NOT NULL,"
+    "  PRIMARY KEY (hour, tenant, key, adapter)) STRICT, WITHOUT ROWID;";
+
+static const char *const steps[] = {tenants, adapters, per_tenant};
 
 int store_schema_version(void)
 {

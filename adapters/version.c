@@ -1,12 +1,47 @@
 /* References to versions, and what a version is to the request that pins it. */
 #include "adapters/registry.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+
+#include "core/base/mem.h"
+
+struct adapter_version *version_new(const struct adapters *a, int64_t tenant, const char *digest,
+                                    const char *name, enum kind kind, struct compiled *takes)
+{
+    struct adapter_version *v = xcalloc(1, sizeof *v);
+    v->owner = a->owner;
+    v->n_refs = 1;
+    v->tenant = tenant;
+    v->kind = kind;
+    snprintf(v->digest, sizeof v->digest, "%s", digest);
+    snprintf(v->name, sizeof v->name, "%s", name);
+    v->compiled = *takes;
+    memset(takes, 0, sizeof *takes);
+    return v;
+}
 
 void version_ref(struct adapter_version *v)
 {
     CHECK_ON_THREAD(v->owner);
     v->n_refs++;
+    if (v->links.in)
+        residents_set_busy(v->links.in, v);
+}
+
+static void version_free(struct adapter_version *v)
+{
+    compile_fini(&v->compiled);
+    free(v);
+}
+
+static void fall_idle(struct adapter_version *v)
+{
+    struct residents *r = v->links.in;
+    residents_set_idle(r, v);
+    if (r->bytes > r->memory && v->links.list == &r->idle)
+        residents_evict(r, v);
 }
 
 void version_unref(struct adapter_version *v)
@@ -15,12 +50,17 @@ void version_unref(struct adapter_version *v)
         return;
     CHECK_ON_THREAD(v->owner);
     CHECK(v->n_refs > 0);
-    if (--v->n_refs > 0)
-        return;
-    compile_fini(&v->compiled);
-    kept_fini(&v->kept);
-    free(v->base_hint);
-    free(v);
+    v->n_refs--;
+    if (v->n_refs == 1 && v->links.in)
+        fall_idle(v);
+    else if (v->n_refs == 0)
+        version_free(v);
+}
+
+void version_pin(struct adapter_version *v)
+{
+    v->n_users++;
+    version_ref(v);
 }
 
 void adapters_release(struct adapter_version *v)
@@ -51,4 +91,9 @@ const struct kv_prefix *adapter_version_prefix(const struct adapter_version *v, 
 const char *adapter_version_digest(const struct adapter_version *v)
 {
     return v->digest;
+}
+
+const char *adapter_version_name(const struct adapter_version *v)
+{
+    return v->name;
 }

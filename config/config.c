@@ -411,7 +411,9 @@ static void add_help_row(struct buf *out, const char *dashes, const char *name,
 
 void config_help(struct buf *out)
 {
-    buf_add_str(out, "usage: prefixd --model PATH [--flag VALUE | --flag=VALUE]...\n\n"
+    buf_add_str(out, "usage: prefixd --model PATH [--flag VALUE | --flag=VALUE]...\n"
+                     "       prefixd tenant|key|backup --help   tenants, keys and copies of a "
+                     "state folder\n\n"
                      "Flags (they win over the file of --config):\n");
     for (size_t i = 0; i < N_SETTINGS; i++)
         if (settings[i].flag)

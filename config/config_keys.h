@@ -10,7 +10,7 @@
 #define CONFIG_KEYS(S, I, B)                                                                               \
     S(model, "model", "model", "", NULL, "Hugging Face directory or GGUF file of the base model")          \
     S(name, "name", "name", "", NULL, "the base model's name in the API (default: from the path)")         \
-    S(adapters, "adapters", "adapters", "", NULL, "folder of adapters to load at start")                   \
+    S(adapters, "adapters", "adapters", "", NULL, "folder of adapters to load, and to watch for changes")  \
     S(listen, "listen", "listen", "127.0.0.1:8080", NULL, "address and port; port 0 picks a free one")     \
     S(dtype, "dtype", "dtype", "auto", "auto|f32|bf16", "how weights are kept in memory")                  \
     I(workers, "workers", "workers", 1, 1, 64, "processes", "workers over one copy of the base model")     \
@@ -19,10 +19,18 @@
     I(ctx, "ctx", "ctx", 0, 0, 16777216, "tokens", "context limit; 0: the model's maximum")                \
     I(kv_bytes, "kv-bytes", "kv_bytes", 0, 0, INT64_MAX, "bytes",                                          \
       "KV pools of all workers together; 0: chosen from the context")                                      \
+    I(adapter_bytes, "adapter-bytes", "adapter_bytes", 0, 0, INT64_MAX, "bytes",                           \
+      "compiled adapters in memory, in all workers together; 0: a quarter of the memory")                  \
     I(max_batch, "max-batch", "max_batch", 32, 1, 1024, "sequences",                              \
       "sequences running at once")                              \
-    S(state, "state", "state", "", NULL, "folder where adapters that were PUT are kept")                   \
-    S(api_key_file, "api-key-file", "api_key_file", "", NULL, "file of bearer keys, one a line")           \
+    S(state, "state", "state", "", NULL,                                                                   \
+      "folder of the registry: tenants, keys, adapters, usage; none: gone with the daemon")                \
+    S(api_key_file, "api-key-file", "api_key_file", "", NULL,                                              \
+      "file of bearer keys, one a line, of the tenant default")                                            \
+    S(admin_key_file, "admin-key-file", "admin_key_file", "", NULL,                                        \
+      "file of administrators' bearer keys, one a line")                                                   \
+    S(lora_root, "lora-root", "lora_root", "", NULL,                                                       \
+      "folder of tenants' folders for /v1/load_lora_adapter; none: it is off")                             \
     S(log_format, "log-format", "log_format", "text", "text|json", "form of the log lines on stderr")      \
     S(config, "config", NULL, "", NULL, "JSON file with any of these keys")                                \
     B(allow_open, NULL, "allow_unauthenticated_remote", false,                                             \

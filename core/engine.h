@@ -26,6 +26,7 @@
 
 enum {
     KV_TILE = 16,         /* tokens in a tile of a prefix and in a block of the KV pool */
+    KV_LAYOUT = 1,        /* raised whenever the bytes of a prefix lie otherwise than before */
     JOB_MAX_CHOICES = 128, /* prompts times n */
     JOB_MAX_STOPS = 16,
     JOB_MAX_LOGPROBS = 20,
@@ -69,6 +70,15 @@ struct kv_prefix *engine_prefix_from_tokens(struct engine *e, uint32_t domain, c
                                             int n_tokens, struct err *err);
 
 void kv_prefix_free(struct kv_prefix *p); /* accepts NULL */
+
+/* What a prefix of so many tokens takes in memory, K and V together; 0: it cannot be held. */
+size_t kv_prefix_bytes(const struct model_shape *s, int n_tokens);
+
+/* A prefix whose bytes were kept: k, then v, bytes / 2 each, as they lay in the prefix that was made for
+ * this very base. read fills `to` with the next len bytes, or fails. Thread: any. */
+struct kv_prefix *kv_prefix_from_bytes(const struct base_model *b, int n_tokens, int first_pos,
+                                       int (*read)(void *ud, void *to, size_t len, struct err *err),
+                                       void *ud, struct err *err);
 
 /* ---- jobs ---------------------------------------------------------------------------------------- */
 

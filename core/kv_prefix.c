@@ -32,11 +32,22 @@ static unsigned char *mutable_bytes(const void *p)
     return u.m;
 }
 
+static size_t tiles_of(int n_tokens)
+{
+    return ((size_t)n_tokens + KV_TILE - 1) / KV_TILE;
+}
+
+size_t kv_prefix_bytes(const struct model_shape *s, int n_tokens)
+{
+    size_t half, runs = (size_t)s->n_layers * (size_t)s->n_kv_heads;
+    bool fits = n_tokens > 0 && mem_mul(runs * tile_bytes(s), tiles_of(n_tokens), &half);
+    return fits && half <= SIZE_MAX / 4 ? 2 * half : 0;
+}
+
 struct kv_prefix *kv_prefix_new(const struct model_shape *s, int n_tokens, struct err *err)
 {
-    size_t half, tiles = ((size_t)n_tokens + KV_TILE - 1) / KV_TILE;
-    size_t runs = (size_t)s->n_layers * (size_t)s->n_kv_heads;
-    if (n_tokens < 1 || !mem_mul(runs * tile_bytes(s), tiles, &half) || half > SIZE_MAX / 4) {
+    size_t half = kv_prefix_bytes(s, n_tokens) / 2;
+    if (half == 0) {
         err_set(err, ERR_ADAPTER, "a prefix of %d virtual tokens cannot be held", n_tokens);
         return NULL;
     }
@@ -48,7 +59,7 @@ struct kv_prefix *kv_prefix_new(const struct model_shape *s, int n_tokens, struc
     }
     struct kv_prefix *p = xcalloc(1, sizeof *p);
     *p = (struct kv_prefix){.n_tokens = n_tokens,
-                            .n_tiles = (int)tiles,
+                            .n_tiles = (int)tiles_of(n_tokens),
                             .first_pos = n_tokens,
                             .dtype = s->kv_dtype,
                             .bytes = 2 * half,
@@ -91,6 +102,21 @@ static struct kv_prefix *checked(struct kv_prefix *p, struct err *err)
             dtype_name(p->dtype));
     kv_prefix_free(p);
     return NULL;
+}
+
+struct kv_prefix *kv_prefix_from_bytes(const struct base_model *b, int n_tokens, int first_pos,
+                                       int (*read)(void *ud, void *to, size_t len, struct err *err),
+                                       void *ud, struct err *err)
+{
+    struct kv_prefix *p = kv_prefix_new(base_model_shape(b), n_tokens, err);
+    if (!p)
+        return NULL;
+    p->first_pos = first_pos;
+    if (read(ud, mutable_bytes(p->k), p->bytes, err) < 0) {
+        kv_prefix_free(p);
+        return NULL;
+    }
+    return checked(p, err);
 }
 
 static void store_token(const struct model_shape *s, struct kv_prefix *p, int layer, int token,

@@ -2,10 +2,10 @@
 #include "server/admit.h"
 
 #include "core/base/utf8.h"
-#include "server/auth.h"
 #include "server/http.h"
 #include "server/routes.h"
 #include "server/server.h"
+#include "server/tenants.h"
 #include "server/upload.h"
 
 #include <sodium.h>
@@ -36,18 +36,52 @@ static void name_request(struct exchange *x)
     sodium_bin2hex(x->request_id, sizeof x->request_id, bytes, sizeof bytes);
 }
 
-static int check_key(const struct exchange *x, struct err *err)
+/* ---- who asks ------------------------------------------------------------------------ */
+
+/* While there is no key, whoever reaches the loopback address is an administrator: not the
+ * page that a browser there shows. */
+static int check_admin(const struct exchange *x, struct err *err)
 {
-    const struct auth *keys = x->server->auth;
+    const struct caller *c = &x->caller;
+    if (!c->is_admin)
+        return err_set(err, ERR_FORBIDDEN, "This needs an administrator's key");
+    if (!c->has_key && http_header(x->req, "Origin"))
+        return err_set(err, ERR_FORBIDDEN,
+                       "Web pages may not do this while the server has no key");
+    return 0;
+}
+
+/* Where the query's tenant says what is asked for, not as who. */
+static bool is_about_tenants(const struct route *route)
+{
+    return strncmp(route->pattern, "/admin/", 7) == 0;
+}
+
+static int check_tenant(struct exchange *x, struct err *err)
+{
+    const char *name = http_query(x->req, "tenant");
+    if (name)
+        return tenants_act_as(x->server->tenants, &x->caller, name, err);
+    if (x->caller.is_suspended && !x->caller.has_key)
+        return err_set(err, ERR_SUSPENDED, "This tenant is suspended");
+    return 0;
+}
+
+static int check_caller(struct exchange *x, struct err *err)
+{
     const struct route *route = x->match->route;
-    if (!keys || (route && route->is_open))
+    if (route && route->is_open)
         return 0;
-    const char *given = http_header(x->req, "Authorization");
-    if (auth_allows(keys, given))
+    const char *key = http_header(x->req, "Authorization");
+    if (tenants_identify(x->server->tenants, key, &x->caller, err) < 0)
+        return -1;
+    if (!route)
         return 0;
-    return err_set(err, ERR_UNAUTHORIZED,
-                   given ? "The API key is not valid"
-                         : "An API key is needed: Authorization: Bearer KEY");
+    if (route->is_admin && check_admin(x, err) < 0)
+        return -1;
+    if (route->is_change && x->caller.scope == KEY_INFER)
+        return err_set(err, ERR_FORBIDDEN, "This key may use adapters, not change them");
+    return is_about_tenants(route) ? 0 : check_tenant(x, err);
 }
 
 /* %00 and %2F were left as they are by the decoding of the path; only a base's name may
@@ -173,7 +207,7 @@ enum exchange_step_result admit_run(struct exchange *x)
         http_refuse_body(x->req);
         return exchange_fail(x, &err);
     }
-    if (check_path(x, &err) < 0 || check_key(x, &err) < 0)
+    if (check_path(x, &err) < 0 || check_caller(x, &err) < 0)
         return exchange_fail(x, &err);
     if (found < 0)
         return exchange_fail(x, &no_route);

@@ -10,19 +10,14 @@
 #include <string.h>
 #include <strings.h>
 
-enum { KEY_HASH = 32, MAX_KEYS = 100000, MAX_LINE = 4096 };
+enum { MAX_KEYS = 100000, MAX_LINE = 4096 };
 
 #define ACCEPTED "a file of bearer keys, one a line, is accepted"
 
 struct auth {
-    unsigned char (*hashes)[KEY_HASH];
+    unsigned char (*hashes)[KEY_HASH_BYTES];
     int n, cap;
 };
-
-static void hash_key(unsigned char out[KEY_HASH], const char *key, size_t len)
-{
-    crypto_generichash(out, KEY_HASH, (const unsigned char *)key, len, NULL, 0);
-}
 
 static void add_key(struct auth *a, const char *key, size_t len)
 {
@@ -30,7 +25,7 @@ static void add_key(struct auth *a, const char *key, size_t len)
         a->cap = a->cap ? a->cap * 2 : 8;
         a->hashes = xrealloc(a->hashes, (size_t)a->cap * sizeof *a->hashes);
     }
-    hash_key(a->hashes[a->n++], key, len);
+    key_hash(a->hashes[a->n++], key, len);
 }
 
 static int add_line(struct auth *a, char *line, int number, struct err *err)
@@ -68,12 +63,12 @@ static int read_keys(struct auth *a, FILE *f, struct err *err)
     return rc;
 }
 
-struct auth *auth_open(const char *path, struct err *err)
+struct auth *auth_open(const char *setting, const char *path, struct err *err)
 {
     struct err why = {0};
     FILE *f = fopen(path, "re");
     if (!f) {
-        err_set(err, ERR_IO, "--api-key-file %.120s: %s; " ACCEPTED, path, strerror(errno));
+        err_set(err, ERR_IO, "%s %.120s: %s; " ACCEPTED, setting, path, strerror(errno));
         return NULL;
     }
     struct auth *a = xcalloc(1, sizeof *a);
@@ -81,7 +76,7 @@ struct auth *auth_open(const char *path, struct err *err)
     fclose(f);
     if (rc == 0)
         return a;
-    err_set(err, why.code, "--api-key-file %.120s: %.60s; " ACCEPTED, path, why.msg);
+    err_set(err, why.code, "%s %.120s: %.60s; " ACCEPTED, setting, path, why.msg);
     auth_free(a);
     return NULL;
 }
@@ -94,16 +89,20 @@ void auth_free(struct auth *a)
     free(a);
 }
 
-/* All keys are looked at, whichever fits. */
-bool auth_allows(const struct auth *a, const char *header)
+bool auth_hash_header(const char *header, unsigned char hash[KEY_HASH_BYTES])
 {
-    unsigned char hash[KEY_HASH];
-    int n_equal = 0;
     if (!header || strncasecmp(header, "Bearer ", 7) != 0)
         return false;
     const char *key = header + 7 + strspn(header + 7, " ");
-    hash_key(hash, key, strlen(key));
-    for (int i = 0; i < a->n; i++)
-        n_equal += sodium_memcmp(hash, a->hashes[i], KEY_HASH) == 0;
+    key_hash(hash, key, strlen(key));
+    return true;
+}
+
+/* All keys are looked at, whichever fits. */
+bool auth_has(const struct auth *a, const unsigned char hash[KEY_HASH_BYTES])
+{
+    int n_equal = 0;
+    for (int i = 0; a && i < a->n; i++)
+        n_equal += sodium_memcmp(hash, a->hashes[i], KEY_HASH_BYTES) == 0;
     return n_equal > 0;
 }

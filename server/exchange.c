@@ -17,6 +17,7 @@
 #include "server/running.h"
 #include "server/server.h"
 #include "server/sse.h"
+#include "server/usage.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,8 +49,10 @@ static void note_running(struct exchange *x)
 static enum exchange_step_result ex_admit(struct exchange *x)
 {
     enum exchange_step_result got = admit_run(x);
-    if (got == STEP_MORE)
-        note_running(x);
+    if (got != STEP_MORE)
+        return got;
+    note_running(x);
+    server_heed_quarantine(x->server);
     return got;
 }
 
@@ -147,14 +150,12 @@ void exchange_gone(struct exchange *x)
 
 int64_t exchange_tenant(const struct exchange *x)
 {
-    (void)x;
-    return 0;
+    return x->caller.tenant;
 }
 
 const char *exchange_tenant_name(const struct exchange *x)
 {
-    (void)x;
-    return "default";
+    return x->caller.tenant_name;
 }
 
 bool exchange_is_over(const struct exchange *x)
@@ -166,12 +167,13 @@ bool exchange_is_over(const struct exchange *x)
 static void log_end(const struct exchange *x, const char *method, const char *path)
 {
     const struct generation *g = x->gen;
-    char more[300] = "";
+    char more[400] = "";
     if (g)
         snprintf(
             more, sizeof more,
-            " model=%.80s adapter=%s version=%.12s prompt_tokens=%d generated_tokens=%d "
+            " tenant=%s model=%.80s adapter=%s version=%.12s prompt_tokens=%d generated_tokens=%d "
             "ttft_ms=%.1f",
+            x->caller.tenant_name,
             g->req.model && g->req.model[0] ? g->req.model : x->server->base_name,
             g->adapter ? g->adapter : "-",
             g->version ? adapter_version_digest(g->version) : "-", g->usage.prompt_tokens,
@@ -189,10 +191,11 @@ static void free_now(struct exchange *x)
     log_end(x, x->method, x->path);
     metrics_add_exchange(&x->server->metrics, x);
     running_end(table_of(x), x->running);
+    usage_add_exchange(x->server->usage, x, true);
     server_remove(x->server, x);
     if (x->fini_extra)
         x->fini_extra(x);
-    generation_fini(x->gen);
+    generation_fini(x);
     arena_free(&x->arena);
     x->magic = 0;
     free(x);
@@ -282,11 +285,19 @@ void exchange_tick(struct exchange *x, int64_t now_us)
             x->on_late(x);
         return;
     }
+    usage_add_exchange(x->server->usage, x, false);
     if (x->step == EXCHANGE_stream)
         generation_tick(x, now_us);
 }
 
 /* ---- replies ------------------------------------------------------------------------- */
+
+static void add_retry_after(struct exchange *x)
+{
+    char seconds[16];
+    snprintf(seconds, sizeof seconds, "%d", x->retry_after_s > 0 ? x->retry_after_s : 1);
+    http_add_header(x->req, "Retry-After", seconds);
+}
 
 static void add_common_headers(struct exchange *x, int status)
 {
@@ -306,8 +317,10 @@ static void add_common_headers(struct exchange *x, int status)
         http_add_header(x->req, "WWW-Authenticate", "Bearer");
     if (status == 405)
         http_add_header(x->req, "Allow", x->match->allow);
+    if (x->caller.tenant && x->match->route->is_completion)
+        limits_add_headers(x);
     if (status == 429 || status == 503)
-        http_add_header(x->req, "Retry-After", "1");
+        add_retry_after(x);
 }
 
 enum exchange_step_result exchange_reply(struct exchange *x, int status, const char *type,

@@ -8,9 +8,12 @@
 #ifndef PREFIXD_EXCHANGE_H
 #define PREFIXD_EXCHANGE_H
 
+#include "adapters/store_usage.h"
 #include "core/base/arena.h"
 #include "core/base/buf.h"
 #include "core/base/err.h"
+#include "server/limits.h"
+#include "server/tenants.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -20,8 +23,8 @@
     XX(receive, "reading the body")                                                        \
     XX(parse, "parsing the request")                                                       \
     XX(tokenize, "tokenizing") /* waits: pool */                                           \
-    XX(adapt, "acquiring the adapter")                                                     \
-    XX(post, "queueing for the engine")                                                    \
+    XX(adapt, "acquiring the adapter") /* waits: load */                                   \
+    XX(post, "queueing for the engine") /* waits: the tenant's limits */                   \
     XX(stream, "streaming") /* waits: events */                                            \
     XX(finish, "closing")
 
@@ -43,7 +46,6 @@ struct server;
 struct http_req;
 struct route_match;
 struct generation;
-struct change;
 struct running_entry;
 
 struct exchange {
@@ -61,6 +63,10 @@ struct exchange {
     const char *method, *path; /* in the arena */
     bool is_received;
     char request_id[EXCHANGE_ID_MAX + 1];
+    struct caller caller;      /* from the step admit on, but for open routes */
+    struct limits_hold limits; /* of the caller's tenant; limits.h */
+    int retry_after_s; /* of a refusal; 0: a second */
+    struct usage_counters counted; /* of what usage.c knows already */
     int64_t start_us, deadline_us;
     struct arena arena;
     struct generation *gen; /* completions */

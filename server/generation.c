@@ -10,7 +10,6 @@
 #include "server/http.h"
 #include "server/loop.h"
 #include "server/metrics.h"
-#include "server/quarantine.h"
 #include "server/running.h"
 #include "server/server.h"
 #include "server/upload.h"
@@ -220,6 +219,19 @@ enum exchange_step_result generation_tokenize(struct exchange *x)
     return fill_prompts(x, g, &err) < 0 ? exchange_fail(x, &err) : STEP_MORE;
 }
 
+/* What was refused because there is too much now is counted by what it was. */
+static enum exchange_step_result refuse_for_now(struct exchange *x, const struct err *err)
+{
+    const struct metrics *m = &x->server->metrics;
+    if (err->code == ERR_QUEUE_FULL)
+        metrics_add_throttle(m, "queue_full");
+    if (err->code == ERR_NO_MEMORY)
+        metrics_add_throttle(m, "memory");
+    if (err->code == ERR_LOADING)
+        metrics_add_throttle(m, "loading");
+    return exchange_fail(x, err);
+}
+
 /* ---- adapt --------------------------------------------------------------------------- */
 
 /* NULL: the base itself. */
@@ -231,14 +243,33 @@ static const char *adapter_name(const char *model, const char *base)
     return strncmp(model, base, n) == 0 && model[n] == ':' ? model + n + 1 : model;
 }
 
-static int check_quarantine(const struct exchange *x, const char *version, struct err *err)
+/* 1: pinned; 0: it is being loaded. */
+static int acquire(struct exchange *x, const char *name, struct err *err)
 {
-    int64_t until, now = (int64_t)time(NULL);
-    if (!quarantine_has(x->server->shared->quarantine, version, now, &until))
+    struct generation *g = x->gen;
+    struct server *s = x->server;
+    struct adapter_load *load = NULL;
+    if (g->wait.is_done)
+        return loads_take(s, &g->wait, &g->version, err) < 0 ? -1 : 1;
+    if (g->wait.load)
         return 0;
-    return err_param(err, ERR_ADAPTER, "model",
-                     "The adapter is " QUARANTINE_WHY "; it is tried again in %lld s",
-                     (long long)(until - now));
+    int rc = adapters_acquire(s->parts.adapters, x->caller.tenant, name, &g->version, &load,
+                              err);
+    if (rc == 0) {
+        running_set_version(x->running, name, adapter_load_version(load));
+        loads_wait(s, &g->wait, load, x);
+    }
+    return rc;
+}
+
+static int use_version(struct exchange *x, const char *name, struct err *err)
+{
+    struct generation *g = x->gen;
+    g->adapter = name;
+    running_set_version(x->running, name, adapter_version_digest(g->version));
+    g->job.prefix =
+        adapter_version_prefix(g->version, g->req.has_task, g->req.task_id, err);
+    return g->job.prefix ? 0 : -1;
 }
 
 enum exchange_step_result generation_adapt(struct exchange *x)
@@ -246,23 +277,16 @@ enum exchange_step_result generation_adapt(struct exchange *x)
     struct generation *g = x->gen;
     struct err err = {0};
     const char *name = adapter_name(g->req.model, x->server->base_name);
+    int rc = name ? acquire(x, name, &err) : 1;
     if (!name)
         return STEP_MORE;
-    g->version = adapters_acquire(x->server->parts.adapters, name, &err);
-    if (!g->version) {
-        if (err.code == ERR_MODEL_NOT_FOUND)
-            err_param(&err, ERR_MODEL_NOT_FOUND, "model",
-                      "The model `%.100s` does not exist", g->req.model);
-        return exchange_fail(x, &err);
-    }
-    if (check_quarantine(x, adapter_version_digest(g->version), &err) < 0)
-        return exchange_fail(x, &err);
-    running_set_version(x->running, name, adapter_version_digest(g->version));
-    g->adapter = name;
-    g->job.prefix =
-        adapter_version_prefix(g->version, g->req.has_task, g->req.task_id, &err);
-    if (!g->job.prefix)
-        return exchange_fail(x, &err);
+    if (rc == 0)
+        return STEP_WAIT;
+    if (rc < 0 && err.code == ERR_MODEL_NOT_FOUND)
+        err_param(&err, ERR_MODEL_NOT_FOUND, "model", "The model `%.100s` does not exist",
+                  g->req.model);
+    if (rc < 0 || use_version(x, name, &err) < 0)
+        return refuse_for_now(x, &err);
     http_add_header(x->req, "X-Adapter-Id", name);
     http_add_header(x->req, "X-Adapter-Version", adapter_version_digest(g->version));
     g->usage.virtual_tokens = g->job.prefix->n_tokens * g->req.n_prompts;
@@ -271,10 +295,12 @@ enum exchange_step_result generation_adapt(struct exchange *x)
 
 /* ---- post ---------------------------------------------------------------------------- */
 
-static void fill_job(struct generation *g)
+static void fill_job(const struct exchange *x, struct generation *g)
 {
     const struct completion *c = &g->req;
     struct job *j = &g->job;
+    j->domain = (uint32_t)x->caller.tenant;
+    j->weight = x->caller.weight;
     j->prompts = g->prompts;
     j->n_prompts = c->n_prompts;
     j->n = c->n;
@@ -327,20 +353,27 @@ static int take_answer(struct exchange *x, struct generation *g, struct err *err
     return 0;
 }
 
-static enum exchange_step_result refuse_post(struct exchange *x, const struct err *err)
-{
-    if (err->code == ERR_QUEUE_FULL)
-        metrics_add_throttle(&x->server->metrics, "queue_full");
-    if (err->code == ERR_NO_MEMORY)
-        metrics_add_throttle(&x->server->metrics, "memory");
-    return exchange_fail(x, err);
-}
-
 void generation_note_tokens(struct exchange *x)
 {
     const struct completion_usage *u = &x->gen->usage;
     running_set_tokens(x->running, u->prompt_tokens, u->virtual_tokens,
                        u->completion_tokens);
+}
+
+/* What the engine would refuse for its length anyway is not asked for. */
+static int take_limits(struct exchange *x, const struct generation *g, struct err *err)
+{
+    int64_t limit = engine_max_ctx(x->server->parts.engine);
+    int n = g->req.n_prompts * g->req.n;
+    int64_t more = g->req.max_tokens < limit ? g->req.max_tokens : limit;
+    return limits_take(x, n, g->usage.prompt_tokens + more * n, err);
+}
+
+void generation_settle(struct exchange *x)
+{
+    const struct generation *g = x->gen;
+    int64_t used = g->usage.prompt_tokens + g->usage.completion_tokens;
+    limits_settle(x, g->n_choices ? used : 0);
 }
 
 enum exchange_step_result generation_post(struct exchange *x)
@@ -351,9 +384,14 @@ enum exchange_step_result generation_post(struct exchange *x)
         err_set(&err, ERR_CLOSING, "The server is shutting down");
         return exchange_fail(x, &err);
     }
-    fill_job(g);
+    int may_run = take_limits(x, g, &err);
+    if (may_run == 0)
+        return STEP_WAIT;
+    if (may_run < 0)
+        return exchange_fail(x, &err);
+    fill_job(x, g);
     if (take_answer(x, g, &err) < 0 || bridge_post(x, &err) < 0)
-        return refuse_post(x, &err);
+        return refuse_for_now(x, &err);
     size_t n = (size_t)g->req.n_prompts * (size_t)g->req.n;
     g->n_choices = (int)n;
     g->is_dirty = arena_array(&x->arena, n, sizeof *g->is_dirty);
@@ -364,10 +402,13 @@ enum exchange_step_result generation_post(struct exchange *x)
     return STEP_MORE;
 }
 
-void generation_fini(struct generation *g)
+void generation_fini(struct exchange *x)
 {
+    struct generation *g = x->gen;
     if (!g)
         return;
+    generation_settle(x);
+    loads_leave(x->server, &g->wait);
     for (int i = 0; g->lists && i < g->req.n_prompts; i++)
         token_list_free(&g->lists[i]);
     for (int i = 0; g->choices && i < g->req.n_prompts * g->req.n; i++)

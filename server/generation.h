@@ -12,6 +12,7 @@
 #include "core/engine.h"
 #include "server/completion.h"
 #include "server/exchange.h"
+#include "server/loads.h"
 #include "server/upload.h"
 
 #include <stdbool.h>
@@ -26,6 +27,7 @@ struct generation {
     bool is_tokenized;
     /* adapt */
     const char *adapter; /* NULL: none */
+    struct load_wait wait;
     struct adapter_version *version;
     /* post */
     struct job job;
@@ -55,8 +57,9 @@ enum exchange_step_result generation_post(struct exchange *x);
 void generation_event(struct exchange *x, const struct event *ev);
 enum exchange_step_result generation_answer(struct exchange *x);
 void generation_note_tokens(struct exchange *x); /* for whoever looks what runs */
+void generation_settle(struct exchange *x); /* gives back what it does not need of its limits */
 void generation_tick(struct exchange *x, int64_t now_us);
 
-void generation_fini(struct generation *g); /* accepts NULL */
+void generation_fini(struct exchange *x); /* nothing happens if it has none */
 
 #endif

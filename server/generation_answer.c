@@ -72,6 +72,7 @@ void generation_event(struct exchange *x, const struct event *ev)
     g->is_started = true;
     if (ev->kind == EVENT_DONE || ev->kind == EVENT_FAILED) {
         g->is_final = true;
+        generation_settle(x);
         if (ev->kind == EVENT_FAILED && !exchange_is_over(x))
             exchange_fail(x, &ev->err);
         return;

@@ -16,6 +16,10 @@
 
 enum { N_SIGNALS = 2, MAX_RUNS = 8 };
 
+/* Work that blocks long (loads and changes of adapters, for all tenants, and the disk) takes
+ * at most 16 of them, so that what is short, as tokenising, always finds one. */
+#define POOL_THREADS "24"
+
 struct loop {
     uv_loop_t uv;
     uv_async_t wake;
@@ -23,8 +27,17 @@ struct loop {
     uv_poll_t http_poll, life;
     uv_signal_t signals[N_SIGNALS];
     struct http *http;
+    struct loop_timer *timers;
     struct loop_handlers on;
     bool is_ticking, has_poll;
+};
+
+struct loop_timer {
+    uv_timer_t uv;
+    struct loop_timer *next;
+    struct loop *loop;
+    void (*fn)(void *ud);
+    void *ud;
 };
 
 struct loop_work {
@@ -110,6 +123,7 @@ struct loop *loop_new(const struct loop_handlers *h, struct err *err)
 {
     struct loop *l = xcalloc(1, sizeof *l);
     l->on = *h;
+    setenv("UV_THREADPOOL_SIZE", POOL_THREADS, 0); /* read when the pool starts */
     int rc = uv_loop_init(&l->uv);
     if (rc < 0) {
         err_set(err, ERR_IO, "the event loop does not start: %s", uv_strerror(rc));
@@ -127,6 +141,18 @@ struct loop *loop_new(const struct loop_handlers *h, struct err *err)
     return l;
 }
 
+static void do_nothing(void *ud)
+{
+    (void)ud;
+}
+
+/* Threads that do not start are the end of the process, so they do not start in the middle of
+ * its life, when memory may be short. */
+static void start_pool(struct loop *l)
+{
+    loop_work(l, do_nothing, do_nothing, NULL);
+}
+
 int loop_start(struct loop *l, struct http *http, struct err *err)
 {
     static const int numbers[N_SIGNALS] = {SIGTERM, SIGINT};
@@ -140,6 +166,7 @@ int loop_start(struct loop *l, struct http *http, struct err *err)
     if (rc < 0)
         return err_set(err, ERR_IO, "the event loop does not start: %s", uv_strerror(rc));
     l->http = http;
+    start_pool(l);
     pump(l);
     return 0;
 }
@@ -183,6 +210,11 @@ void loop_free(struct loop *l)
     uv_walk(&l->uv, close_one, NULL);
     uv_run(&l->uv, UV_RUN_DEFAULT);
     CHECK(uv_loop_close(&l->uv) == 0);
+    while (l->timers) {
+        struct loop_timer *t = l->timers;
+        l->timers = t->next;
+        free(t);
+    }
     free(l);
 }
 
@@ -200,6 +232,28 @@ void loop_set_ticking(struct loop *l, bool on)
         uv_timer_start(&l->tick, on_tick, LOOP_TICK_MS, LOOP_TICK_MS);
     else
         uv_timer_stop(&l->tick);
+}
+
+struct loop_timer *loop_timer_new(struct loop *l, void (*fn)(void *ud), void *ud)
+{
+    struct loop_timer *t = xcalloc(1, sizeof *t);
+    *t = (struct loop_timer){.next = l->timers, .loop = l, .fn = fn, .ud = ud};
+    l->timers = t;
+    CHECK(uv_timer_init(&l->uv, &t->uv) == 0);
+    t->uv.data = t;
+    return t;
+}
+
+static void on_timer(uv_timer_t *uv)
+{
+    const struct loop_timer *t = uv->data;
+    t->fn(t->ud);
+    pump(t->loop);
+}
+
+void loop_timer_start(struct loop_timer *t, int ms)
+{
+    CHECK(uv_timer_start(&t->uv, on_timer, (uint64_t)ms, 0) == 0);
 }
 
 static void run_work(uv_work_t *req)
@@ -224,4 +278,44 @@ void loop_work(struct loop *l, void (*work)(void *ud), void (*done)(void *ud), v
     *w = (struct loop_work){.loop = l, .work = work, .done = done, .ud = ud};
     w->req.data = w;
     CHECK(uv_queue_work(&l->uv, &w->req, run_work, end_work) == 0);
+}
+
+/* ---- folders ------------------------------------------------------------------------- */
+
+struct loop_folder {
+    uv_fs_event_t uv;
+    void (*fn)(void *ud);
+    void *ud;
+};
+
+/* HTTP is not pumped: nothing is written because of it. */
+static void on_moved(uv_fs_event_t *uv, const char *file, int events, int status)
+{
+    const struct loop_folder *f = uv->data;
+    (void)file, (void)events, (void)status;
+    f->fn(f->ud);
+}
+
+static void free_folder(uv_handle_t *h)
+{
+    free(h->data);
+}
+
+struct loop_folder *loop_folder_new(struct loop *l, const char *path, void (*fn)(void *ud), void *ud)
+{
+    struct loop_folder *f = xcalloc(1, sizeof *f);
+    f->fn = fn;
+    f->ud = ud;
+    CHECK(uv_fs_event_init(&l->uv, &f->uv) == 0);
+    f->uv.data = f;
+    if (uv_fs_event_start(&f->uv, on_moved, path, 0) == 0)
+        return f;
+    loop_folder_free(f);
+    return NULL;
+}
+
+void loop_folder_free(struct loop_folder *f)
+{
+    if (f)
+        uv_close((uv_handle_t *)&f->uv, free_folder);
 }

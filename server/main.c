@@ -1,10 +1,13 @@
 /* The daemon: reads the configuration, loads the base, and supervises the workers. */
-#include "adapters/adapters.h"
+#include "adapters/home.h"
 #include "config/config.h"
 #include "core/base/log.h"
 #include "core/base_model.h"
+#include "server/cli.h"
+#include "server/ledger.h"
 #include "server/server.h"
 #include "server/supervisor.h"
+#include "server/watch.h"
 #include "server/worker.h"
 
 #include <signal.h>
@@ -48,10 +51,12 @@ static void say_up(void *ud)
     fflush(stdout);
 }
 
-static void stop_listening(void *ud)
+/* The folder is the workers' alone from here on, and free when the last has left it. */
+static void stop(void *ud)
 {
     const struct daemon *d = ud;
     server_stop_listening(d->parts.server);
+    home_leave(d->parts.home);
 }
 
 static int work(const struct supervisor_child *c, void *ud)
@@ -62,6 +67,13 @@ static int work(const struct supervisor_child *c, void *ud)
     return rc < 0 ? fail(&d->err, wants_json(d->parts.cfg)) : 0;
 }
 
+/* Its tenants need not wait for what nobody will give back any more. */
+static void forget_worker(int place, void *ud)
+{
+    const struct daemon *d = ud;
+    ledger_forget_worker(d->parts.server->ledger, place);
+}
+
 static int supervise(struct daemon *d)
 {
     const struct supervisor_opts opts = {
@@ -69,19 +81,26 @@ static int supervise(struct daemon *d)
         .stop_ms = d->parts.cfg->drain_ms + STOP_GRACE_MS,
         .work = work,
         .on_up = say_up,
-        .on_stop = stop_listening,
+        .on_stop = stop,
+        .on_death = forget_worker,
         .ud = d,
     };
     return supervisor_run(&opts);
 }
 
 /* A mistake in these should not wait for the model to be loaded. */
-static int check_folders(const struct config *cfg, struct err *err)
+static int open_folders(struct daemon *d, struct err *err)
 {
-    if (cfg->state[0] && adapters_check_state(cfg->state, err) < 0)
+    const struct config *cfg = d->parts.cfg;
+    d->parts.home = home_open(cfg->state[0] ? cfg->state : NULL, err);
+    if (!d->parts.home)
         worker_name_setting(err, "state", cfg->state);
-    else if (cfg->adapters[0] && adapters_check_folder(cfg->adapters, err) < 0)
+    else if (server_check_open(d->parts.server, home_dir(d->parts.home), err) < 0)
+        worker_name_setting(err, "state", cfg->state);
+    else if (cfg->adapters[0] && watch_check(cfg->adapters, err) < 0)
         worker_name_setting(err, "adapters", cfg->adapters);
+    else if (cfg->lora_root[0] && watch_check(cfg->lora_root, err) < 0)
+        worker_name_setting(err, "lora-root", cfg->lora_root);
     return err->code ? -1 : 0;
 }
 
@@ -89,7 +108,7 @@ static int load(struct daemon *d, struct err *err)
 {
     const struct config *cfg = d->parts.cfg;
     d->parts.server = server_new(cfg, err);
-    if (!d->parts.server || check_folders(cfg, err) < 0)
+    if (!d->parts.server || open_folders(d, err) < 0)
         return -1;
     d->parts.base = base_model_open(cfg->model, dtype_of(cfg->dtype), err);
     if (!d->parts.base)
@@ -104,6 +123,7 @@ static int run(const struct config *cfg)
     int status = load(&d, &d.err) < 0 ? fail(&d.err, wants_json(cfg)) : supervise(&d);
     server_free(d.parts.server);
     base_model_free(d.parts.base);
+    home_free(d.parts.home);
     return status;
 }
 
@@ -131,6 +151,8 @@ int main(int argc, char **argv)
 {
     struct config cfg;
     struct err err = {0};
+    if (cli_is_command(argc, argv))
+        return cli_run(argc, argv);
     supervisor_early_signals();
     switch (config_from_args(&cfg, argc, argv, &err)) {
     case CONFIG_HELP:

@@ -188,6 +188,8 @@ void metrics_add_throttle(const struct metrics *m, const char *reason)
 #undef XX
     };
     int i = 0;
+    if (!m->all)
+        return; /* limits can be had without a worker */
     while (i < METRICS_THROTTLE_other && strcmp(names[i], reason) != 0)
         i++;
     slot_of(m)->counts.throttles[i]++;
@@ -307,9 +309,10 @@ void metrics_set_adapters(const struct metrics *m, const struct adapters_stats *
 void metrics_refresh(const struct server *s)
 {
     struct engine_stats engine = {0};
-    struct adapters_stats adapters = {0}; /* all stay in memory so far */
+    struct adapters_stats adapters = {0};
     struct metrics_gauges *g = &slot_of(&s->metrics)->gauges;
     engine_stats(s->parts.engine, &engine);
+    adapters_stats(s->parts.adapters, &adapters);
     metrics_set_engine(&s->metrics, &engine);
     metrics_set_adapters(&s->metrics, &adapters);
     g->upload_bytes = s->uploads.used;

@@ -37,9 +37,6 @@ enum {
     XX(tokens_per_minute)                                                                  \
     XX(max_running)                                                                        \
     XX(max_queued)                                                                         \
-    XX(max_adapters)                                                                       \
-    XX(max_adapter_bytes)                                                                  \
-    XX(max_virtual_tokens)                                                                 \
     XX(queue_full)                                                                         \
     XX(memory)                                                                             \
     XX(loading)                                                                            \

@@ -1,7 +1,9 @@
-/* Models: the base, and every adapter as a child of it. */
+/* Models: the base, and every adapter that the tenant sees as a child of it. */
 #include "server/models_api.h"
 
 #include "core/base/json_out.h"
+#include "server/http.h"
+#include "server/paging.h"
 #include "server/routes.h"
 #include "server/server.h"
 
@@ -12,6 +14,8 @@
 struct listing {
     struct buf *out;
     const struct server *server;
+    int n, limit;
+    bool is_cut;
 };
 
 static void add_model(struct buf *out, const struct server *s, const char *id,
@@ -45,18 +49,34 @@ static void add_adapter(struct buf *out, const struct server *s,
 static void list_adapter(const struct adapter_info *info, void *ud)
 {
     struct listing *l = ud;
-    buf_add_char(l->out, ',');
+    l->is_cut = l->n == l->limit;
+    if (l->is_cut)
+        return;
+    if (l->n++)
+        buf_add_char(l->out, ',');
     add_adapter(l->out, l->server, info);
 }
 
+/* The base comes before all names, and counts. */
 enum exchange_step_result models_api_list(struct exchange *x)
 {
+    struct err err = {0};
+    struct paging page;
     struct buf json = {0};
-    struct listing l = {.out = &json, .server = x->server};
+    if (paging_parse(&page, x->req, &err) < 0)
+        return exchange_fail(x, &err);
+    struct listing l = {.out = &json, .server = x->server, .limit = page.limit};
+    bool is_after_base = strcmp(page.after, x->server->base_name) == 0;
     buf_add_str(&json, "{\"object\":\"list\",\"data\":[");
-    add_base(&json, x->server);
-    adapters_each(x->server->parts.adapters, list_adapter, &l);
-    buf_add_str(&json, "]}");
+    if (!page.after[0]) {
+        add_base(&json, x->server);
+        l.n++;
+    }
+    size_t room = (size_t)(l.limit - l.n);
+    bool has_more = adapters_each_after(
+        x->server->parts.adapters, x->caller.tenant, is_after_base ? "" : page.after,
+        room ? room : 1, list_adapter, &l);
+    paging_close_list(&json, has_more || l.is_cut);
     return exchange_reply_json(x, 200, &json);
 }
 
@@ -87,7 +107,7 @@ enum exchange_step_result models_api_get(struct exchange *x)
         return exchange_reply_json(x, 200, &json);
     }
     const char *name = strncmp(id, s->base_name, n) == 0 && id[n] == ':' ? id + n + 1 : id;
-    if (adapters_info(s->parts.adapters, name, &info, &err) < 0) {
+    if (adapters_info(s->parts.adapters, x->caller.tenant, name, &info, &err) < 0) {
         err_param(&err, ERR_MODEL_NOT_FOUND, "model", "The model `%.100s` does not exist",
                   id);
         return exchange_fail(x, &err);

@@ -2,34 +2,55 @@
 #include "server/routes.h"
 
 #include "server/adapters_api.h"
+#include "server/admin_api.h"
 #include "server/generation.h"
+#include "server/lora_api.h"
+#include "server/keys_api.h"
 #include "server/models_api.h"
 #include "server/requests_api.h"
 #include "server/status_api.h"
 #include "server/tokenize_api.h"
+#include "server/usage_api.h"
 #include "server/versions_api.h"
 
 #include <stdio.h>
 #include <string.h>
 
 static const struct route routes[] = {
-    {"GET", "/health", status_api_health, ROUTE_NO_BODY, true, false},
-    {"GET", "/ready", status_api_ready, ROUTE_NO_BODY, true, false},
-    {"GET", "/version", status_api_version, ROUTE_NO_BODY, true, false},
-    {"GET", "/metrics", status_api_metrics, ROUTE_NO_BODY, false, false},
-    {"GET", "/admin/requests", requests_api_list, ROUTE_NO_BODY, false, false},
-    {"GET", "/v1/models", models_api_list, ROUTE_NO_BODY, false, false},
-    {"GET", "/v1/models/{*}", models_api_get, ROUTE_NO_BODY, false, false},
-    {"POST", "/v1/completions", generation_parse, ROUTE_JSON, false, true},
-    {"POST", "/tokenize", tokenize_api_tokenize, ROUTE_JSON, false, false},
-    {"POST", "/detokenize", tokenize_api_detokenize, ROUTE_JSON, false, false},
-    {"GET", "/v1/adapters", adapters_api_list, ROUTE_NO_BODY, false, false},
-    {"GET", "/v1/adapters/{}", adapters_api_get, ROUTE_NO_BODY, false, false},
-    {"PUT", "/v1/adapters/{}", adapters_api_put, ROUTE_UPLOAD, false, false},
-    {"DELETE", "/v1/adapters/{}", adapters_api_delete, ROUTE_NO_BODY, false, false},
-    {"GET", "/v1/adapters/{}/versions", versions_api_list, ROUTE_NO_BODY, false, false},
-    {"POST", "/v1/adapters/{}/rollback", adapters_api_rollback, ROUTE_JSON, false, false},
-    {"GET", "/v1/adapters/{}/files/{}", adapters_api_file, ROUTE_NO_BODY, false, false},
+    {"GET", "/health", status_api_health, .body = ROUTE_NO_BODY, .is_open = true},
+    {"GET", "/ready", status_api_ready, .body = ROUTE_NO_BODY, .is_open = true},
+    {"GET", "/version", status_api_version, .body = ROUTE_NO_BODY, .is_open = true},
+    {"GET", "/metrics", status_api_metrics, .body = ROUTE_NO_BODY, .is_admin = true},
+    {"GET", "/v1/models", models_api_list, .body = ROUTE_NO_BODY},
+    {"GET", "/v1/models/{*}", models_api_get, .body = ROUTE_NO_BODY},
+    {"POST", "/v1/completions", generation_parse, .body = ROUTE_JSON, .is_completion = true},
+    {"POST", "/v1/load_lora_adapter", lora_api_load, ROUTE_JSON, .is_change = true},
+    {"POST", "/v1/unload_lora_adapter", lora_api_unload, ROUTE_JSON, .is_change = true},
+    {"POST", "/tokenize", tokenize_api_tokenize, .body = ROUTE_JSON},
+    {"POST", "/detokenize", tokenize_api_detokenize, .body = ROUTE_JSON},
+    {"GET", "/v1/adapters", adapters_api_list, .body = ROUTE_NO_BODY},
+    {"GET", "/v1/adapters/{}", adapters_api_get, .body = ROUTE_NO_BODY},
+    {"PUT", "/v1/adapters/{}", adapters_api_put, .body = ROUTE_UPLOAD, .is_change = true},
+    {"PATCH", "/v1/adapters/{}", adapters_api_patch, .body = ROUTE_JSON, .is_admin = true},
+    {"DELETE", "/v1/adapters/{}", adapters_api_delete, .body = ROUTE_NO_BODY, .is_change = true},
+    {"GET", "/v1/adapters/{}/versions", versions_api_list, .body = ROUTE_NO_BODY},
+    {"POST", "/v1/adapters/{}/rollback", adapters_api_rollback, .body = ROUTE_JSON, .is_change = true},
+    {"GET", "/v1/adapters/{}/files/{}", adapters_api_file, .body = ROUTE_NO_BODY},
+    {"GET", "/v1/usage", usage_api_own, .body = ROUTE_NO_BODY},
+    {"GET", "/admin/requests", requests_api_list, .body = ROUTE_NO_BODY, .is_admin = true},
+    {"GET", "/admin/usage", usage_api_all, .body = ROUTE_NO_BODY, .is_admin = true},
+    {"GET", "/admin/tenants", admin_api_list, .body = ROUTE_NO_BODY, .is_admin = true},
+    {"POST", "/admin/tenants", admin_api_add, .body = ROUTE_JSON, .is_admin = true},
+    {"GET", "/admin/tenants/{}", admin_api_get, .body = ROUTE_NO_BODY, .is_admin = true},
+    {"PATCH", "/admin/tenants/{}", admin_api_set, .body = ROUTE_JSON, .is_admin = true},
+    {"DELETE", "/admin/tenants/{}", admin_api_remove, .body = ROUTE_NO_BODY, .is_admin = true},
+    {"POST", "/admin/tenants/{}/suspend", admin_api_suspend, .body = ROUTE_NO_BODY,
+     .is_admin = true},
+    {"POST", "/admin/tenants/{}/resume", admin_api_resume, .body = ROUTE_NO_BODY,
+     .is_admin = true},
+    {"GET", "/admin/keys", keys_api_list, .body = ROUTE_NO_BODY, .is_admin = true},
+    {"POST", "/admin/keys", keys_api_add, .body = ROUTE_JSON, .is_admin = true},
+    {"DELETE", "/admin/keys/{}", keys_api_revoke, .body = ROUTE_NO_BODY, .is_admin = true},
 };
 
 static bool keep_arg(struct route_match *m, int *n, const char *s, size_t len)

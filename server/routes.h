@@ -26,6 +26,8 @@ struct route {
     enum route_body body;
     bool is_open;       /* needs no key */
     bool is_completion; /* handle is the first of the steps to the engine */
+    bool is_change;     /* of adapters: not for keys that may only use them */
+    bool is_admin;      /* for administrators alone */
 };
 
 enum { ROUTE_MAX_ARGS = 2, ROUTE_ARG_MAX = 256 };

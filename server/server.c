@@ -9,12 +9,21 @@
 #include "core/base/log.h"
 #include "core/base/mem.h"
 #include "core/base/utf8.h"
+#include "adapters/home.h"
 #include "server/auth.h"
 #include "server/bridge.h"
+#include "server/changes.h"
 #include "server/exchange.h"
 #include "server/http.h"
+#include "server/ledger.h"
+#include "server/limits.h"
+#include "server/loads.h"
 #include "server/loop.h"
 #include "server/metrics.h"
+#include "server/quarantine.h"
+#include "server/tenants.h"
+#include "server/usage.h"
+#include "server/watch.h"
 
 #include <signal.h>
 #include <stdlib.h>
@@ -45,6 +54,18 @@ static struct server *server_of(void *p)
 void server_wake(void *server)
 {
     loop_wake(server_of(server)->loop);
+}
+
+static void mark_broken(const char *digest, int64_t until, void *ud)
+{
+    adapters_mark_broken(ud, digest, until, QUARANTINE_WHY);
+}
+
+void server_heed_quarantine(struct server *s)
+{
+    const struct quarantine *q = s->shared->quarantine;
+    if (quarantine_changed(q, &s->quarantine_seen))
+        quarantine_each(q, (int64_t)time(NULL), mark_broken, s->parts.adapters);
 }
 
 bool server_is_draining(const struct server *s)
@@ -90,7 +111,7 @@ static void start_draining(struct server *s)
     s->state = SERVER_DRAINING;
     s->stop_us = loop_now_us() + s->cfg->drain_ms * 1000;
     http_stop_listening(s->http);
-    server_leave_state(s);
+    server_leave_home(s);
     loop_set_ticking(s->loop, true);
     drain(s);
 }
@@ -121,10 +142,12 @@ void server_watch_life(struct server *s, int fd)
 }
 
 /* What is under way is carried through first. */
-void server_leave_state(struct server *s)
+void server_leave_home(struct server *s)
 {
-    if (s->state == SERVER_DRAINING && !s->changes)
-        adapters_leave_state(s->parts.adapters);
+    if (s->state < SERVER_DRAINING || !s->parts.home || !changes_are_over(s->changes))
+        return;
+    home_leave(s->parts.home);
+    s->parts.home = NULL;
 }
 
 /* ---- running ------------------------------------------------------------------------- */
@@ -239,34 +262,39 @@ static int check_name(const char *name, struct err *err)
     return -1;
 }
 
-static int check_open(const struct server *s, struct err *err)
+int server_check_open(const struct server *s, const char *state_dir, struct err *err)
 {
-    if (s->auth || s->addr.is_loopback || s->cfg->allow_open)
+    bool has_key = false;
+    if (s->auth || s->admin_auth || s->addr.is_loopback || s->cfg->allow_open)
+        return 0;
+    if (tenants_has_key(state_dir, &has_key, err) < 0)
+        return -1;
+    if (has_key)
         return 0;
     return err_set(
         err, ERR_INVALID,
-        "--listen %.80s: without --api-key-file only loopback is accepted (127.0.0.0/8, "
-        "[::1], localhost), unless allow_unauthenticated_remote is true",
+        "--listen %.80s: without keys (--api-key-file, --admin-key-file, or prefixd key add) "
+        "only loopback is accepted (127.0.0.0/8, [::1], localhost), unless "
+        "allow_unauthenticated_remote is true",
         s->cfg->listen);
 }
 
-/* Each worker would have adapters of its own, and only one may write to the folder. */
-static int check_workers(const struct server *s, struct err *err)
+static int open_keys(const char *setting, const char *path, struct auth **out,
+                     struct err *err)
 {
-    if (s->cfg->workers == 1 || !s->cfg->state[0])
-        return 0;
-    return err_set(err, ERR_INVALID, "--workers %lld: with --state only 1 is accepted",
-                   (long long)s->cfg->workers);
+    *out = path[0] ? auth_open(setting, path, err) : NULL;
+    return path[0] && !*out ? -1 : 0;
 }
 
 static int set_up(struct server *s, struct err *err)
 {
     if (check_name(s->base_name, err) < 0 ||
-        listen_parse(&s->addr, s->cfg->listen, err) < 0 || check_workers(s, err) < 0)
+        listen_parse(&s->addr, s->cfg->listen, err) < 0 ||
+        open_keys("--api-key-file", s->cfg->api_key_file, &s->auth, err) < 0 ||
+        open_keys("--admin-key-file", s->cfg->admin_key_file, &s->admin_auth, err) < 0)
         return -1;
-    if (s->cfg->api_key_file[0] && !(s->auth = auth_open(s->cfg->api_key_file, err)))
-        return -1;
-    if (check_open(s, err) < 0)
+    s->ledger = ledger_new((int)s->cfg->workers, err);
+    if (!s->ledger)
         return -1;
     s->listen_fd = listen_bind(&s->addr, err);
     return s->listen_fd < 0 ? -1 : 0;
@@ -344,13 +372,31 @@ static void enter_shared(struct server *s)
     metrics_refresh(s);
 }
 
-/* The socket is shared by all workers: it listens from the first one's start on, and what
- * the later ones ask for is so already. */
-int server_start(struct server *s, const struct server_parts *parts, struct err *err)
+void server_take_parts(struct server *s, const struct server_parts *parts)
 {
+    const struct tenants_opts who = {.store = parts->store,
+                                     .keys = s->auth,
+                                     .admin_keys = s->admin_auth,
+                                     .is_loopback = s->addr.is_loopback,
+                                     .allows_open = s->cfg->allow_open};
+    const struct limits_opts limits = {
+        .ledger = s->ledger, .place = s->place, .loop = s->loop};
+    const struct usage_opts usage = {.store = parts->store, .loop = s->loop};
     thread_owner_set(&s->owner);
     s->parts = *parts;
     enter_shared(s);
+    s->tenants = tenants_new(&who);
+    s->limits = limits_new(&limits);
+    s->usage = usage_new(&usage);
+    s->changes = changes_new(s);
+    s->loads = loads_new(s);
+}
+
+/* The socket is shared by all workers: it listens from the first one's start on, and what
+ * the later ones ask for is so already. */
+int server_start(struct server *s, struct err *err)
+{
+    CHECK_ON_THREAD(s->owner);
     const struct http_opts opts = {.listen_fd = s->listen_fd,
                                    .idle_timeout_s = (int)s->cfg->idle_timeout_s,
                                    .max_connections = max_connections(s),
@@ -377,11 +423,21 @@ void server_free(struct server *s)
 {
     if (!s)
         return;
+    usage_stop(s->usage);
+    watch_stop(s->watch);
     loop_free(s->loop);
     server_stop_listening(s);
     CHECK(!s->exchanges);
     http_free(s->http);
+    watch_free(s->watch);
+    changes_free(s->changes);
+    loads_free(s->loads);
+    usage_free(s->usage);
+    limits_free(s->limits);
+    tenants_free(s->tenants);
+    ledger_free(s->ledger);
     auth_free(s->auth);
+    auth_free(s->admin_auth);
     shared_close(&s->own);
     free(s->base_name);
     s->magic = 0;

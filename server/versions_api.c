@@ -24,8 +24,11 @@ static void add_version(struct buf *out, const struct adapter_version_info *v)
     json_out_str(out, v->version);
     buf_add_str(out, ",\"kind\":");
     json_out_str(out, v->kind);
-    buf_printf(out, ",\"created\":%" PRId64 ",\"number\":%" PRId64 ",\"current\":%s}",
+    buf_printf(out, ",\"created\":%" PRId64 ",\"number\":%" PRId64 ",\"current\":%s",
                v->created, v->number, v->is_current ? "true" : "false");
+    buf_add_str(out, ",\"state\":");
+    json_out_str(out, adapter_state_name(v->state));
+    buf_add_char(out, '}');
 }
 
 static void list_one(const struct adapter_version_info *v, void *ud)
@@ -51,8 +54,8 @@ enum exchange_step_result versions_api_list(struct exchange *x)
         return exchange_fail(x, &err);
     struct listing l = {.out = &json, .page = &page, .is_reached = !page.after[0]};
     buf_add_str(&json, "{\"object\":\"list\",\"data\":[");
-    if (adapters_each_version(x->server->parts.adapters, x->match->args[0], list_one, &l,
-                              &err) < 0) {
+    if (adapters_each_version(x->server->parts.adapters, x->caller.tenant, x->match->args[0],
+                              list_one, &l, &err) < 0) {
         buf_free(&json);
         return exchange_fail(x, &err);
     }

@@ -2,7 +2,9 @@
 #include "server/worker.h"
 
 #include "adapters/adapters.h"
+#include "adapters/store.h"
 #include "core/engine.h"
+#include "server/watch.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -43,35 +45,79 @@ static struct engine *open_engine(const struct worker_parts *p, struct err *err)
     return engine_open(p->base, &opts, err);
 }
 
-static struct adapters *open_adapters(const struct worker_parts *p, struct engine *engine,
-                                      struct err *err)
+/* A quarter of the machine's memory for all workers together, unless the operator says. */
+static size_t adapter_memory(const struct config *cfg)
+{
+    int64_t n = cfg->adapter_bytes;
+    if (!n)
+        n = (int64_t)sysconf(_SC_PHYS_PAGES) / 4 * sysconf(_SC_PAGE_SIZE);
+    n /= cfg->workers;
+    return n > 1 ? (size_t)n : 1;
+}
+
+static struct store *open_store(const struct worker_parts *p, struct err *err)
+{
+    const struct store_opts opts = {.dir = home_dir(p->home),
+                                    .keep_versions = (int)p->cfg->keep_versions,
+                                    .is_volatile = !home_is_durable(p->home)};
+    struct store *s = store_open(&opts, err);
+    if (!s)
+        worker_name_setting(err, "state", p->cfg->state);
+    return s;
+}
+
+static struct adapters *open_adapters(const struct worker_parts *p,
+                                      const struct server_parts *parts, struct err *err)
 {
     const struct config *cfg = p->cfg;
     const struct adapters_opts opts = {
-        .engine = engine,
+        .engine = parts->engine,
         .base = p->base,
         .base_name = p->server->base_name,
-        .state_dir = cfg->state[0] ? cfg->state : NULL,
-        .keep_versions = (int)cfg->keep_versions,
+        .store = parts->store,
+        .is_durable = home_is_durable(p->home),
+        .memory = adapter_memory(cfg),
         .max_virtual_tokens = (int)cfg->max_virtual,
         .max_bytes = (size_t)cfg->max_upload,
     };
     struct adapters *a = adapters_open(&opts, err);
     if (!a)
         worker_name_setting(err, "state", cfg->state);
-    if (a && adapters_load_all(a, cfg->adapters[0] ? cfg->adapters : NULL, err) < 0) {
-        worker_name_setting(err, "adapters", cfg->adapters);
-        adapters_free(a);
-        return NULL;
-    }
     return a;
+}
+
+static int open_parts(const struct worker_parts *p, struct server_parts *parts,
+                      struct err *err)
+{
+    if (base_model_attach(p->base, err) < 0 || server_open(p->server, err) < 0)
+        return -1;
+    parts->engine = open_engine(p, err);
+    if (parts->engine)
+        parts->store = open_store(p, err);
+    if (parts->store)
+        parts->adapters = open_adapters(p, parts, err);
+    return parts->adapters ? 0 : -1;
+}
+
+/* What the adapters folder holds is there before anybody can ask; later workers find it. */
+static int import(const struct worker_parts *p, const struct supervisor_child *c,
+                  struct err *err)
+{
+    if (!c->is_first || !p->cfg->adapters[0] || watch_load(p->server, err) == 0)
+        return 0;
+    worker_name_setting(err, "adapters", p->cfg->adapters);
+    return -1;
 }
 
 static int serve(const struct worker_parts *p, const struct server_parts *parts,
                  const struct supervisor_child *c, struct err *err)
 {
-    if (server_start(p->server, parts, err) < 0)
+    p->server->place = c->place;
+    server_take_parts(p->server, parts);
+    if (import(p, c, err) < 0 || server_start(p->server, err) < 0)
         return -1;
+    if (c->place == 0 && p->cfg->adapters[0])
+        watch_start(p->server);
     server_watch_life(p->server, c->life_fd);
     supervisor_outlive();
     supervisor_tell_ready(c);
@@ -79,25 +125,23 @@ static int serve(const struct worker_parts *p, const struct server_parts *parts,
     return 0;
 }
 
-/* The server is the first to go, before what it uses. */
+/* The server is the first to go, before what it uses; the store, to which it brings its last
+ * counts, after it. */
 int worker_run(const struct worker_parts *p, const struct supervisor_child *c,
                struct err *err)
 {
-    struct server_parts parts = {.base = p->base};
-    int rc = -1;
+    struct server_parts parts = {.base = p->base, .home = p->home};
     p->server->shared = c->shared;
-    p->server->place = c->place;
-    if (base_model_attach(p->base, err) == 0 && server_open(p->server, err) == 0)
-        parts.engine = open_engine(p, err);
-    if (parts.engine)
-        parts.adapters = open_adapters(p, parts.engine, err);
-    if (parts.adapters)
+    int rc = open_parts(p, &parts, err);
+    if (rc == 0)
         rc = serve(p, &parts, c, err);
     if (parts.engine)
         engine_close(parts.engine);
     server_free(p->server);
     if (parts.adapters)
         adapters_free(parts.adapters);
+    if (parts.store)
+        store_close(parts.store);
     if (parts.engine)
         engine_free(parts.engine);
     return rc;

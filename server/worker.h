@@ -6,6 +6,7 @@
 
 #include "config/config.h"
 #include "core/base/err.h"
+#include "adapters/home.h"
 #include "core/base_model.h"
 #include "server/server.h"
 #include "server/supervisor.h"
@@ -13,6 +14,7 @@
 struct worker_parts { /* opened before the fork */
     const struct config *cfg;
     struct base_model *base;
+    struct home *home;
     struct server *server; /* its address is bound; freed by worker_run */
 };
 

@@ -20,6 +20,7 @@
     XX(CONTEXT, 400, "invalid_request_error", "context_length_exceeded", "context too long")     \
     XX(UNAUTHORIZED, 401, "invalid_request_error", "invalid_api_key", "a valid key is needed")   \
     XX(FORBIDDEN, 403, "permission_error", NULL, "not allowed")                                  \
+    XX(SUSPENDED, 403, "permission_error", "tenant_suspended", "the tenant is suspended")        \
     XX(NOT_FOUND, 404, "invalid_request_error", "not_found", "no such thing")                    \
     XX(MODEL_NOT_FOUND, 404, "invalid_request_error", "model_not_found", "no such model")        \
     XX(ADAPTER_NOT_FOUND, 404, "invalid_request_error", "adapter_not_found", "no such adapter")  \

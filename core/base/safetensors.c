@@ -2,11 +2,10 @@
  * pointer. */
 #include "core/base/safetensors.h"
 
-#include <cjson/cJSON.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/base/json_check.h"
+#include "core/base/json_tree.h"
 #include "core/base/mem.h"
 
 enum { LEN_BYTES = 8, MAX_NAME = 256, MAX_DEPTH = 4 };
@@ -42,22 +41,20 @@ static int bad(struct err *err, const char *name, const char *what)
 }
 
 /* json_check let only non-negative integers below 2^53 pass, so the double is exact. */
-static int get_u64(const cJSON *v, uint64_t *out)
+static int get_u64(const struct json_node *v, uint64_t *out)
 {
-    if (!cJSON_IsNumber(v) || v->valuedouble < 0 || v->valuedouble > 0x1p53)
+    if (!json_is(v, JSON_NUMBER) || v->number < 0 || v->number > 0x1p53)
         return -1;
-    *out = (uint64_t)v->valuedouble;
+    *out = (uint64_t)v->number;
     return 0;
 }
 
-static int read_shape(struct st_tensor *t, const cJSON *shape, struct err *err)
+static int read_shape(struct st_tensor *t, const struct json_node *shape, struct err *err)
 {
-    if (!cJSON_IsArray(shape))
+    if (!json_is(shape, JSON_ARRAY))
         return bad(err, t->name, "\"shape\" must be a list of numbers");
     t->n_elems = 1;
-    const cJSON *d;
-    cJSON_ArrayForEach(d, shape)
-    {
+    for (const struct json_node *d = shape->first; d; d = d->next) {
         if (t->n_dims == ST_MAX_DIMS)
             return bad(err, t->name, "more than 8 dimensions");
         if (get_u64(d, &t->dims[t->n_dims]) < 0)
@@ -69,12 +66,12 @@ static int read_shape(struct st_tensor *t, const cJSON *shape, struct err *err)
     return 0;
 }
 
-static int read_range(struct st_tensor *t, const cJSON *offsets, const unsigned char *data,
+static int read_range(struct st_tensor *t, const struct json_node *offsets, const unsigned char *data,
                       size_t data_len, struct err *err)
 {
     uint64_t begin, end;
-    if (!cJSON_IsArray(offsets) || cJSON_GetArraySize(offsets) != 2 ||
-        get_u64(offsets->child, &begin) < 0 || get_u64(offsets->child->next, &end) < 0)
+    if (!json_is(offsets, JSON_ARRAY) || offsets->n != 2 ||
+        get_u64(offsets->first, &begin) < 0 || get_u64(offsets->first->next, &end) < 0)
         return bad(err, t->name, "\"data_offsets\" must be two numbers");
     if (begin > end || end > data_len)
         return bad(err, t->name, "\"data_offsets\" lie outside the file");
@@ -83,22 +80,22 @@ static int read_range(struct st_tensor *t, const cJSON *offsets, const unsigned 
     return 0;
 }
 
-static int read_tensor(struct st_tensor *t, const cJSON *item, const unsigned char *data,
+static int read_tensor(struct st_tensor *t, const struct json_node *item, const unsigned char *data,
                        size_t data_len, struct err *err)
 {
-    if (strlen(item->string) > MAX_NAME)
-        return bad(err, item->string, "the name is longer than 256 bytes");
-    t->name = item->string;
-    if (!cJSON_IsObject(item))
+    if (strlen(item->key) > MAX_NAME)
+        return bad(err, item->key, "the name is longer than 256 bytes");
+    t->name = item->key;
+    if (!json_is(item, JSON_OBJECT))
         return bad(err, t->name, "its entry must be an object");
-    const cJSON *shape = cJSON_GetObjectItemCaseSensitive(item, "shape");
-    const cJSON *dtype = cJSON_GetObjectItemCaseSensitive(item, "dtype");
-    const cJSON *range = cJSON_GetObjectItemCaseSensitive(item, "data_offsets");
-    if (cJSON_GetArraySize(item) != 3)
+    const struct json_node *shape = json_member(item, "shape");
+    const struct json_node *dtype = json_member(item, "dtype");
+    const struct json_node *range = json_member(item, "data_offsets");
+    if (item->n != 3)
         return bad(err, t->name,
                    "an entry has \"dtype\", \"shape\" and \"data_offsets\" only");
-    const struct st_dtype *kind =
-        cJSON_IsString(dtype) ? find_dtype(dtype->valuestring) : NULL;
+    const char *name = json_string(dtype);
+    const struct st_dtype *kind = name ? find_dtype(name) : NULL;
     if (!kind)
         return bad(err, t->name,
                    "unknown dtype; known are F64, F32, F16, BF16, integers, BOOL");
@@ -138,30 +135,25 @@ static int check_gapless(const struct safetensors *st, const unsigned char *data
     return 0;
 }
 
-static int check_metadata(const cJSON *meta, struct err *err)
+static int check_metadata(const struct json_node *meta, struct err *err)
 {
-    const cJSON *v = NULL;
-    bool is_map = cJSON_IsObject(meta);
-    if (is_map)
-        cJSON_ArrayForEach(v, meta)
-            is_map = is_map && cJSON_IsString(v);
+    bool is_map = json_is(meta, JSON_OBJECT);
+    for (const struct json_node *v = is_map ? meta->first : NULL; v; v = v->next)
+        is_map = is_map && json_is(v, JSON_STRING);
     if (!is_map)
         return err_set(err, ERR_INVALID,
                        "safetensors: __metadata__ must map strings to strings");
     return 0;
 }
 
-static int read_header(struct safetensors *st, const cJSON *root, const unsigned char *data,
+static int read_header(struct safetensors *st, const struct json_node *root, const unsigned char *data,
                        size_t data_len, const struct st_limits *lim, struct err *err)
 {
-    const cJSON *item;
-    size_t n = (size_t)cJSON_GetArraySize(root);
-    st->tensors = mem_try_calloc(n, sizeof *st->tensors);
+    st->tensors = mem_try_calloc(root->n, sizeof *st->tensors);
     if (!st->tensors)
-        return err_set(err, ERR_NO_MEMORY, "safetensors: no memory for %zu tensors", n);
-    cJSON_ArrayForEach(item, root)
-    {
-        if (strcmp(item->string, "__metadata__") == 0) {
+        return err_set(err, ERR_NO_MEMORY, "safetensors: no memory for %zu tensors", root->n);
+    for (const struct json_node *item = root->first; item; item = item->next) {
+        if (strcmp(item->key, "__metadata__") == 0) {
             if (check_metadata(item, err) < 0)
                 return -1;
             continue;
@@ -195,19 +187,17 @@ static int parse_header(struct safetensors *st, const char *text, size_t len,
         .integers_only = true,
     };
     struct err why = {0};
-    if (json_check(text, len, &json, &why) < 0)
-        return err_set(err, ERR_INVALID, "safetensors header: %s", why.msg);
-    cJSON *root = cJSON_ParseWithLength(text, len);
-    if (!root)
-        return err_set(err, ERR_INVALID, "safetensors header: not understood as JSON");
-    int rc = read_header(st, root, data, data_len, lim, err);
+    struct json_tree tree;
+    if (json_tree_parse(&tree, text, len, &json, &why) < 0)
+        return err_set(err, why.code, "safetensors header: %s", why.msg);
+    int rc = read_header(st, tree.root, data, data_len, lim, err);
     if (rc == 0) {
         own_names(st);
     } else { /* the names are the tree's */
         free(st->tensors);
         memset(st, 0, sizeof *st);
     }
-    cJSON_Delete(root);
+    json_tree_free(&tree);
     return rc;
 }
 

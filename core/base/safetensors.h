@@ -1,8 +1,7 @@
 /* Reads the header of a safetensors file that nobody vouches for, and hands out checked byte ranges.
  *
- * Thread: safetensors_parse on the loop thread or at boot (it parses JSON); the rest any thread. The
- * view borrows the bytes: they must stay unchanged and mapped while it is used. Follows the format's
- * README and reference validation (huggingface/safetensors): header length within the file and below
+ * Thread: any. The view borrows the bytes: they must stay unchanged and mapped while it is used.
+ * Follows the format's README and reference validation (huggingface/safetensors): header length within the file and below
  * max_header, offsets sorted and gapless from 0 to the end of the data, product of shape times size
  * equals the range (checked multiplication), no duplicate names, plain integers, `__metadata__` a map of
  * strings (ignored).

@@ -14,7 +14,8 @@ import unittest
 from harness import BIN, GOLDEN, GQA, GQA_ADAPTERS, Daemon, limit, model_copy
 
 FLAGS = ["--model", "--name", "--adapters", "--listen", "--dtype", "--threads", "--ctx",
-         "--kv-bytes", "--max-batch", "--state", "--api-key-file", "--log-format", "--config",
+         "--kv-bytes", "--adapter-bytes", "--max-batch", "--state", "--api-key-file",
+         "--admin-key-file", "--log-format", "--config",
          "--version", "--help"]
 
 
@@ -146,7 +147,8 @@ class Refusals(unittest.TestCase):
     def test_empty_key_file(self):
         path = pathlib.Path(self.tmp, "keys")
         path.write_text("\n")
-        self.assert_refused(["--model", GQA, "--api-key-file", path], path)
+        for flag in "--api-key-file", "--admin-key-file":
+            self.assert_refused(["--model", GQA, flag, path], f"{flag} {path}")
 
     def test_beyond_loopback_needs_keys(self):
         self.assert_refused(["--model", GQA, "--listen", "0.0.0.0:0"], "--listen 0.0.0.0:0")

@@ -8,14 +8,16 @@ import unittest
 from harness import GQA, Daemon, HttpCase
 
 KEYS = ["first-key-abcdefgh", "second_KEY.0123456789"]
+ADMIN = "operators-key-0123456789"
 
 
 class Auth(HttpCase):
     @classmethod
     def daemon(cls):
-        path = pathlib.Path(cls.tmp, "keys")
+        path, admin = pathlib.Path(cls.tmp, "keys"), pathlib.Path(cls.tmp, "admin-keys")
         path.write_text("\n".join(KEYS) + "\n")
-        return Daemon(GQA, flags=["--api-key-file", path])
+        admin.write_text(f"# of the operator\n{ADMIN}\n")
+        return Daemon(GQA, flags=["--api-key-file", path, "--admin-key-file", admin])
 
     def bearer(self, key):
         return {"Authorization": f"Bearer {key}"}
@@ -31,7 +33,8 @@ class Auth(HttpCase):
                  {"Authorization": "Bearer"}, self.bearer(KEYS[0] + "\n".strip() + ","),
                  self.bearer("x" * 7000)]
         paths = [("GET", "/v1/models", None), ("GET", "/v1/adapters", None),
-                 ("GET", "/metrics", None), ("POST", "/tokenize", {"content": "a"}),
+                 ("GET", "/metrics", None), ("GET", "/admin/tenants", None),
+                 ("GET", "/v1/usage", None), ("POST", "/tokenize", {"content": "a"}),
                  ("POST", "/detokenize", {"tokens": [1]}),
                  ("POST", "/v1/completions", {"prompt": [1]}),
                  ("PUT", "/v1/adapters/x", {"kind": "text", "text": "a"}),
@@ -48,13 +51,36 @@ class Auth(HttpCase):
             self.assertEqual(self.d.get("/v1/models", headers=headers).status, 200)
             answer = self.d.complete(prompt=[1], headers=headers)
             self.assertEqual(answer.status, 200)
-            self.assertEqual(self.d.get("/metrics", headers=headers).status, 200)
+            for path in ("/metrics", "/admin/tenants", "/admin/keys", "/admin/usage"):
+                self.assert_error(self.d.get(path, headers=headers), 403)
+            put = self.d.request("PUT", "/v1/adapters/x", {"kind": "text", "text": "a"}, headers)
+            self.assertIn(put.status, (200, 201), put)
+            flags = self.d.request("PATCH", "/v1/adapters/x", {"pinned": True}, headers)
+            self.assert_error(flags, 403)
+
+    def test_the_administrators_key(self):
+        headers = self.bearer(ADMIN)
+        for path in ("/metrics", "/admin/tenants", "/admin/keys", "/admin/usage", "/v1/models"):
+            self.assertEqual(self.d.get(path, headers=headers).status, 200, path)
+        put = self.d.request("PUT", "/v1/adapters/y", {"kind": "text", "text": "a"}, headers)
+        self.assertEqual(put.status, 201, put)
+        for flags in ({"pinned": True}, {"public": True}, {"public": False, "pinned": False}, {}):
+            got = self.d.request("PATCH", "/v1/adapters/y", flags, headers)
+            self.assertEqual(got.status, 200, got)
+            for flag, value in flags.items():
+                self.assertIs(got.json[flag], value)
+        for bad in ({"public": 1}, {"other": True}, [], "x"):
+            got = self.d.request("PATCH", "/v1/adapters/y", bad, headers)
+            self.assert_error(got, 400)
+        got = self.d.request("PATCH", "/v1/adapters/none", {"public": True}, headers)
+        self.assert_error(got, 404)
 
     def test_keys_are_not_logged(self):
         self.d.get("/v1/models", headers=self.bearer(KEYS[0]))
+        self.d.get("/v1/models", headers=self.bearer(ADMIN))
         self.d.get("/v1/models", headers=self.bearer("wrong-key-123"))
         log = self.d.stderr()
-        for key in KEYS + ["wrong-key-123"]:
+        for key in KEYS + [ADMIN, "wrong-key-123"]:
             self.assertNotIn(key, log)
 
     def test_large_body_without_a_key(self):

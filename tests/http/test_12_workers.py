@@ -1,5 +1,6 @@
 """Supervisor and workers: one copy of the base, deaths of either, restarts, stopping."""
 
+import contextlib
 import http.client
 import os
 import pathlib
@@ -12,6 +13,7 @@ import tempfile
 import threading
 import time
 import unittest
+import unittest.mock
 
 from harness import DEMO, GQA, GQA_ADAPTERS, Daemon, joined, limit, long_model, run_all
 
@@ -137,15 +139,92 @@ class Base(WorkerCase):
         self.assertGreater(len(seen), 1, "one worker took every connection")
         self.assertEqual(len(set.union(*seen.values())), 1)
 
-    def test_changes_are_refused_with_several_workers(self):
-        d = self.daemon("--workers", "2", adapters=GQA_ADAPTERS)
-        name = d.adapter_names()[0]
-        put = d.request("PUT", "/v1/adapters/new", {"kind": "text", "text": "Hi"})
-        for answer in (put, d.request("DELETE", f"/v1/adapters/{name}")):
-            self.assertEqual(answer.status, 409, answer)
-            self.assertIn("workers", answer.json["error"]["message"])
-        self.assertEqual(d.get(f"/v1/adapters/{name}").status, 200)
-        self.assertEqual(d.get("/v1/adapters/new").status, 404)
+
+class Changes(WorkerCase):
+    """What one worker has answered is what every other serves from then on."""
+
+    @contextlib.contextmanager
+    def only(self, d, worker):
+        """No other worker takes a connection meanwhile."""
+        others = [p for p in d.worker_pids() if p != worker]
+        for pid in others:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in others:
+                os.kill(pid, signal.SIGCONT)
+
+    def by(self, d, worker, method, path, body=None, headers=None):
+        with self.only(d, worker):
+            answer = d.request(method, path, body, headers)
+        self.assertEqual(int(answer.headers["X-Prefixd-Worker"]), worker)
+        return answer
+
+    def uses(self, d, worker):
+        """(status, version) of a completion by this worker."""
+        answer = self.by(d, worker, "POST", "/v1/completions",
+                         {"model": "x", "prompt": [1], "max_tokens": 2, "temperature": 0})
+        return answer.status, answer.headers["X-Adapter-Version"]
+
+    def check_all_agree(self, d, workers, version):
+        for worker in workers:
+            self.assertEqual(self.uses(d, worker), (200, version))
+            self.assertEqual(self.by(d, worker, "GET", "/v1/adapters/x").json["version"], version)
+
+    def check_changes(self, *flags, durable):
+        d = self.daemon("--workers", "4", *flags)
+        workers = self.all_workers(d, 4)
+        versions = []
+        for i, worker in enumerate(workers):
+            put = self.by(d, worker, "PUT", "/v1/adapters/x",
+                          {"kind": "text", "text": f"Answer {i} times."})
+            self.assertEqual((put.status, put.json["durable"]), (200 if i else 201, durable))
+            versions.append(put.json["version"])
+            self.check_all_agree(d, workers, versions[-1])
+        back = self.by(d, workers[2], "POST", "/v1/adapters/x/rollback", {"version": versions[0]})
+        self.assertEqual(back.status, 200, back)
+        self.check_all_agree(d, workers, versions[0])
+        lost = self.by(d, workers[3], "DELETE", "/v1/adapters/x",
+                       headers={"If-Match": f'"{versions[3]}"'})
+        self.assertEqual(lost.status, 412, lost)
+        self.assertEqual(self.by(d, workers[1], "DELETE", "/v1/adapters/x").status, 204)
+        for worker in workers:
+            self.assertEqual(self.uses(d, worker)[0], 404)
+            self.assertEqual(self.by(d, worker, "GET", "/v1/adapters").json["data"], [])
+        return d
+
+    def test_all_workers_see_a_change_at_once(self):
+        self.check_changes(durable=False)
+
+    def test_all_workers_see_a_durable_change_at_once(self):
+        state = os.path.join(self.tmp, "state")
+        d = self.check_changes("--state", state, durable=True)
+        self.assertEqual(d.request("PUT", "/v1/adapters/y", {"kind": "text", "text": "Hi"}).status,
+                         201)
+        d.kill()
+        d.restart()
+        self.assertEqual(d.adapter_names(), ["y"])
+
+    def test_a_restarted_worker_has_what_the_others_have(self):
+        d = self.daemon("--workers", "2")
+        old, other = self.all_workers(d, 2)
+        version = self.by(d, old, "PUT", "/v1/adapters/x", {"kind": "text", "text": "Hi"}).json[
+            "version"]
+        os.kill(old, signal.SIGKILL)
+        until(lambda: old not in d.worker_pids() and len(d.worker_pids()) == 2, 10)
+        self.check_all_agree(d, self.all_workers(d, 2), version)
+
+    def test_the_temporary_folder_goes_with_the_daemon(self):
+        tmp = os.path.join(self.tmp, "t")
+        os.mkdir(tmp)
+        with unittest.mock.patch.dict(os.environ, {"TMPDIR": tmp}):
+            d = self.daemon("--workers", "2")
+        self.assertEqual(
+            d.request("PUT", "/v1/adapters/x", {"kind": "text", "text": "Hi"}).status, 201)
+        self.assertEqual(len(os.listdir(tmp)), 1)
+        self.assertEqual(d.stop(), 0)
+        self.assertEqual(os.listdir(tmp), [])
 
 
 class Deaths(WorkerCase):

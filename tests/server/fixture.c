@@ -1,6 +1,8 @@
 /* Starting a server in a test, and asking it. */
 #include "tests/server/fixture.h"
 
+#include "adapters/home.h"
+#include "adapters/store.h"
 #include "core/base/check.h"
 #include "core/base/mem.h"
 #include "tests/support/fake_engine.h"
@@ -42,9 +44,10 @@ static void configure(struct fixture *f)
         f->body_timeout_ms ? f->body_timeout_ms : f->cfg.body_timeout_ms;
     f->cfg.max_body = f->max_body ? f->max_body : f->cfg.max_body;
     f->cfg.max_upload = f->max_upload ? f->max_upload : f->cfg.max_upload;
-    const char *const texts[] = {f->key_file, f->cors_origin, f->state};
-    char **const fields[] = {&f->cfg.api_key_file, &f->cfg.cors_origin, &f->cfg.state};
-    for (int i = 0; i < 3; i++) {
+    const char *const texts[] = {f->key_file, f->admin_key_file, f->cors_origin, f->state};
+    char **const fields[] = {&f->cfg.api_key_file, &f->cfg.admin_key_file,
+                             &f->cfg.cors_origin, &f->cfg.state};
+    for (int i = 0; i < 4; i++) {
         if (!texts[i])
             continue;
         free(*fields[i]);
@@ -52,7 +55,7 @@ static void configure(struct fixture *f)
     }
 }
 
-static void serve(struct fixture *f, const struct server_parts *parts)
+static void serve(struct fixture *f)
 {
     struct err err = {0};
     if (f->keepalive_ms)
@@ -63,36 +66,56 @@ static void serve(struct fixture *f, const struct server_parts *parts)
         f->server->read_grace_ms = f->read_grace_ms;
     if (f->max_answers)
         f->server->answers.max = f->max_answers;
-    CHECK(server_start(f->server, parts, &err) == 0);
+    CHECK(server_start(f->server, &err) == 0);
     f->port = f->server->addr.port;
     f->is_up = true;
     sem_post(&f->ready);
     server_run(f->server);
 }
 
+static void open_parts(struct fixture *f, struct server_parts *parts, struct base_model *base)
+{
+    struct err err = {0};
+    const struct engine_opts eo = {.wake = server_wake, .wake_ud = f->server};
+    parts->engine = engine_open(base, &eo, &err);
+    parts->base = base;
+    const struct store_opts so = {.dir = home_dir(parts->home),
+                                  .is_volatile = !home_is_durable(parts->home)};
+    parts->store = store_open(&so, &err);
+    CHECK(parts->store);
+    const struct adapters_opts ao = {.engine = parts->engine,
+                                     .base = base,
+                                     .base_name = f->server->base_name,
+                                     .store = parts->store,
+                                     .is_durable = home_is_durable(parts->home),
+                                     .memory = f->adapter_bytes,
+                                     .max_bytes = (size_t)f->cfg.max_upload};
+    parts->adapters = adapters_open(&ao, &err);
+    CHECK(parts->adapters);
+}
+
 static void *run(void *arg)
 {
     struct fixture *f = arg;
     struct err err = {0};
+    struct server_parts parts = {0};
     f->server = server_new(&f->cfg, &err);
     CHECK(f->server);
     CHECK(server_open(f->server, &err) == 0);
+    struct home *home = home_open(f->cfg.state[0] ? f->cfg.state : NULL, &err);
+    CHECK(home);
+    parts.home = home;
     struct base_model *base = base_model_open(f->cfg.model, DTYPE_CHOICE_F32, &err);
     CHECK(base);
-    const struct engine_opts eo = {.wake = server_wake, .wake_ud = f->server};
-    struct server_parts parts = {.base = base, .engine = engine_open(base, &eo, &err)};
-    const struct adapters_opts ao = {.engine = parts.engine,
-                                     .base = base,
-                                     .base_name = f->server->base_name,
-                                     .state_dir = f->cfg.state[0] ? f->cfg.state : NULL,
-                                     .max_bytes = (size_t)f->cfg.max_upload};
-    parts.adapters = adapters_open(&ao, &err);
-    CHECK(parts.adapters && adapters_load_all(parts.adapters, NULL, &err) == 0);
-    serve(f, &parts);
+    open_parts(f, &parts, base);
+    server_take_parts(f->server, &parts);
+    serve(f);
     server_free(f->server);
     adapters_free(parts.adapters);
+    store_close(parts.store);
     engine_free(parts.engine);
     base_model_free(base);
+    home_free(home);
     return NULL;
 }
 

@@ -21,8 +21,8 @@ struct fixture {
     /* 0 or NULL: the default */
     int deadline_ms, drain_ms, keepalive_ms, max_body, max_upload, body_timeout_ms;
     int read_grace_ms;
-    size_t max_backlog, max_answers;
-    const char *key_file, *cors_origin, *state;
+    size_t max_backlog, max_answers, adapter_bytes;
+    const char *key_file, *admin_key_file, *cors_origin, *state;
     /* the fixture's own */
     struct config cfg;
     pthread_t thread;

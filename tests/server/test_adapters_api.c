@@ -12,6 +12,8 @@ static const struct fake_plan plain = {0};
 static const char json_type[] = "Content-Type: application/json\r\n";
 static const char text_a[] = "{\"kind\":\"text\",\"text\":\"Answer like a pirate.\"}";
 static const char text_b[] = "{\"kind\":\"text\",\"text\":\"Answer in one word, please.\"}";
+static const char text_c[] = "{\"kind\":\"text\",\"text\":\"Answer in two words.\"}";
+static const char text_d[] = "{\"kind\":\"text\",\"text\":\"Answer in three.\"}";
 
 static struct reply put(struct fixture *f, const char *name, const char *json)
 {
@@ -319,7 +321,7 @@ TEST(adapters_changes_of_one_name_stay_in_order)
     struct fixture f = {0};
     fake_engine_plan(&(struct fake_plan){.compile_us = 300000});
     fixture_start(&f);
-    int a = send_change(&f, "PUT", "a", text_a), b = send_change(&f, "PUT", "b", text_a);
+    int a = send_change(&f, "PUT", "a", text_a), b = send_change(&f, "PUT", "b", text_c);
     expect_answer(a, 201, "\"a\"");
     a = send_change(&f, "PUT", "a", text_b);
     int d = send_change(&f, "DELETE", "a", "");
@@ -340,8 +342,8 @@ TEST(adapters_a_delete_goes_before_puts_that_wait)
     struct reply r = put(&f, "old", text_a);
     reply_free(&r);
     fake_engine_plan(&(struct fake_plan){.compile_us = 500000});
-    int a = send_change(&f, "PUT", "a", text_a), b = send_change(&f, "PUT", "b", text_a);
-    int c = send_change(&f, "PUT", "c", text_a), d = send_change(&f, "DELETE", "old", "");
+    int a = send_change(&f, "PUT", "a", text_b), b = send_change(&f, "PUT", "b", text_c);
+    int c = send_change(&f, "PUT", "c", text_d), d = send_change(&f, "DELETE", "old", "");
     int64_t start = now_ms();
     expect_answer(d, 204, NULL);
     EXPECT(now_ms() - start < 600);
@@ -357,7 +359,7 @@ TEST(adapters_a_change_that_waits_too_long_changes_nothing)
     struct fixture f = {.deadline_ms = 300};
     fake_engine_plan(&(struct fake_plan){.compile_us = 900000});
     fixture_start(&f);
-    int a = send_change(&f, "PUT", "a", text_a), b = send_change(&f, "PUT", "b", text_a);
+    int a = send_change(&f, "PUT", "a", text_a), b = send_change(&f, "PUT", "b", text_b);
     expect_answer(b, 504, "deadline_exceeded");
     expect_answer(a, 201, "\"a\""); /* what has begun is carried through */
     fake_engine_plan(&plain);
@@ -367,6 +369,111 @@ TEST(adapters_a_change_that_waits_too_long_changes_nothing)
     r = fixture_get(&f, "/v1/adapters");
     EXPECT(reply_has(&r, "\"id\":\"a\"") && !reply_has(&r, "\"id\":\"b\""));
     reply_free(&r);
+    fixture_stop(&f);
+}
+
+static void add_tenant(struct fixture *f, const char *name)
+{
+    char json[100];
+    snprintf(json, sizeof json, "{\"name\":\"%s\"}", name);
+    struct reply r = fixture_ask(f, "POST", "/admin/tenants", json_type, json);
+    EXPECT_EQ(r.status, 201);
+    reply_free(&r);
+}
+
+/* Each is slow; together they take as long as one. */
+TEST(adapters_changes_of_tenants_run_at_once)
+{
+    enum { N = 4 };
+    struct fixture f = {0};
+    int fds[N];
+    char name[32];
+    fake_engine_plan(&(struct fake_plan){.compile_us = 500000});
+    fixture_start(&f);
+    for (int i = 0; i < N; i++) {
+        snprintf(name, sizeof name, "t%d", i);
+        add_tenant(&f, name);
+    }
+    int64_t start = now_ms();
+    for (int i = 0; i < N; i++) {
+        snprintf(name, sizeof name, "x?tenant=t%d", i);
+        fds[i] = send_change(&f, "PUT", name, text_a);
+    }
+    for (int i = 0; i < N; i++)
+        expect_answer(fds[i], 201, "\"x\"");
+    EXPECT(now_ms() - start >= 500 && now_ms() - start < 1500);
+    fixture_stop(&f);
+}
+
+TEST(adapters_flags)
+{
+    static const char *const bad[] = {"{\"public\":1}", "{\"name\":\"y\"}", "[]", "", "{"};
+    struct fixture f = {0};
+    fake_engine_plan(&plain);
+    fixture_start(&f);
+    struct reply r = put(&f, "x", text_a);
+    EXPECT(reply_has(&r, "\"public\":false,\"pinned\":false") &&
+           reply_has(&r, "\"state\":\"ready\",\"why\":null,\"until\":null,\"resident\":true"));
+    reply_free(&r);
+    r = fixture_ask(&f, "PATCH", "/v1/adapters/x", json_type,
+                    "{\"public\":true,\"pinned\":true}");
+    EXPECT(r.status == 200 && reply_has(&r, "\"public\":true,\"pinned\":true"));
+    reply_free(&r);
+    add_tenant(&f, "other");
+    r = fixture_get(&f, "/v1/adapters/x?tenant=other");
+    EXPECT(r.status == 200 && reply_has(&r, "\"public\":true"));
+    reply_free(&r);
+    r = fixture_ask(&f, "PATCH", "/v1/adapters/x", json_type, "{\"public\":false}");
+    EXPECT(r.status == 200 && reply_has(&r, "\"public\":false,\"pinned\":true"));
+    reply_free(&r);
+    r = fixture_get(&f, "/v1/adapters/x?tenant=other");
+    EXPECT_EQ(r.status, 404);
+    reply_free(&r);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        r = fixture_ask(&f, "PATCH", "/v1/adapters/x", json_type, bad[i]);
+        EXPECT_EQ(r.status, 400);
+        reply_free(&r);
+    }
+    r = fixture_ask(&f, "PATCH", "/v1/adapters/y", json_type, "{\"public\":true}");
+    EXPECT_EQ(r.status, 404);
+    reply_free(&r);
+    fixture_stop(&f);
+}
+
+TEST(adapters_models_come_in_pages)
+{
+    struct fixture f = {0};
+    static const struct {
+        const char *query, *ids[3];
+        bool has_more;
+    } rows[] = {
+        {"", {"gqa", "a", "b"}, false},        {"?limit=3", {"gqa", "a", "b"}, false},
+        {"?limit=2", {"gqa", "a"}, true},      {"?limit=1", {"gqa"}, true},
+        {"?after=gqa", {"a", "b"}, false},     {"?after=gqa&limit=1", {"a"}, true},
+        {"?after=a&limit=1", {"b"}, false},    {"?after=b", {NULL}, false},
+    };
+    fake_engine_plan(&plain);
+    fixture_start(&f);
+    for (int i = 0; i < 2; i++) {
+        struct reply r = put(&f, i ? "b" : "a", text_a);
+        reply_free(&r);
+    }
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char path[64];
+        snprintf(path, sizeof path, "/v1/models%s", rows[i].query);
+        struct reply r = fixture_get(&f, path);
+        const char *at = r.body.data;
+        for (int k = 0; k < 3 && rows[i].ids[k] && at; k++) {
+            char id[32];
+            snprintf(id, sizeof id, "{\"id\":\"%s\"", rows[i].ids[k]);
+            at = strstr(at, id);
+            at = at ? at + strlen(id) : NULL;
+        }
+        if (!at || strstr(at, "{\"id\"") ||
+            !reply_has(&r, rows[i].has_more ? "],\"has_more\":true}" : "],\"has_more\":false}"))
+            test_fail(__FILE__, __LINE__, "%s: %s", path, r.body.data);
+        reply_free(&r);
+    }
     fixture_stop(&f);
 }
 

@@ -1,10 +1,12 @@
 /* The parts that need no running server: addresses, keys, framing; and tokenizing over
  * HTTP. */
+#include "adapters/store_tenants.h"
 #include "core/base/utf8.h"
 #include "server/auth.h"
 #include "server/listen.h"
 #include "server/sse.h"
 #include "tests/server/fixture.h"
+#include "tests/support/adapter_files.h"
 #include "tests/support/fake_engine.h"
 #include "tests/test.h"
 
@@ -69,7 +71,7 @@ static bool opens(const char *text)
     int fd = mkstemp(path);
     ssize_t n = write(fd, text, strlen(text));
     close(fd);
-    struct auth *a = auth_open(path, &err);
+    struct auth *a = auth_open("--api-key-file", path, &err);
     unlink(path);
     auth_free(a);
     return a && n >= 0;
@@ -83,25 +85,43 @@ TEST(auth_key_files)
     EXPECT(!opens(""));
     EXPECT(!opens("\n# only a comment\n"));
     EXPECT(!opens("two words\n"));
-    EXPECT(auth_open("/nonexistent/keys", &err) == NULL);
+    EXPECT(auth_open("--api-key-file", "/nonexistent/keys", &err) == NULL);
     EXPECT_EQ(err.code, ERR_IO);
+}
+
+static void add_key(const char *dir)
+{
+    struct err err = {0};
+    struct tenant_key key;
+    char text[KEY_TEXT_MAX];
+    struct store *s = store_open(&(struct store_opts){.dir = dir}, &err);
+    ASSERT(s != NULL);
+    EXPECT(store_add_key(s, "default", KEY_INFER, 0, text, &key, &err) == 0);
+    store_close(s);
 }
 
 TEST(server_without_keys_stays_on_loopback)
 {
     struct config cfg;
     struct err err = {0};
+    char *dir = adapter_files_tmp_dir();
     char a0[] = "prefixd", a1[] = "--model=x/y.gguf", a2[] = "--listen=0.0.0.0:0";
     char *argv[] = {a0, a1, a2};
     ASSERT(config_from_args(&cfg, 3, argv, &err) == CONFIG_RUN);
-    EXPECT(server_new(&cfg, &err) == NULL);
-    EXPECT(strstr(err.msg, "0.0.0.0:0") != NULL);
-    cfg.allow_open = true;
     struct server *s = server_new(&cfg, &err);
     ASSERT(s != NULL);
     EXPECT_STR(s->base_name, "y");
+    EXPECT(server_check_open(s, dir, &err) < 0);
+    EXPECT(strstr(err.msg, "0.0.0.0:0") != NULL);
+    cfg.allow_open = true;
+    EXPECT_EQ(server_check_open(s, dir, &err), 0);
+    cfg.allow_open = false;
+    add_key(dir);
+    EXPECT_EQ(server_check_open(s, dir, &err), 0);
     server_free(s);
     config_fini(&cfg);
+    adapter_files_remove_dir(dir);
+    free(dir);
 }
 
 /* What the name becomes, or NULL if it is refused. */

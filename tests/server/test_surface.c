@@ -55,7 +55,7 @@ TEST(surface_wrong_method_names_the_right_ones)
     reply_free(&r);
     r = fixture_ask(&f, "POST", "/v1/adapters/x", "", "{}");
     EXPECT_EQ(r.status, 405);
-    EXPECT_STR(reply_header(&r, "Allow"), "GET, HEAD, PUT, DELETE");
+    EXPECT_STR(reply_header(&r, "Allow"), "GET, HEAD, PUT, PATCH, DELETE");
     reply_free(&r);
     fixture_stop(&f);
 }

@@ -89,7 +89,7 @@ TEST(versions_bad_rollbacks_are_refused)
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         expect(&f, "POST", "/v1/adapters/x/rollback", "", bad[i], 400, "invalid_request_error");
     a.id[0] = a.id[0] == '0' ? '1' : '0';
-    roll_back(&f, "", &a, 404, "no such version");
+    roll_back(&f, "", &a, 404, "not kept");
     expect(&f, "GET", "/v1/adapters/x/rollback", "", NULL, 405, NULL);
     fixture_stop(&f);
 }

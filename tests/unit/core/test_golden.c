@@ -1,4 +1,5 @@
 /* Golden answers of transformers and PEFT, all of a model's cases at once in mixed batches. */
+#include "tests/support/catalog.h"
 #include "tests/support/run.h"
 #include "tests/test.h"
 
@@ -17,7 +18,7 @@ struct golden {
     cJSON *root;
     struct base_model *base;
     struct runner *runner;
-    struct adapters *adapters;
+    struct catalog *adapters;
     struct run *runs[MAX_CASES];
     int32_t *prompts[MAX_CASES];
     struct adapter_version *versions[MAX_CASES];
@@ -60,11 +61,9 @@ static bool open_golden(struct golden *g, const char *json, const char *model, c
         return false;
     }
     g->runner = runner_new(g->base, (struct engine_opts){.n_threads = 2, .prefill_chunk = 24});
-    struct adapters_opts opts = {.engine = runner_engine(g->runner), .base = g->base,
-                                 .base_name = "base"};
-    g->adapters = adapters_open(&opts, &err);
-    if (adapters && adapters_load_all(g->adapters, adapters, &err) < 0)
-        test_fail(__FILE__, __LINE__, "%s", err.msg);
+    g->adapters = catalog_new(g->base, runner_engine(g->runner));
+    if (adapters)
+        catalog_import(g->adapters, adapters);
     return true;
 }
 
@@ -74,7 +73,7 @@ static const struct kv_prefix *prefix_of(struct golden *g, const cJSON *c, int i
     const cJSON *name = cJSON_GetObjectItem(c, "adapter"), *task = cJSON_GetObjectItem(c, "task_id");
     if (!cJSON_IsString(name))
         return NULL;
-    g->versions[i] = adapters_acquire(g->adapters, name->valuestring, &err);
+    g->versions[i] = catalog_acquire(g->adapters, name->valuestring, &err);
     const struct kv_prefix *p =
         g->versions[i] ? adapter_version_prefix(g->versions[i], cJSON_IsNumber(task),
                                                 cJSON_IsNumber(task) ? task->valueint : 0, &err)
@@ -144,7 +143,7 @@ static void run_golden(const char *json, const char *model, const char *adapters
         if (g.versions[i])
             adapters_release(g.versions[i]);
     }
-    adapters_free(g.adapters);
+    catalog_free(g.adapters);
     if (g.runner)
         runner_free(g.runner);
     base_model_free(g.base);

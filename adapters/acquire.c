@@ -1,0 +1,246 @@
+/* Pinning versions for requests, and loading those that are not in memory. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "adapters/refuse.h"
+#include "adapters/registry.h"
+#include "core/base/log.h"
+#include "core/base/mem.h"
+
+enum { MAX_LOADS_OF_TENANT = 1024, MAX_WAITERS_OF_LOAD = 65536 };
+
+static int64_t now_us(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+static int does_not_exist(const char *name, struct err *err)
+{
+    return err_param(err, ERR_MODEL_NOT_FOUND, "model", "The model `%.*s` does not exist",
+                     refuse_shown(name), name);
+}
+
+static int is_broken(const struct broken_version *b, struct err *err)
+{
+    long long left = (long long)(b->until - time(NULL));
+    return err_param(err, ERR_ADAPTER, "model", "the adapter cannot be used: %s; it is tried again "
+                     "in %lld s", b->why, left > 1 ? left : 1);
+}
+
+static int has_no_room(const struct adapters *a, struct err *err)
+{
+    return err_set(err, ERR_NO_MEMORY, "all the memory for adapters (%zu bytes) is in use now",
+                   a->residents.memory);
+}
+
+/* ---- asking for a version ------------------------------------------------------------ */
+
+static struct adapter_load *new_load(struct adapters *a, const struct row *row)
+{
+    struct adapter_load *l = xcalloc(1, sizeof *l);
+    const struct store_entry *e = &row->entry;
+    l->a = a;
+    l->tenant = e->tenant;
+    l->is_pinned = e->is_pinned;
+    l->is_known = e->n_tokens > 0;
+    l->bytes = room_for(a, e->n_tokens, e->n_tasks);
+    l->stamp = registry_stamp(a, e->tenant, row->version);
+    l->asked_us = now_us();
+    memcpy(l->digest, row->version, sizeof l->digest);
+    memcpy(l->name, row->name, sizeof l->name);
+    load_queue_add(&a->queue, l);
+    return l;
+}
+
+static int wait_for(struct adapters *a, const struct row *row, struct adapter_load **wait,
+                    struct err *err)
+{
+    const struct store_entry *e = &row->entry;
+    struct adapter_load *l = load_queue_find(&a->queue, e->tenant, row->version);
+    if (!l && room_is_hopeless(a, room_for(a, e->n_tokens, e->n_tasks)))
+        return has_no_room(a, err);
+    if (l ? l->n_waiters >= MAX_WAITERS_OF_LOAD
+          : load_queue_length(&a->queue, e->tenant) >= MAX_LOADS_OF_TENANT)
+        return err_set(err, ERR_LOADING, "too many requests wait for adapters that are loading");
+    if (!l)
+        l = new_load(a, row);
+    l->n_waiters++;
+    *wait = l;
+    return 0;
+}
+
+static void note_pin(struct adapter_version *v, const char *name, bool is_pinned)
+{
+    if (is_pinned && !v->pinned_by[0])
+        snprintf(v->pinned_by, sizeof v->pinned_by, "%s", name);
+}
+
+int adapters_acquire(struct adapters *a, int64_t tenant, const char *name,
+                     struct adapter_version **out, struct adapter_load **wait, struct err *err)
+{
+    CHECK_ON_THREAD(a->owner);
+    struct row *row = &a->row;
+    *out = NULL;
+    *wait = NULL;
+    int rc = registry_find(a, tenant, name, row, err);
+    if (rc <= 0)
+        return rc < 0 ? -1 : does_not_exist(name, err);
+    if (row->entry.is_damaged)
+        return err_param(err, ERR_ADAPTER, "model", "the adapter cannot be used: " REGISTRY_DAMAGED);
+    const struct broken_version *b = registry_broken(a, row->entry.tenant, row->version);
+    if (b)
+        return is_broken(b, err);
+    struct adapter_version *v = residents_find(&a->residents, row->entry.tenant, row->version);
+    if (!v) {
+        a->stats.misses++;
+        return wait_for(a, row, wait, err);
+    }
+    a->stats.hits++;
+    note_pin(v, name, row->entry.is_pinned);
+    version_pin(v);
+    *out = v;
+    return 1;
+}
+
+/* ---- the load's way ------------------------------------------------------------------ */
+
+struct adapter_load *adapters_next_load(struct adapters *a)
+{
+    CHECK_ON_THREAD(a->owner);
+    struct adapter_load *l = load_queue_next(&a->queue);
+    if (!l)
+        return NULL;
+    room_make(a, l->bytes);
+    l->reserved = l->bytes;
+    a->reserved += l->reserved;
+    return l;
+}
+
+void adapter_load_run(struct adapter_load *l)
+{
+    const struct maker *m = &l->a->maker;
+    l->rc = make_from_store(m, l->tenant, l->digest, &l->made, &l->err);
+    const struct compiled *c = &l->made.compiled;
+    if (l->rc == 0 && !l->is_known)
+        store_note_compiled(m->store, l->tenant, l->digest, kind_name(l->made.kind), c->n_tokens,
+                            c->n_prefixes, c->ms, NULL);
+}
+
+/* What may be otherwise at the very next try is no property of the version. */
+static bool is_passing(enum err_code code)
+{
+    return code == ERR_NO_MEMORY || code == ERR_CLOSING || code == ERR_QUEUE_FULL ||
+           code == ERR_CANCELLED || code == ERR_LOADING;
+}
+
+/* Deleted or replaced while it was being loaded: its files may have gone with it. */
+static bool has_gone(struct adapters *a, struct adapter_load *l)
+{
+    struct row *row = &a->row;
+    int rc = store_find_own(a->store, l->tenant, l->name, row_take, row, NULL);
+    if (rc == 1 && strcmp(row->version, l->digest) == 0)
+        return false;
+    if (rc == 1 && row->version[0])
+        err_set(&l->err, ERR_LOADING, "the adapter was changed while it was loading");
+    else
+        does_not_exist(l->name, &l->err);
+    return true;
+}
+
+static void fail(struct adapters *a, struct adapter_load *l)
+{
+    a->stats.load_failures++;
+    if (is_passing(l->err.code) || has_gone(a, l))
+        return;
+    log_warn("adapters", "adapter %s: version %.12s does not load: %s", l->name, l->digest,
+             l->err.msg);
+    is_broken(broken_note(&a->broken, l->tenant, l->digest, &l->stamp, l->err.msg, time(NULL)),
+              &l->err);
+}
+
+static void succeed(struct adapters *a, struct adapter_load *l)
+{
+    double ms = l->made.compiled.ms;
+    struct adapter_version *v =
+        version_new(a, l->tenant, l->digest, l->name, l->made.kind, &l->made.compiled);
+    note_pin(v, l->name, l->is_pinned);
+    broken_clear(&a->broken, l->tenant, l->digest);
+    a->stats.loads++;
+    a->stats.load_us += (uint64_t)(now_us() - l->asked_us);
+    if (l->made.has_computed) {
+        a->stats.compiles++;
+        a->stats.compile_us += (uint64_t)(ms * 1e3);
+    }
+    l->version = room_admit(a, v);
+    if (!l->version)
+        has_no_room(a, &l->err);
+}
+
+static void free_load(struct adapter_load *l)
+{
+    version_unref(l->version);
+    compile_fini(&l->made.compiled);
+    free(l);
+}
+
+void adapters_load_done(struct adapters *a, struct adapter_load *l)
+{
+    CHECK_ON_THREAD(a->owner);
+    load_queue_done(&a->queue, l);
+    a->reserved -= l->reserved;
+    if (l->rc == 0)
+        succeed(a, l);
+    else
+        fail(a, l);
+    if (l->n_waiters == 0)
+        free_load(l);
+}
+
+/* ---- the end of waiting -------------------------------------------------------------- */
+
+static void leave(struct adapters *a, struct adapter_load *l)
+{
+    CHECK(l->n_waiters > 0);
+    if (--l->n_waiters > 0 || l->state == LOAD_RUNNING)
+        return;
+    if (l->state == LOAD_QUEUED)
+        load_queue_remove(&a->queue, l);
+    free_load(l);
+}
+
+int adapters_take(struct adapters *a, struct adapter_load *l, struct adapter_version **out,
+                  struct err *err)
+{
+    CHECK_ON_THREAD(a->owner);
+    CHECK(l->state == LOAD_DONE);
+    *out = l->version;
+    if (l->version)
+        version_pin(l->version);
+    else if (err)
+        *err = l->err;
+    int rc = l->version ? 0 : -1;
+    leave(a, l);
+    return rc;
+}
+
+const char *adapter_load_version(const struct adapter_load *l)
+{
+    return l->digest;
+}
+
+void adapters_give_up(struct adapters *a, struct adapter_load *l)
+{
+    CHECK_ON_THREAD(a->owner);
+    leave(a, l);
+}
+
+void adapters_mark_broken(struct adapters *a, const char *version, int64_t until, const char *why)
+{
+    CHECK_ON_THREAD(a->owner);
+    if (blobs_is_digest(version))
+        broken_mark(&a->broken, version, until, why);
+}

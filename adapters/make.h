@@ -1,0 +1,45 @@
+/* How a version comes into memory: from its compiled file, or else from its files.
+ *
+ * Thread: any but the loop's and the engine's; blocks for the disk and while the engine
+ * computes. A maker is immutable, and any number of threads may use it at once.
+ *
+ *     struct made m;
+ *     if (make_from_store(&maker, tenant, digest, &m, &err) < 0) return -1;
+ *     ... takes m.compiled, or compile_fini(&m.compiled)
+ */
+#ifndef PREFIXD_MAKE_H
+#define PREFIXD_MAKE_H
+
+#include "adapters/compile.h"
+#include "adapters/spec.h"
+#include "adapters/store.h"
+
+struct maker {
+    struct engine *engine;
+    const struct base_model *base;
+    struct store *store;
+    struct spec_limits limits;
+};
+
+struct made {
+    struct compiled compiled;
+    enum kind kind;
+    bool has_computed; /* or was it read */
+};
+
+/* From files that were checked. is_kept: leave a compiled file behind. */
+int make_from_spec(const struct maker *m, int64_t tenant, const char *digest,
+                   const struct adapter_spec *spec, bool is_kept, struct made *out,
+                   struct err *err);
+
+/* A version of the store. ERR_NOT_FOUND if its files are not there, ERR_ADAPTER if they are not
+ * what they were or do not suit. */
+int make_from_store(const struct maker *m, int64_t tenant, const char *digest, struct made *out,
+                    struct err *err);
+
+/* Takes back the compiled file of a version that did not get into the store. */
+void make_unkeep(const struct maker *m, int64_t tenant, const char *digest);
+
+int make_check_tokens(int n_tokens, int most, struct err *err); /* ERR_ADAPTER */
+
+#endif

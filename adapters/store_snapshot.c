@@ -1,0 +1,85 @@
+/* A copy of the database at one moment, beside others that write. */
+#include "adapters/store.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include "adapters/store_parts.h"
+
+enum { BUSY_MS = 10000 };
+
+/* Shared with other backups; who collects blobs finds it taken (store_sweep.c). */
+static int take_hold(const struct store *s, struct err *err)
+{
+    int fd =
+        openat(s->dir, "collect.lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return err_set(err, ERR_IO, "cannot open a lock in the state folder: %s",
+                       strerror(errno));
+    while (flock(fd, LOCK_SH) < 0)
+        if (errno != EINTR) {
+            close(fd);
+            return err_set(err, ERR_IO, "cannot hold the state folder: %s",
+                           strerror(errno));
+        }
+    return fd;
+}
+
+/* VACUUM INTO fills an empty file, which is made here with its mode. */
+static int make_empty(const char *path, struct err *err)
+{
+    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return err_set(err, ERR_IO, "cannot make the copy of the registry: %s",
+                       strerror(errno));
+    return fd;
+}
+
+static int copy_db(const struct store *s, const char *path, struct err *err)
+{
+    struct buf from = {0};
+    sqlite3 *db = NULL;
+    buf_printf(&from, "%s/registry.db", s->path);
+    int rc =
+        sqlite3_open_v2(from.data, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
+    buf_free(&from);
+    if (rc == SQLITE_OK) {
+        sqlite3_busy_timeout(db, BUSY_MS);
+        rc = db_run(db, err, "VACUUM INTO ?", "s", path);
+    } else {
+        rc = err_set(err, ERR_IO, "the registry in the state folder: %s",
+                     sqlite3_errstr(rc));
+    }
+    sqlite3_close(db);
+    return rc;
+}
+
+static int copy_durably(const struct store *s, const char *path, struct err *err)
+{
+    int fd = make_empty(path, err);
+    if (fd < 0)
+        return -1;
+    int rc = copy_db(s, path, err);
+    if (rc == 0 && fsync(fd) < 0)
+        rc = err_set(err, ERR_IO, "cannot sync the copy of the registry: %s",
+                     strerror(errno));
+    close(fd);
+    if (rc < 0)
+        unlink(path);
+    return rc;
+}
+
+int store_snapshot(struct store *s, const char *path, int *hold, struct err *err)
+{
+    *hold = take_hold(s, err);
+    if (*hold < 0)
+        return -1;
+    if (copy_durably(s, path, err) == 0)
+        return 0;
+    close(*hold);
+    *hold = -1;
+    return -1;
+}

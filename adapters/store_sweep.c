@@ -1,0 +1,191 @@
+/* Clearing away: blobs that are no version of anything any more, and what was compiled from
+ * them.
+ *
+ * A blob that a change dropped keeps its files until a later change, for readers that come
+ * late. Compiled files are only a cache: they go outside of transactions. While somebody
+ * makes a backup (store_snapshot) no blob goes. */
+#include "adapters/store.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include "adapters/durable.h"
+#include "adapters/pointers.h"
+#include "adapters/store_parts.h"
+#include "core/base/log.h"
+
+enum { COLLECT_AT_ONCE = 64 };
+
+#define IS_NO_VERSION(table)                                                               \
+    "NOT EXISTS (SELECT 1 FROM versions v WHERE v.tenant = " table ".tenant"               \
+    " AND v.digest = " table ".digest)"
+
+int store_keep_sweep_statements(struct store *s, struct err *err)
+{
+    s->is_version = db_keep(
+        s->writer, "SELECT 1 FROM versions WHERE tenant = ? AND digest = ? LIMIT 1", err);
+    return s->is_version ? 0 : -1;
+}
+
+bool store_is_version(struct store *s, int64_t tenant, const char *digest)
+{
+    db_bind(s->is_version, "is", tenant, digest);
+    bool is = db_step(s->writer, s->is_version, NULL) != 0;
+    sqlite3_reset(s->is_version);
+    return is;
+}
+
+/* gone holds names as blobs_name makes them, one behind the other with their NULs. */
+void store_add_gone(struct buf *gone, int64_t tenant, const char *digest)
+{
+    char name[BLOB_NAME_SIZE];
+    blobs_name(name, tenant, digest);
+    buf_add(gone, name, strlen(name) + 1);
+}
+
+static int find_dropped(struct store *s, int64_t tenant, const char *but, struct buf *gone,
+                        struct err *err)
+{
+    sqlite3_stmt *st = db_prepare(
+        s->writer, err,
+        "SELECT tenant, digest FROM dropped WHERE NOT (tenant = ?1 AND digest = ?2)"
+        "  AND " IS_NO_VERSION("dropped") " LIMIT ?3",
+        "isi", tenant, but, (int64_t)COLLECT_AT_ONCE);
+    int rc = st ? 1 : -1;
+    while (rc == 1 && (rc = db_step(s->writer, st, err)) == 1)
+        if (blobs_is_digest(db_text(st, 1)))
+            store_add_gone(gone, sqlite3_column_int64(st, 0), db_text(st, 1));
+    sqlite3_finalize(st);
+    return rc;
+}
+
+static int forget_blob(struct store *s, const char *name, struct err *err)
+{
+    char digest[DIGEST_HEX + 1];
+    int64_t tenant;
+    if (!blobs_parse_name(name, &tenant, digest, NULL))
+        return 0;
+    blobs_discard(&s->blobs, tenant, digest);
+    if (db_run(s->writer, err, "DELETE FROM blobs WHERE tenant = ? AND digest = ?", "is",
+               tenant, digest) < 0)
+        return -1;
+    return db_run(s->writer, err, "DELETE FROM dropped WHERE tenant = ? AND digest = ?",
+                  "is", tenant, digest);
+}
+
+/* If the change fails later the rows are back without files, and nothing misses them. */
+int store_collect(struct store *s, int64_t tenant, const char *but, struct buf *gone,
+                  struct err *err)
+{
+    size_t from = gone->len;
+    if (flock(s->collect_lock, LOCK_EX | LOCK_NB) < 0)
+        return 0;
+    int rc = find_dropped(s, tenant, but, gone, err);
+    for (size_t at = from; rc == 0 && at < gone->len; at += strlen(gone->data + at) + 1)
+        rc = forget_blob(s, gone->data + at, err);
+    flock(s->collect_lock, LOCK_UN);
+    return rc;
+}
+
+/* ---- compiled files
+ * ---------------------------------------------------------------------- */
+
+static int open_compiled(const struct store *s)
+{
+    return openat(s->dir, "compiled", O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+}
+
+struct forgetting {
+    int folder;
+    const struct buf *gone;
+};
+
+static void forget_if_gone(void *ud, const char *file)
+{
+    const struct forgetting *f = ud;
+    for (size_t at = 0, n; at < f->gone->len; at += n + 1) {
+        n = strlen(f->gone->data + at);
+        if (strncmp(file, f->gone->data + at, n) == 0 && file[n] == '-') {
+            durable_discard(f->folder, file);
+            return;
+        }
+    }
+}
+
+void store_forget_compiled(struct store *s, struct buf *gone)
+{
+    struct forgetting f = {gone->len ? open_compiled(s) : -1, gone};
+    if (f.folder >= 0) {
+        durable_each(f.folder, forget_if_gone, &f, NULL);
+        close(f.folder);
+    }
+    buf_free(gone);
+}
+
+/* ---- everything, at boot
+ * ----------------------------------------------------------------- */
+
+struct sweeping {
+    struct store *s;
+    int compiled;
+};
+
+static void sweep_compiled(void *ud, const char *file)
+{
+    const struct sweeping *w = ud;
+    char digest[DIGEST_HEX + 1];
+    const char *rest;
+    int64_t tenant;
+    if (!blobs_parse_name(file, &tenant, digest, &rest) || rest[0] != '-' ||
+        !store_is_version(w->s, tenant, digest))
+        durable_discard(w->compiled, file);
+}
+
+static bool is_version(void *ud, int64_t tenant, const char *digest)
+{
+    return store_is_version(ud, tenant, digest);
+}
+
+static bool is_anything(void *ud, int64_t tenant, const char *digest)
+{
+    (void)ud, (void)tenant, (void)digest;
+    return true;
+}
+
+/* A pointer file that could not be taken over may mean any of the blobs. */
+static int sweep_blobs(struct store *s, struct err *err)
+{
+    bool is_damaged = pointers_are_left(s->dir);
+    bool is_held = flock(s->collect_lock, LOCK_EX | LOCK_NB) < 0;
+    if (is_damaged)
+        log_warn("adapters",
+                 "state folder: adapters/ of an older daemon holds what could not be "
+                 "taken over; no stored files are cleared away while it is there");
+    int rc =
+        blobs_sweep(&s->blobs, is_damaged || is_held ? is_anything : is_version, s, err);
+    if (rc == 0 && !is_held)
+        rc = db_exec(s->writer,
+                     "DELETE FROM dropped; DELETE FROM blobs WHERE " IS_NO_VERSION("blobs"),
+                     err);
+    flock(s->collect_lock, LOCK_UN);
+    return rc;
+}
+
+static int sweep(struct store *s, struct err *err)
+{
+    struct sweeping w = {s, open_compiled(s)};
+    int rc = sweep_blobs(s, err);
+    if (w.compiled < 0)
+        return rc;
+    if (rc == 0)
+        rc = durable_each(w.compiled, sweep_compiled, &w, err);
+    close(w.compiled);
+    return rc;
+}
+
+int store_sweep(struct store *s, struct err *err)
+{
+    return store_begin(s, err) < 0 ? -1 : store_end(s, sweep(s, err), err);
+}

@@ -1,0 +1,47 @@
+/* A request's blocking work, on its way to the pool and back.
+ *
+ * Thread: loop; run_work on the pool. The exchange is held (is_work_live) until the work is
+ * done, as its arena is what the work uses. */
+#include "server/offload.h"
+
+#include "server/loop.h"
+#include "server/server.h"
+
+struct offload {
+    struct exchange *x;
+    int (*work)(void *ud, struct err *err);
+    enum exchange_step_result (*answer)(struct exchange *x, void *ud);
+    void *ud;
+    struct err err;
+    bool is_failed;
+};
+
+static void run_work(void *ud)
+{
+    struct offload *o = ud;
+    o->is_failed = o->work(o->ud, &o->err) < 0;
+}
+
+static void on_done(void *ud)
+{
+    struct offload *o = ud;
+    struct exchange *x = exchange_of(o->x);
+    x->is_work_live = false;
+    if (o->is_failed)
+        exchange_fail(x, &o->err);
+    else
+        o->answer(x, o->ud);
+    exchange_release(x); /* frees o with it, if the client is gone */
+}
+
+enum exchange_step_result
+offload_run(struct exchange *x, int (*work)(void *ud, struct err *err),
+            enum exchange_step_result (*answer)(struct exchange *x, void *ud), void *ud)
+{
+    struct offload *o = arena_alloc(&x->arena, sizeof *o);
+    *o = (struct offload){.x = x, .work = work, .answer = answer, .ud = ud};
+    x->is_work_live = true;
+    x->deadline_us = INT64_MAX; /* what comes of it has to be told */
+    loop_work(x->server->loop, run_work, on_done, o);
+    return STEP_WAIT;
+}

@@ -1,0 +1,19 @@
+/* Work of a request that blocks: done on the pool, answered on the loop.
+ *
+ * Thread: loop; work runs on the pool and touches ud alone. It is carried through even if
+ * the client goes away, and no deadline counts from its beginning on.
+ *
+ *     return offload_run(x, add_tenant, answer_tenant, ud);   a handler's last word
+ */
+#ifndef PREFIXD_OFFLOAD_H
+#define PREFIXD_OFFLOAD_H
+
+#include "core/base/err.h"
+#include "server/exchange.h"
+
+/* ud lives in x's arena. answer is called if work gave 0; else the request fails. */
+enum exchange_step_result
+offload_run(struct exchange *x, int (*work)(void *ud, struct err *err),
+            enum exchange_step_result (*answer)(struct exchange *x, void *ud), void *ud);
+
+#endif

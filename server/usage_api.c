@@ -1,0 +1,221 @@
+/* Usage asked for over a time, summed up by what the query groups it by.
+ *
+ * Thread: loop; sum_up on the pool, with a connection of its own: rows of years may have to
+ * be read, and the loop waits for nobody. */
+#include "server/usage_api.h"
+
+#include "adapters/store_tenants.h"
+#include "adapters/store_usage.h"
+#include "core/base/json_out.h"
+#include "server/http.h"
+#include "server/offload.h"
+#include "server/paging.h"
+#include "server/server.h"
+#include "server/usage.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+struct usage_question {
+    const char *state_dir;
+    int64_t tenant; /* 0: all */
+    int64_t start, end;
+    unsigned group_by;
+    size_t limit;
+    int n;
+    struct buf json; /* the answer */
+};
+
+/* ---- what is asked ------------------------------------------------------------------- */
+
+/* YYYY-MM-DD or YYYY-MM-DDTHH:MM:SSZ, as the shape says: 0 stands for a digit. */
+static bool has_shape(const char *s, const char *shape)
+{
+    for (; *s && *shape; s++, shape++)
+        if (*shape == '0' ? *s < '0' || *s > '9' : *s != *shape)
+            return false;
+    return !*s && !*shape;
+}
+
+/* -1: there is no such day or time. */
+static int64_t time_of(const char *s)
+{
+    struct tm t = {0};
+    sscanf(s, "%4d-%2d-%2dT%2d:%2d:%2d", &t.tm_year, &t.tm_mon, &t.tm_mday, &t.tm_hour,
+           &t.tm_min, &t.tm_sec);
+    t.tm_year -= 1900;
+    t.tm_mon--;
+    struct tm given = t;
+    int64_t at = timegm(&t);
+    bool is_same = t.tm_mon == given.tm_mon && t.tm_mday == given.tm_mday &&
+                   t.tm_hour == given.tm_hour && t.tm_min == given.tm_min &&
+                   t.tm_sec == given.tm_sec;
+    return is_same ? at : -1;
+}
+
+static int parse_time(const struct exchange *x, const char *name, int64_t *out,
+                      struct err *err)
+{
+    const char *s = http_query(x->req, name);
+    size_t n = s ? strspn(s, "0123456789") : 0;
+    *out = 0;
+    if (!s)
+        return 0;
+    if (n > 0 && n <= 15 && !s[n])
+        *out = strtoll(s, NULL, 10);
+    else if (has_shape(s, "0000-00-00") || has_shape(s, "0000-00-00T00:00:00Z"))
+        *out = time_of(s);
+    else
+        *out = -1;
+    if (*out >= 0)
+        return 0;
+    return err_param(err, ERR_INVALID, name,
+                     "%s has to be Unix seconds, or YYYY-MM-DD or YYYY-MM-DDTHH:MM:SSZ",
+                     name);
+}
+
+static const struct {
+    const char *name;
+    unsigned bit;
+} groups[] = {
+    {"adapter", USAGE_BY_ADAPTER}, {"key", USAGE_BY_KEY},       {"hour", USAGE_BY_HOUR},
+    {"day", USAGE_BY_DAY},         {"tenant", USAGE_BY_TENANT},
+};
+
+static unsigned group_of(const char *s, size_t len)
+{
+    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++)
+        if (strlen(groups[i].name) == len && strncmp(groups[i].name, s, len) == 0)
+            return groups[i].bit;
+    return 0;
+}
+
+static int parse_groups(const struct exchange *x, bool is_admin, unsigned *out,
+                        struct err *err)
+{
+    const char *s = http_query(x->req, "group_by");
+    bool is_good = true;
+    *out = 0;
+    while (s && *s && is_good) {
+        size_t len = strcspn(s, ",");
+        unsigned bit = group_of(s, len);
+        is_good = bit && (is_admin || bit != USAGE_BY_TENANT);
+        *out |= bit;
+        s += len + (s[len] == ',');
+    }
+    unsigned both = USAGE_BY_HOUR | USAGE_BY_DAY;
+    if (is_good && (*out & both) != both)
+        return 0;
+    return err_param(err, ERR_INVALID, "group_by",
+                     "group_by is a list of adapter, key, %sand hour or day, with commas",
+                     is_admin ? "tenant " : "");
+}
+
+static int parse(struct exchange *x, struct usage_question *q, bool is_admin,
+                 struct err *err)
+{
+    struct paging page;
+    if (parse_time(x, "start", &q->start, err) < 0 ||
+        parse_time(x, "end", &q->end, err) < 0 ||
+        parse_groups(x, is_admin, &q->group_by, err) < 0 ||
+        paging_parse(&page, x->req, err) < 0)
+        return -1;
+    if (http_query(x->req, "end") && q->end <= q->start)
+        return err_param(err, ERR_INVALID, "end", "end has to be later than start");
+    q->limit = (size_t)page.limit;
+    return 0;
+}
+
+/* ---- the answer ---------------------------------------------------------------------- */
+
+static void add_groups(struct buf *out, unsigned by, const struct usage_row *r)
+{
+    if (by & USAGE_BY_TENANT) {
+        buf_add_str(out, ",\"tenant\":");
+        json_out_str(out, r->tenant_name && r->tenant_name[0] ? r->tenant_name : NULL);
+    }
+    if (by & USAGE_BY_KEY && r->key)
+        buf_printf(out, ",\"key\":\"key_%" PRId64 "\"", r->key);
+    else if (by & USAGE_BY_KEY)
+        buf_add_str(out, ",\"key\":null");
+    if (by & USAGE_BY_ADAPTER) {
+        buf_add_str(out, ",\"adapter\":");
+        json_out_str(out, r->adapter[0] ? r->adapter : NULL);
+    }
+    if (by & (USAGE_BY_HOUR | USAGE_BY_DAY))
+        buf_printf(out, ",\"start\":%" PRId64, r->hour);
+}
+
+static void add_row(void *ud, const struct usage_row *r)
+{
+    struct usage_question *q = ud;
+    if (q->n++)
+        buf_add_char(&q->json, ',');
+    buf_add_str(&q->json, "{\"object\":\"usage\"");
+    add_groups(&q->json, q->group_by, r);
+#define XX(name) buf_printf(&q->json, ",\"" #name "\":%" PRId64, r->n.name);
+    USAGE_COUNTERS(XX)
+#undef XX
+    buf_add_char(&q->json, '}');
+}
+
+static int sum_up(void *ud, struct err *err)
+{
+    struct usage_question *q = ud;
+    bool has_more = false;
+    struct store *s = store_open(&(struct store_opts){.dir = q->state_dir}, err);
+    if (!s)
+        return -1;
+    buf_add_str(&q->json, "{\"object\":\"list\",\"data\":[");
+    int rc = store_each_usage(s, q->tenant, q->start, q->end, q->group_by, q->limit,
+                              &has_more, add_row, q, err);
+    store_close(s);
+    paging_close_list(&q->json, has_more);
+    if (rc < 0)
+        buf_free(&q->json);
+    return rc;
+}
+
+static enum exchange_step_result answer(struct exchange *x, void *ud)
+{
+    struct usage_question *q = ud;
+    return exchange_reply_json(x, 200, &q->json);
+}
+
+static void end_question(struct exchange *x)
+{
+    const struct usage_question *q = x->extra;
+    usage_end_question(x->server->usage, q->tenant);
+}
+
+static enum exchange_step_result ask(struct exchange *x, int64_t tenant, bool is_admin)
+{
+    struct err err = {0};
+    struct usage_question *q = arena_alloc(&x->arena, sizeof *q);
+    q->state_dir = store_path(x->server->parts.store);
+    q->tenant = tenant;
+    if (parse(x, q, is_admin, &err) < 0 ||
+        usage_begin_question(x->server->usage, tenant, &err) < 0)
+        return exchange_fail(x, &err);
+    x->extra = q;
+    x->fini_extra = end_question;
+    return offload_run(x, sum_up, answer, q);
+}
+
+enum exchange_step_result usage_api_own(struct exchange *x)
+{
+    return ask(x, x->caller.tenant, false);
+}
+
+enum exchange_step_result usage_api_all(struct exchange *x)
+{
+    const char *name = http_query(x->req, "tenant");
+    struct err err = {0};
+    struct tenant t = {0};
+    if (name && store_find_tenant(x->server->parts.store, name, &t, &err) < 0)
+        return exchange_fail(x, &err);
+    return ask(x, t.id, true);
+}

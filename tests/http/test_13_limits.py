@@ -1,0 +1,409 @@
+"""What a tenant may have and has used: limits over all workers together, usage across kills."""
+
+import os
+import signal
+import threading
+import time
+import unittest
+
+from harness import limit, long_model, run_all
+from tenants import Background, TenantCase, View, add_key, patch, ready_workers, scaled
+from test_06_adapters import soft_prompt
+
+LONG = {"prompt": [1], "max_tokens": 60000, "ignore_eos": True}
+WORDS = {"kind": "text", "text": "Hi"}
+
+
+class Limits(TenantCase):
+    WORKERS = 4
+
+    @classmethod
+    def model(cls):
+        return long_model(cls.tmp)
+
+    def limited(self, name, **limits):
+        view = self.tenant(name, limits=limits)
+        return view, self.pins(view)
+
+    def refused(self, answer, *words):
+        """A 429 that says when to come again; the seconds."""
+        error = self.assert_error(answer, 429, words)
+        self.assertEqual(error["code"], "rate_limit_exceeded")
+        self.assertRegex(answer.headers["Retry-After"], r"^[1-9]\d*$")
+        return int(answer.headers["Retry-After"])
+
+    def spend(self, pins, each, limit_, per_second, **fields):
+        """Asks through one worker after another until refused; what was granted fits limit and time."""
+        began, granted = time.monotonic(), 0
+        while True:
+            answer = pins[granted % len(pins)].complete(prompt=[1], ignore_eos=True, **fields)
+            if answer.status != 200:
+                break
+            granted += 1
+            top = limit_ + per_second * (time.monotonic() - began) + 1
+            self.assertLessEqual(granted * each, top)
+        self.assertGreater((granted + 1) * each, limit_)
+        return answer
+
+    def test_requests_a_minute(self):
+        view, pins = self.limited("rpm", requests_per_minute=120)
+        answer = self.spend(pins, 1, 120, 2, max_tokens=1)
+        for _ in range(3):
+            seconds = self.refused(answer, 120)
+            self.assertLessEqual(seconds, 2)
+            time.sleep(seconds)
+            self.assertEqual(view.complete(prompt=[1], max_tokens=1).status, 200)
+            answer = self.spend(pins, 1, 0, 120, max_tokens=1)
+
+    def test_tokens_a_minute(self):
+        view, pins = self.limited("tpm", tokens_per_minute=6000)
+        answer = self.spend(pins, 600, 6000, 100, max_tokens=599)
+        seconds = self.refused(answer, 6000)
+        self.assertLessEqual(seconds, 8)
+        time.sleep(seconds)
+        self.assertEqual(view.complete(prompt=[1], max_tokens=599, ignore_eos=True).status, 200)
+
+    def test_what_is_not_used_is_given_back(self):
+        view, pins = self.limited("refund", tokens_per_minute=6000)
+        text = view.complete(prompt=[1], max_tokens=30).json["choices"][0]["text"]
+        for i in range(12):
+            answer = pins[i % 4].complete(prompt=[1], max_tokens=5000, stop=text[5:12])
+            self.assertEqual(answer.status, 200, answer)
+        stream = view.stream(**{**LONG, "max_tokens": 5000})
+        next(iter(stream))
+        stream.drop()
+        self.d.wait(lambda: view.complete(prompt=[1], max_tokens=3000, stop=text[5:12]).status == 200,
+                    5, "what a cancelled request did not use")
+
+    def test_headers(self):
+        view, pins = self.limited("headers", requests_per_minute=600, tokens_per_minute=60000)
+        answers = [pin.complete(prompt=[1, 2], max_tokens=50, ignore_eos=True) for pin in pins]
+        stream = view.stream(prompt=[1, 2], max_tokens=50, ignore_eos=True)
+        list(stream)
+        for answer in answers + [stream]:
+            head = answer.headers
+            self.assertEqual(head["x-ratelimit-limit-requests"], "600")
+            self.assertEqual(head["x-ratelimit-limit-tokens"], "60000")
+            self.assertTrue(580 <= int(head["x-ratelimit-remaining-requests"]) <= 600, head)
+            self.assertTrue(59000 <= int(head["x-ratelimit-remaining-tokens"]) <= 60000, head)
+            for name in "requests", "tokens":
+                reset = head[f"x-ratelimit-reset-{name}"]
+                self.assertRegex(reset, r"^(?=.)(\d+h)?(\d+m(?!s))?(\d+(\.\d+)?s)?(\d+(\.\d+)?ms)?$")
+        self.assertLess(int(answers[-1].headers["x-ratelimit-remaining-requests"]), 600)
+
+    def test_what_never_fits(self):
+        view, _ = self.limited("never", tokens_per_minute=1000, max_running=2)
+        answer = view.complete(prompt=[1] * 10, max_tokens=1000)
+        self.assert_error(answer, 403, [1000, 1010])
+        self.assertNotIn("Retry-After", answer.headers)
+        self.assert_error(view.complete(prompt=[1], max_tokens=400, n=3, temperature=1), 403)
+        answer = view.complete(prompt=[1], max_tokens=4, n=3, temperature=1)
+        self.assert_error(answer, 403, [2, 3])
+        self.assertEqual(view.complete(prompt=[1], max_tokens=4, n=2, temperature=1).status, 200)
+
+    def until_refused(self, view):
+        """Asks until the queue is full; a question that waits in it is taken back."""
+        end = time.monotonic() + limit(20)
+        while time.monotonic() < end:
+            try:
+                answer = view.complete(prompt=[1], max_tokens=1, timeout=0.5)
+                if answer.status == 429:
+                    return answer
+            except OSError:
+                pass
+        raise AssertionError("the queue is never full")
+
+    def waiting(self, pins):
+        """Requests that wait for a place, one through each; they come again if the queue is full."""
+        refusals = []
+
+        def ask(pin):
+            while (answer := pin.complete(prompt=[1], max_tokens=2)).status == 429:
+                refusals.append(answer)
+                time.sleep(0.05)
+            return answer
+
+        return [Background(lambda p=p: ask(p)) for p in pins], refusals
+
+    def until_all_wait(self, waiting, refusals):
+        """Until nobody was told for a while that the queue is full: all of them are in it."""
+        end = time.monotonic() + limit(20)
+        while time.monotonic() < end:
+            before = len(refusals)
+            time.sleep(limit(0.5))
+            self.assertTrue(all(w.is_running for w in waiting), [w.value for w in waiting])
+            if len(refusals) == before:
+                return
+        raise AssertionError("the queue has no room for all of them")
+
+    def test_running_and_queued(self):
+        """Two run, two wait, whichever workers have them, and the fifth is told to come again."""
+        view, pins = self.limited("places", max_running=2, max_queued=2)
+        streams = [pin.stream(**LONG) for pin in pins[:2]]
+        for stream in streams:
+            next(iter(stream))
+        waiting, refusals = self.waiting(pins[2:])
+        for _ in range(2):
+            self.until_all_wait(waiting, refusals)
+            self.refused(self.until_refused(view), 2)
+        streams[0].drop()
+        for w in waiting:
+            self.assertEqual(w.result().status, 200)
+        self.assertEqual(view.complete(prompt=[1], max_tokens=1).status, 200)
+        streams[1].drop()
+
+    def test_a_killed_workers_places_are_given_back(self):
+        view, pins = self.limited("killed", max_running=1, max_queued=4, tokens_per_minute=70000)
+        text = view.complete(prompt=[1], max_tokens=30).json["choices"][0]["text"]
+        stream = pins[0].stream(**LONG)
+        next(iter(stream))
+        waiting, refusals = self.waiting(pins[1:3])
+        self.refused(pins[3].complete(prompt=[1], max_tokens=30000), 70000)
+        self.until_all_wait(waiting, refusals)
+        os.kill(pins[0].worker, signal.SIGKILL)
+        for w in waiting:
+            self.assertEqual(w.result(20).status, 200)
+        answer = pins[3].complete(prompt=[1], max_tokens=50000, stop=text[5:12])
+        self.assertEqual(answer.status, 200, answer)
+        stream.drop()
+        ready_workers(self.d, self.WORKERS)
+
+    def test_limits_change_at_once(self):
+        view, pins = self.limited("changing")
+        for value, shown in ((300, "300"), (7, "7"), (None, "600000")):
+            self.ok(patch(self.admin, "/admin/tenants/changing",
+                          {"limits": {"requests_per_minute": value}}))
+            for pin in pins:
+                answer = pin.complete(prompt=[1], max_tokens=1)
+                self.assertEqual(answer.headers["x-ratelimit-limit-requests"], shown)
+        self.ok(patch(self.admin, "/admin/tenants/changing", {"limits": {"max_virtual_tokens": 7}}))
+        for pin in pins:
+            self.assert_error(pin.put_peft("x", None, *soft_prompt(rows=8)), 422, [7, 8])
+
+    def test_adapters(self):
+        view, pins = self.limited("few", max_adapters=3)
+        made = run_all([lambda i=i: pins[i].put_peft(f"a{i}", None, *soft_prompt(seed=i))
+                        for i in range(4)])
+        self.assertEqual(sorted(m.status for m in made), [201, 201, 201, 403])
+        self.assert_error(next(m for m in made if m.status == 403), 403, [3])
+        name = view.adapter_names()[0]
+        self.assertEqual(view.put_peft(name, None, *soft_prompt(seed=9)).status, 200)
+        self.assertEqual(view.request("DELETE", f"/v1/adapters/{name}").status, 204)
+        self.assertEqual(pins[1].put_peft("new", None, *soft_prompt(seed=5)).status, 201)
+        self.assert_error(pins[2].put_peft("more", None, *soft_prompt(seed=6)), 403, [3])
+        self.assertEqual(len(view.adapter_names()), 3)
+
+    def test_adapter_bytes(self):
+        config, weights = soft_prompt(rows=16)
+        size = len(config) + len(weights)
+        view, pins = self.limited("small", max_adapter_bytes=2 * size + size // 2)
+        for i in range(2):
+            put = pins[i].put_peft(f"a{i}", None, *soft_prompt(rows=16, seed=i))
+            self.assertEqual(put.status, 201, put)
+        answer = pins[2].put_peft("a2", None, *soft_prompt(rows=16, seed=2))
+        self.assert_error(answer, 413, [2 * size + size // 2])
+        self.assert_error(pins[3].put_peft("a0", None, *soft_prompt(rows=16, seed=3)), 413)
+        self.assertEqual(view.adapter_names(), ["a0", "a1"])
+        self.assertEqual(view.request("DELETE", "/v1/adapters/a0").status, 204)
+        self.assertEqual(pins[0].put_peft("a2", None, *soft_prompt(rows=16, seed=2)).status, 201)
+
+    def test_virtual_tokens(self):
+        view, pins = self.limited("short", max_virtual_tokens=10)
+        self.assertEqual(pins[0].put_peft("ten", None, *soft_prompt(rows=10)).status, 201)
+        self.assert_error(pins[1].put_peft("eleven", None, *soft_prompt(rows=11)), 422, [10, 11])
+        self.assertEqual(view.adapter_names(), ["ten"])
+
+    def test_compiling_is_charged(self):
+        view, _ = self.limited("charged", tokens_per_minute=600)
+
+        def left():
+            answer = view.complete(prompt=[1], max_tokens=1)
+            return int(answer.headers["x-ratelimit-remaining-tokens"])
+
+        began, before = time.monotonic(), left()
+        put = view.put_peft("x", None, *soft_prompt(rows=200))
+        self.assertEqual(put.status, 201, put)
+        after, seconds = left(), time.monotonic() - began
+        if seconds < 10:
+            self.assertLessEqual(after, before - 200 + 10 * seconds + 1)
+
+    def test_one_tenants_limits_are_not_anothers(self):
+        busy, busy_pins = self.limited("busy", requests_per_minute=5, max_running=1)
+        idle = self.tenant("idle", limits={"requests_per_minute": 6000})
+        while (answer := busy.complete(prompt=[1], max_tokens=1)).status == 200:
+            pass
+        self.refused(answer, 5)
+        for pin in self.pins(idle):
+            self.assertEqual(pin.complete(prompt=[1], max_tokens=1).status, 200)
+
+
+class UsageCase(TenantCase):
+    WORKERS = 2
+    FIELDS = ("requests", "prompt_tokens", "virtual_tokens", "generated_tokens")
+
+    @classmethod
+    def model(cls):
+        return long_model(cls.tmp)
+
+    def used(self, view, path="/v1/usage?group_by=adapter"):
+        """{adapter or "": counters}."""
+        rows = self.ok(view.get(path))["data"]
+        return {r.get("adapter") or "": {f: r[f] for f in self.FIELDS} for r in rows}
+
+    def count(self, counts, model, answer):
+        usage = answer["usage"]
+        sums = counts.setdefault(model or "", dict.fromkeys(self.FIELDS, 0))
+        sums["requests"] += 1
+        sums["prompt_tokens"] += usage["prompt_tokens"]
+        sums["generated_tokens"] += usage["completion_tokens"]
+        sums["virtual_tokens"] += (usage.get("prompt_tokens_details") or {}).get("virtual_tokens", 0)
+
+    def ask(self, view, counts, lock, n, seed):
+        for i in range(n):
+            model = (None, "soft", "words")[(i + seed) % 3]
+            fields = {"model": model, "prompt": list(range(1, 2 + (i + seed) % 7)),
+                      "max_tokens": 1 + (3 * i + seed) % 11, "ignore_eos": True}
+            if i % 2:
+                stream = view.stream(**fields, stream_options={"include_usage": True})
+                answer = [e for e in stream if e.get("usage")][-1]
+            else:
+                answer = self.ok(view.complete(**fields))
+            with lock:
+                self.count(counts, model, answer)
+
+    def put_both(self, view):
+        self.assertEqual(view.put_peft("soft", None, *soft_prompt()).status, 201)
+        self.assertEqual(view.request("PUT", "/v1/adapters/words", WORDS).status, 201)
+
+    def load(self, view, n):
+        counts, lock = {}, threading.Lock()
+        run_all([lambda s=s: self.ask(view, counts, lock, n, s) for s in range(6)])
+        return counts
+
+    def wait_for(self, view, counts):
+        end = time.monotonic() + limit(10)
+        while self.used(view) != counts and time.monotonic() < end:
+            time.sleep(0.05)
+        self.assertEqual(self.used(view), counts)
+
+
+class Usage(UsageCase):
+    def test_usage_is_what_clients_counted(self):
+        view = self.tenant("counted")
+        self.put_both(view)
+        counts = self.load(view, scaled(12))
+        view.complete(model="nobody", prompt=[1])
+        view.complete(prompt=5)
+        self.wait_for(view, counts)
+        total = {f: sum(c[f] for c in counts.values()) for f in self.FIELDS}
+        rows = self.ok(view.get("/v1/usage"))["data"]
+        self.assertEqual([{f: r[f] for f in self.FIELDS} for r in rows], [total])
+        self.assertNotIn("tenant", rows[0])
+        rows = self.ok(self.admin.get("/admin/usage?group_by=tenant"))["data"]
+        self.assertEqual([{f: r[f] for f in self.FIELDS} for r in rows if r["tenant"] == "counted"],
+                         [total])
+        rows = self.ok(self.admin.get("/admin/usage?tenant=counted&group_by=adapter"))["data"]
+        self.assertEqual({r["adapter"] or "": r["requests"] for r in rows},
+                         {a: c["requests"] for a, c in counts.items()})
+        now = int(time.time())
+        for query, found in ((f"start={now - 86400}", total), (f"end={now - 86400}", None),
+                             (f"start={now + 7200}", None), ("start=2001-01-01", total),
+                             ("end=2001-01-01T12:00:00Z", None)):
+            row, = self.ok(view.get(f"/v1/usage?{query}"))["data"]
+            self.assertEqual(row["requests"], found["requests"] if found else 0, query)
+        for query in "group_by=colour", "start=yesterday", "start=-5x":
+            self.assert_error(view.get(f"/v1/usage?{query}"), 400)
+
+    def test_by_key_and_hour(self):
+        view = self.tenant("keyed")
+        second = add_key(self.admin, "keyed", "infer")
+        first = next(k["id"] for k in self.ok(self.admin.get("/admin/keys?tenant=keyed"))["data"]
+                     if k["id"] != second["id"])
+        for v, n in (view, 3), (View(self.d, second["key"]), 5):
+            for _ in range(n):
+                self.ok(v.complete(prompt=[1], max_tokens=1))
+
+        def by_key():
+            rows = self.ok(view.get("/v1/usage?group_by=key"))["data"]
+            return {r["key"]: r["requests"] for r in rows}
+
+        self.d.wait(lambda: by_key() == {first: 3, second["id"]: 5}, 10, "usage by key")
+        rows = self.ok(view.get("/v1/usage?group_by=key,hour"))["data"]
+        self.assertTrue(all(r["start"] % 3600 == 0 for r in rows), rows)
+        self.assertEqual(sum(r["requests"] for r in rows), 8)
+        rows = self.ok(view.get("/v1/usage?group_by=day"))["data"]
+        self.assertTrue(all(r["start"] % 86400 == 0 for r in rows), rows)
+
+    def test_of_cancelled_requests_what_was_made(self):
+        view = self.tenant("cancelling")
+        stream = view.stream(**LONG)
+        events = iter(stream)
+        for _ in range(20):
+            next(events)
+        stream.drop()
+        self.d.wait(lambda: self.used(view), 10, "usage of a cancelled request")
+        row = self.used(view)[""]
+        self.assertEqual((row["requests"], row["prompt_tokens"]), (1, 1))
+        self.assertTrue(20 <= row["generated_tokens"] < 60000, row)
+
+
+class UsageAcrossKills(UsageCase):
+    def test_kill_9_loses_the_last_second_at_most(self):
+        view = self.tenant("killed")
+        self.put_both(view)
+        counts = self.load(view, scaled(6))
+        self.wait_for(view, counts)
+        done, over = [], threading.Event()
+
+        def client():
+            while not over.is_set():
+                try:
+                    answer = view.complete(prompt=[1], max_tokens=3, ignore_eos=True)
+                except OSError:
+                    return
+                if answer.status == 200:
+                    done.append(time.monotonic())
+
+        clients = [Background(client) for _ in range(3)]
+        time.sleep(limit(2))
+        died = time.monotonic()
+        self.d.kill()
+        over.set()
+        for c in clients:
+            c.result()
+        self.d.restart()
+        found = self.used(view)
+        for adapter in "soft", "words":
+            self.assertEqual(found[adapter], counts[adapter])
+        late = found[""]["requests"] - counts[""]["requests"]
+        self.assertGreaterEqual(late, sum(t < died - 1 - limit(0.5) for t in done))
+        self.assertLessEqual(late, len(done) + len(clients))
+        self.assertLessEqual(found[""]["generated_tokens"] - counts[""]["generated_tokens"],
+                             3 * (len(done) + len(clients)))
+
+    def test_others_count_on_when_a_worker_is_killed(self):
+        view = self.tenant("worker-killed")
+        pins = self.pins(view)
+        for pin in pins:
+            for _ in range(10):
+                self.ok(pin.complete(prompt=[1], max_tokens=2, ignore_eos=True))
+        self.d.wait(lambda: self.used(view).get("", {}).get("requests") == 20, 10, "both to count")
+        os.kill(pins[0].worker, signal.SIGKILL)
+        for _ in range(5):
+            self.ok(pins[1].complete(prompt=[1], max_tokens=2, ignore_eos=True))
+        self.d.wait(lambda: self.used(view)[""]["requests"] == 25, 10, "the other to count on")
+        self.assertEqual(self.used(view)[""]["generated_tokens"], 50)
+        ready_workers(self.d, 2)
+
+    def test_an_orderly_end_loses_nothing(self):
+        view = self.tenant("drained")
+        for _ in range(7):
+            self.ok(view.complete(prompt=[1, 2], max_tokens=2, ignore_eos=True))
+        self.assertEqual(self.d.stop(), 0)
+        self.d.restart()
+        self.assertEqual(self.used(view)[""], {"requests": 7, "prompt_tokens": 14,
+                                               "virtual_tokens": 0, "generated_tokens": 14})
+
+
+if __name__ == "__main__":
+    unittest.main()
