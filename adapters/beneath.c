@@ -21,16 +21,19 @@ static int refuse(int error, struct err *err)
     switch (error) {
     case ENOENT:
     case ENOTDIR:
-        return err_set(err, ERR_NOT_FOUND, "Nothing is at this path in the tenant's folder");
+        return err_set(err, ERR_NOT_FOUND,
+                       "Nothing is at this path in the tenant's folder");
     case EXDEV:
         return err_set(err, ERR_INVALID, "The path leads out of the tenant's folder");
     case ELOOP:
-        return err_set(err, ERR_INVALID, "The path leads over a symbolic link, which is refused");
+        return err_set(err, ERR_INVALID,
+                       "The path leads over a symbolic link, which is refused");
     case ENAMETOOLONG:
         return err_set(err, ERR_INVALID, "The path is too long");
     case ENOSYS:
     case EPERM: /* what older sandboxes say to calls that they do not know */
-        return err_set(err, ERR_FORBIDDEN, "The kernel here cannot keep a path in its folder "
+        return err_set(err, ERR_FORBIDDEN,
+                       "The kernel here cannot keep a path in its folder "
                        "(openat2), so none is opened");
     default:
         return err_set(err, ERR_IO, "The path cannot be opened: %s", strerror(error));
@@ -88,7 +91,8 @@ static const char *rest_of_either(const char *root, const char *name, const char
     return rest;
 }
 
-char *beneath_relative(const char *root, const char *name, const char *path, struct err *err)
+char *beneath_relative(const char *root, const char *name, const char *path,
+                       struct err *err)
 {
     if (strlen(path) > BENEATH_MAX_PATH) {
         refuse(ENAMETOOLONG, err);

@@ -13,15 +13,16 @@
 #include "adapters/spec.h"
 
 /* Takes fd. */
-static int add(struct beneath_files *f, const char *name, int fd, size_t most, struct err *err)
+static int add(struct beneath_files *f, const char *name, int fd, size_t most,
+               struct err *err)
 {
     struct stat st;
     f->files[f->n++] = (struct beneath_file){.name = name, .fd = fd};
     if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
         return err_set(err, ERR_ADAPTER, "%s: not a regular file", name);
     if ((unsigned long long)st.st_size > most)
-        return err_set(err, ERR_TOO_LARGE, "%s has %lld bytes; at most %zu are accepted", name,
-                       (long long)st.st_size, most);
+        return err_set(err, ERR_TOO_LARGE, "%s has %lld bytes; at most %zu are accepted",
+                       name, (long long)st.st_size, most);
     f->files[f->n - 1].size = (size_t)st.st_size;
     f->size += (size_t)st.st_size;
     return 0;
@@ -81,7 +82,8 @@ static int open_at(struct beneath_files *f, int home, const char *path, size_t m
     if (is_json(path))
         return add(f, SPEC_TEXT_FILE, fd, SPEC_MAX_JSON, err);
     close(fd);
-    return err_set(err, ERR_INVALID, "Accepted is the path of a folder that PEFT saved, or of "
+    return err_set(err, ERR_INVALID,
+                   "Accepted is the path of a folder that PEFT saved, or of "
                    "the .json file of a text adapter");
 }
 

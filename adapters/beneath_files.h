@@ -1,11 +1,13 @@
-/* The files of an adapter at a path that a client names, below his folder (beneath.h): a folder as PEFT saves it,
- * or a .json file that is a text adapter. No message holds a path.
+/* The files of an adapter at a path that a client names, below his folder (beneath.h): a
+ * folder as PEFT saves it, or a .json file that is a text adapter. No message holds a path.
  *
- * Thread: any; blocks for the disk. Opening and reading are two steps, so that memory can be set aside in between.
+ * Thread: any; blocks for the disk. Opening and reading are two steps, so that memory can
+ * be set aside in between.
  *
  *     struct beneath_files f = {0};
  *     struct loaded l = {0};
- *     if (beneath_files_open(&f, root, "acme", path, max_bytes, &err) == 0 && there is room for f.size)
+ *     if (beneath_files_open(&f, root, "acme", path, max_bytes, &err) == 0 &&
+ *         there is room for f.size)
  *         rc = beneath_files_read(&f, &l, &err);
  *     beneath_files_fini(&f);
  */
@@ -26,7 +28,8 @@ struct beneath_files {
     size_t size; /* of all */
 };
 
-/* max_bytes: of the weights file. What is opened is what is read, whatever happens to names. */
+/* max_bytes: of the weights file. What is opened is what is read, whatever happens to
+ * names. */
 int beneath_files_open(struct beneath_files *f, const char *root, const char *tenant,
                        const char *path, size_t max_bytes, struct err *err);
 int beneath_files_read(struct beneath_files *f, struct loaded *out, struct err *err);

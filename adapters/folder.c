@@ -19,7 +19,12 @@
 #include "core/base/safetensors.h"
 
 /* Wider than what an adapter may have: here it is asked only whether a file is whole. */
-enum { MAX_HEADER = 16 << 20, MAX_TENSORS = 1 << 16, MAX_DEPTH = 64, MAX_ITEMS = SPEC_MAX_JSON };
+enum {
+    MAX_HEADER = 16 << 20,
+    MAX_TENSORS = 1 << 16,
+    MAX_DEPTH = 64,
+    MAX_ITEMS = SPEC_MAX_JSON
+};
 
 /* ---- looking through it -------------------------------------------------------------- */
 
@@ -57,7 +62,9 @@ static bool look(struct scan *s, const char *path, struct stat *st)
 static void note_stamp(struct folder_entry *e, int i, const struct stat *st)
 {
     int64_t changed = ns_of(&st->st_ctim);
-    e->files[i] = (struct file_stamp){.dev = st->st_dev, .ino = st->st_ino, .size = st->st_size,
+    e->files[i] = (struct file_stamp){.dev = st->st_dev,
+                                      .ino = st->st_ino,
+                                      .size = st->st_size,
                                       .mtime_s = st->st_mtim.tv_sec,
                                       .mtime_ns = st->st_mtim.tv_nsec};
     if (changed > e->changed_ns)
@@ -96,12 +103,12 @@ static bool is_json(const char *name)
 
 static int scan_inside(struct scan *s, const char *tenant, const char *below);
 
-/* At the top a folder without a configuration is a tenant's, and what is in it comes too. */
+/* At the top a folder without a configuration is a tenant's; what is in it comes too. */
 static int add_folder(struct scan *s, const char *tenant, bool is_top, const char *name,
                       const char *path, const struct stat *st)
 {
-    struct folder_entry e = {.kind = FOLDER_PEFT, .path = xstrdup(path),
-                             .changed_ns = ns_of(&st->st_ctim)};
+    struct folder_entry e = {
+        .kind = FOLDER_PEFT, .path = xstrdup(path), .changed_ns = ns_of(&st->st_ctim)};
     look_at_file(s, &e, 0, SPEC_CONFIG_FILE);
     look_at_file(s, &e, 1, SPEC_WEIGHTS_FILE);
     if (is_top && !e.files[0].ino) {
@@ -119,8 +126,10 @@ static int add_folder(struct scan *s, const char *tenant, bool is_top, const cha
 static int add_text(struct scan *s, const char *tenant, const char *name, const char *path,
                     const struct stat *st)
 {
-    struct folder_entry e = {.kind = FOLDER_TEXT, .tenant = xstrdup(tenant),
-                             .name = xstrndup(name, strlen(name) - 5), .path = xstrdup(path)};
+    struct folder_entry e = {.kind = FOLDER_TEXT,
+                             .tenant = xstrdup(tenant),
+                             .name = xstrndup(name, strlen(name) - 5),
+                             .path = xstrdup(path)};
     note_stamp(&e, 0, st);
     return add(s, &e);
 }
@@ -250,7 +259,8 @@ struct read {
 };
 
 /* The file at path, as one called as file is. */
-static enum folder_state read_file(struct read *r, const char *path, const char *file, size_t most)
+static enum folder_state read_file(struct read *r, const char *path, const char *file,
+                                   size_t most)
 {
     struct err why = {0};
     size_t len;
@@ -287,7 +297,8 @@ static enum folder_state explain_missing_weights(struct read *r)
 
 static enum folder_state read_peft(struct read *r, size_t max_bytes)
 {
-    static const char *const files[ADAPTER_MAX_FILES] = {SPEC_CONFIG_FILE, SPEC_WEIGHTS_FILE};
+    static const char *const files[ADAPTER_MAX_FILES] = {SPEC_CONFIG_FILE,
+                                                         SPEC_WEIGHTS_FILE};
     enum folder_state state = FOLDER_WHOLE;
     for (int i = 0; i < ADAPTER_MAX_FILES && state == FOLDER_WHOLE; i++) {
         struct buf path = {0};
@@ -350,8 +361,8 @@ static enum folder_state read_entry(struct read *r, size_t max_bytes)
     return state == FOLDER_WHOLE ? check_unchanged(r) : state;
 }
 
-enum folder_state folder_read(const char *dir, const struct folder_entry *e, size_t max_bytes,
-                              struct loaded *out, struct err *err)
+enum folder_state folder_read(const char *dir, const struct folder_entry *e,
+                              size_t max_bytes, struct loaded *out, struct err *err)
 {
     struct read r = {.e = e, .out = out, .err = err};
     memset(out, 0, sizeof *out);

@@ -301,7 +301,8 @@ static void free_folder(uv_handle_t *h)
     free(h->data);
 }
 
-struct loop_folder *loop_folder_new(struct loop *l, const char *path, void (*fn)(void *ud), void *ud)
+struct loop_folder *loop_folder_new(struct loop *l, const char *path, void (*fn)(void *ud),
+                                    void *ud)
 {
     struct loop_folder *f = xcalloc(1, sizeof *f);
     f->fn = fn;

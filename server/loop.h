@@ -46,10 +46,11 @@ struct loop_timer;
 struct loop_timer *loop_timer_new(struct loop *l, void (*fn)(void *ud), void *ud);
 void loop_timer_start(struct loop_timer *t, int ms);
 
-/* fn(ud) whenever something moves in the folder at path, not below it; what moved is not told. NULL: the
- * kernel does not watch it. Freed before the loop. */
+/* fn(ud) whenever something moves in the folder at path, not below it; what moved is not
+ * told. NULL: the kernel does not watch it. Freed before the loop. */
 struct loop_folder;
-struct loop_folder *loop_folder_new(struct loop *l, const char *path, void (*fn)(void *ud), void *ud);
+struct loop_folder *loop_folder_new(struct loop *l, const char *path, void (*fn)(void *ud),
+                                    void *ud);
 void loop_folder_free(struct loop_folder *f); /* accepts NULL */
 
 /* work(ud) on the pool, then done(ud) on the loop. */

@@ -1,8 +1,9 @@
 /* Adapters by the names and texts that vLLM's operators use.
  *
- * Thread: loop; run_open and run_read on the pool. A load goes through the queue of changes three times: to
- * open the files, to read them once there is memory for them, and to put them. The exchange is held
- * (is_work_live) until that is over; its deadline counts until it begins. */
+ * Thread: loop; run_open and run_read on the pool. A load goes through the queue of changes
+ * three times: to open the files, to read them once there is memory for them, and to put
+ * them. The exchange is held (is_work_live) until that is over; its deadline counts until
+ * it begins. */
 #include "server/lora_api.h"
 
 #include "adapters/beneath_files.h"
@@ -47,7 +48,8 @@ static enum exchange_step_result reply_failed(struct exchange *x, const struct l
     if (l->stage != LORA_UNLOAD && err->code == ERR_PRECONDITION)
         err_param(&own, ERR_INVALID, "load_inplace",
                   "The lora adapter '%s' has already been loaded. If you want to load the "
-                  "adapter in place, set 'load_inplace' to True.", l->name);
+                  "adapter in place, set 'load_inplace' to True.",
+                  l->name);
     else if (l->stage == LORA_UNLOAD && err->code == ERR_ADAPTER_NOT_FOUND)
         err_param(&own, ERR_ADAPTER_NOT_FOUND, "lora_name",
                   "The lora adapter '%s' cannot be found.", l->name);
@@ -81,7 +83,8 @@ static void on_begin(struct change *c)
     exchange_of(c->ud)->deadline_us = INT64_MAX; /* what comes of it now has to be told */
 }
 
-static void on_done(struct change *c, const struct adapter_info *info, const struct err *err);
+static void on_done(struct change *c, const struct adapter_info *info,
+                    const struct err *err);
 
 static void queue(struct exchange *x, struct adapter_change *work,
                   int (*run)(struct change *c, struct err *err))
@@ -132,7 +135,8 @@ static int read_files(struct exchange *x, struct lora *l, struct err *err)
 {
     struct upload_budget *b = &x->server->uploads;
     if (l->files.size > b->max - b->used)
-        return err_set(err, ERR_NO_MEMORY, "There is no memory for these files beside those "
+        return err_set(err, ERR_NO_MEMORY,
+                       "There is no memory for these files beside those "
                        "that are being read");
     l->taken = l->files.size;
     b->used += l->taken;
@@ -168,7 +172,8 @@ static void finish(struct exchange *x, struct lora *l, const struct adapter_info
 }
 
 /* On to the next stage, or to the end. */
-static void on_done(struct change *c, const struct adapter_info *info, const struct err *err)
+static void on_done(struct change *c, const struct adapter_info *info,
+                    const struct err *err)
 {
     struct exchange *x = exchange_of(c->ud);
     struct lora *l = x->extra;
@@ -197,13 +202,15 @@ static enum exchange_step_result nothing_here(struct exchange *x)
 }
 
 /* "": absent, which is the same to vLLM. */
-static const char *string_of(struct exchange *x, const struct json_node *root, const char *key)
+static const char *string_of(struct exchange *x, const struct json_node *root,
+                             const char *key)
 {
     const char *s = json_string(json_member(root, key));
     return arena_strdup(&x->arena, s ? s : "");
 }
 
-static int parse_flag(const struct json_node *root, const char *key, bool *out, struct err *err)
+static int parse_flag(const struct json_node *root, const char *key, bool *out,
+                      struct err *err)
 {
     const struct json_node *v = json_member(root, key);
     if (v && !json_is(v, JSON_BOOL) && !json_is(v, JSON_NULL))
@@ -243,15 +250,17 @@ static int check_load(struct exchange *x, const struct lora *l, struct err *err)
 static bool is_loaded(struct exchange *x, const char *name)
 {
     struct adapter_info info = {0};
-    return adapters_info(x->server->parts.adapters, x->caller.tenant, name, &info, NULL) == 0 &&
-           info.tenant == x->caller.tenant;
+    int rc = adapters_info(x->server->parts.adapters, x->caller.tenant, name, &info, NULL);
+    return rc == 0 && info.tenant == x->caller.tenant;
 }
 
 enum exchange_step_result lora_api_load(struct exchange *x)
 {
     const struct config *cfg = x->server->cfg;
-    struct lora l = {.stage = LORA_OPEN, .root = cfg->lora_root,
-                     .tenant = x->caller.tenant_name, .max_bytes = (size_t)cfg->max_upload};
+    struct lora l = {.stage = LORA_OPEN,
+                     .root = cfg->lora_root,
+                     .tenant = x->caller.tenant_name,
+                     .max_bytes = (size_t)cfg->max_upload};
     struct err err = {0};
     if (!cfg->lora_root[0])
         return nothing_here(x);

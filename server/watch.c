@@ -1,7 +1,7 @@
 /* Watching the adapters folder: when to look, and doing what the looks ask for.
  *
- * Thread: loop; scan and read on the pool. A round is a scan and what has to be done after it; the next begins
- * when it is over, so the list of names stands still meanwhile. */
+ * Thread: loop; scan and read on the pool. A round is a scan and what has to be done after
+ * it; the next begins when it is over, so the list of names stands still meanwhile. */
 #include "server/watch.h"
 
 #include "core/base/check.h"
@@ -21,10 +21,10 @@
 #include <time.h>
 
 enum {
-    LONGEST_MS = 2000,  /* from the first movement to a look, if it never stops */
-    POLL_MS = 60000,    /* for file systems that tell no movements */
+    LONGEST_MS = 2000,   /* from the first movement to a look, if it never stops */
+    POLL_MS = 60000,     /* for file systems that tell no movements */
     POLL_SOON_MS = 5000, /* where movements are known to stay untold */
-    MAX_TRIES = 20,     /* looks at something unfinished that does not change */
+    MAX_TRIES = 20,      /* looks at something unfinished that does not change */
     MAX_BACKOFF_MS = 300000,
 };
 
@@ -37,9 +37,9 @@ struct watch {
     int64_t first_move_us, move_us; /* of movements since the last look; 0: none */
     int64_t poll_us;                /* when to look at the latest */
     bool is_busy, is_stopped;
-    bool has_strangers;   /* folders of tenants that are not known */
-    bool knows_registry;  /* what it has of the folder was compared once */
-    char complaint[160];  /* the last one, so as not to repeat it */
+    bool has_strangers;  /* folders of tenants that are not known */
+    bool knows_registry; /* what it has of the folder was compared once */
+    char complaint[160]; /* the last one, so as not to repeat it */
 
     /* The round's. */
     struct folder scan;
@@ -79,8 +79,8 @@ static void scan(void *ud)
     struct watch *w = ud;
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    w->when = (struct watch_when){.now_us = loop_now_us(),
-                                  .unix_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec};
+    w->when = (struct watch_when){
+        .now_us = loop_now_us(), .unix_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec};
     w->scan_err = (struct err){0};
     w->scan_rc = folder_scan(w->dir, &w->scan, &w->scan_err);
 }
@@ -123,8 +123,13 @@ static void find_tenants(struct watch *w)
     }
 }
 
+struct owned_row {
+    int64_t tenant;
+    char *name;
+};
+
 struct owned { /* names that the registry has from the folder */
-    struct { int64_t tenant; char *name; } *rows;
+    struct owned_row *rows;
     size_t n, cap;
 };
 
@@ -137,8 +142,7 @@ static void note_owned(void *ud, const struct store_entry *e)
         o->cap = o->cap ? 2 * o->cap : 64;
         o->rows = xrealloc(o->rows, o->cap * sizeof *o->rows);
     }
-    o->rows[o->n].tenant = e->tenant;
-    o->rows[o->n++].name = xstrdup(e->name);
+    o->rows[o->n++] = (struct owned_row){e->tenant, xstrdup(e->name)};
 }
 
 /* What went while nobody watched. */
@@ -205,8 +209,10 @@ static void look_at_stranger(struct watch *w, size_t at)
         return;
     }
     if (!m->tenant)
-        log_warn("adapters", "%s of the adapters folder skipped: adapter_config.json is missing "
-                 "in it, and no tenant has this name", l->folder.entries[at].path);
+        log_warn("adapters",
+                 "%s of the adapters folder skipped: adapter_config.json is missing "
+                 "in it, and no tenant has this name",
+                 l->folder.entries[at].path);
     watch_list_settle(l, at);
 }
 
@@ -279,7 +285,8 @@ static void begin_round(struct watch *w)
     w->at = 0;
     w->gone_at = w->list.n_gone;
     complain(w, w->list.folder.is_partial ? "a part of it cannot be read; nothing is "
-                                            "unregistered until it can" : "");
+                                            "unregistered until it can"
+                                          : "");
 }
 
 /* ---- at boot, all at once ------------------------------------------------------------ */
@@ -405,7 +412,8 @@ static void on_step(void *ud)
 
 /* The queue is still busy with the change, which borrows the files: on with the next one in
  * a moment. */
-static void on_changed(struct change *c, const struct adapter_info *info, const struct err *err)
+static void on_changed(struct change *c, const struct adapter_info *info,
+                       const struct err *err)
 {
     struct watch *w = c->ud;
     if (!info)

@@ -1,14 +1,16 @@
-/* The adapters folder, watched: what appears is loaded, what is replaced is swapped, what goes is unregistered.
+/* The adapters folder, watched: what appears is loaded, what is replaced is swapped, what
+ * goes is unregistered.
  *
- * Thread: loop; scans, reading and changes run on the pool. One process watches (the worker in place 0). Movements
- * that the kernel tells, and a clock for where it does not, only say when to look: a scan is compared with the one
- * before, and what differs and has been quiet for a while is brought into the registry, one name after another, as
- * changes of their tenants. Something half-written waits until it is whole; a broken one is logged once. A folder
- * that cannot be read changes nothing.
+ * Thread: loop; scans, reading and changes run on the pool. One process watches (the worker
+ * in place 0). Movements that the kernel tells, and a clock for where it does not, only say
+ * when to look: a scan is compared with the one before, and what differs and has been quiet
+ * for a while is brought into the registry, one name after another, as changes of their
+ * tenants. Something half-written waits until it is whole; a broken one is logged once. A
+ * folder that cannot be read changes nothing.
  *
- *     watch_check(dir, &err);         boot: whether it can be read at all
- *     watch_load(server, &err);       the first worker: loads what is there before anybody can ask
- *     watch_start(server);            from here on by itself, while the loop runs
+ *     watch_check(dir, &err);       boot: whether it can be read at all
+ *     watch_load(server, &err);     the first worker, before anybody can ask
+ *     watch_start(server);          from here on by itself, while the loop runs
  *     watch_stop(w); ... loop_free ...; watch_free(w);
  */
 #ifndef PREFIXD_WATCH_H

@@ -26,10 +26,12 @@ struct watch_dirs {
     bool is_blind, is_told;
 };
 
-struct watch_dirs *watch_dirs_new(struct loop *l, const char *root, void (*on_moved)(void *ud), void *ud)
+struct watch_dirs *watch_dirs_new(struct loop *l, const char *root,
+                                  void (*on_moved)(void *ud), void *ud)
 {
     struct watch_dirs *d = xcalloc(1, sizeof *d);
-    *d = (struct watch_dirs){.loop = l, .root = xstrdup(root), .on_moved = on_moved, .ud = ud};
+    *d = (struct watch_dirs){
+        .loop = l, .root = xstrdup(root), .on_moved = on_moved, .ud = ud};
     return d;
 }
 
@@ -102,7 +104,8 @@ static void look_for_blind(struct watch_dirs *d)
     for (size_t i = 0; i < d->n; i++)
         d->is_blind |= !d->dirs[i]->watch;
     if (d->is_blind && !d->is_told)
-        log_warn("adapters", "the kernel does not watch all of the adapters folder "
+        log_warn("adapters",
+                 "the kernel does not watch all of the adapters folder "
                  "(fs.inotify.max_user_watches); it is looked through every few seconds");
     d->is_told |= d->is_blind;
 }

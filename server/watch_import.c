@@ -14,8 +14,8 @@ static const char *prefix_of(const struct watch_import *i)
 static void skipped(const struct watch_import *i, const char *why)
 {
     const char *prefix = prefix_of(i);
-    log_warn("adapters", "adapter %s%s%s skipped: %s", prefix, prefix[0] ? "/" : "", i->name,
-             why);
+    log_warn("adapters", "adapter %s%s%s skipped: %s", prefix, prefix[0] ? "/" : "",
+             i->name, why);
 }
 
 static void told(const struct watch_import *i, const char *what)
@@ -36,7 +36,8 @@ void watch_import_read(struct watch_import *i)
     i->is_changed = false;
     i->state = FOLDER_WHOLE;
     if (i->entries)
-        i->state = folder_read(i->dir, &i->entries[i->at], i->max_bytes, &i->loaded, &i->err);
+        i->state =
+            folder_read(i->dir, &i->entries[i->at], i->max_bytes, &i->loaded, &i->err);
 }
 
 struct adapter_change *watch_import_begin(struct watch_import *i)
@@ -68,9 +69,10 @@ static void end_well(struct watch_import *i)
                            : "gone from the adapters folder");
     for (size_t k = i->at + 1; k < i->n_entries; k++)
         if (!i->is_told)
-            log_warn("adapters", "adapter %s skipped: %s of the folder has this name and is "
-                     "served instead of %s", i->name, i->entries[i->at].path,
-                     i->entries[k].path);
+            log_warn("adapters",
+                     "adapter %s skipped: %s of the folder has this name and is "
+                     "served instead of %s",
+                     i->name, i->entries[i->at].path, i->entries[k].path);
 }
 
 /* Somebody's PUT or DELETE goes before all that the folder has of the name. */
@@ -79,8 +81,8 @@ static void end_taken(struct watch_import *i)
     i->outcome = WATCH_DONE;
     i->is_over = true;
     if (i->entries && !i->is_told)
-        told(i, "that of the adapters folder is skipped: a PUT or DELETE of this name was kept "
-                "in the state, which wins");
+        told(i, "that of the adapters folder is skipped: a PUT or DELETE of this name was "
+                "kept in the state, which wins");
 }
 
 static void end_badly(struct watch_import *i)

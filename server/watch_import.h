@@ -1,11 +1,12 @@
-/* Bringing one name of the adapters folder into the registry: reading it, changing it, saying what came of it.
+/* Bringing one name of the adapters folder into the registry: reading it, changing it,
+ * saying what came of it.
  *
  * Thread: loop, except watch_import_read (pool, or the loop at boot).
  *
- *     struct watch_import i = {.adapters = a, .dir = dir, .entries = group, .n_entries = n, .tenant = id, ...};
+ *     struct watch_import i = {.adapters = a, .entries = group, .n_entries = n, ...};
  *     while (watch_import_more(&i)) {
  *         watch_import_read(&i);
- *         struct adapter_change *c = watch_import_begin(&i);       NULL: nothing to run
+ *         struct adapter_change *c = watch_import_begin(&i);    NULL: nothing to run
  *         if (c) ... run and commit it: i.err says how it went
  *         watch_import_end(&i);
  *     }
@@ -21,7 +22,7 @@
 #include <stdint.h>
 
 enum watch_outcome {
-    WATCH_DONE,    /* served, or refused for good: nothing is to be done unless it changes */
+    WATCH_DONE, /* served, or refused for good: nothing is to be done unless it changes */
     WATCH_CHANGES, /* not whole yet */
     WATCH_FAILED,  /* by no fault of its own */
 };
@@ -34,9 +35,9 @@ struct watch_import {
     const char *tenant_name, *name; /* lent */
     int64_t tenant;
     struct adapters_limits limits;
-    size_t max_bytes;  /* of a weights file */
-    bool is_boot;      /* what is not whole now is told now */
-    bool is_told;      /* what is amiss was told before */
+    size_t max_bytes; /* of a weights file */
+    bool is_boot;     /* what is not whole now is told now */
+    bool is_told;     /* what is amiss was told before */
     /* ---------------------------------------------------------------------- its own: */
     size_t at;
     bool is_over, is_changed;

@@ -33,8 +33,8 @@ struct merge {
     const struct watch_when *when;
 };
 
-static bool is_same_group(const struct folder *a, size_t i, size_t n_a, const struct folder *b,
-                          size_t j, size_t n_b)
+static bool is_same_group(const struct folder *a, size_t i, size_t n_a,
+                          const struct folder *b, size_t j, size_t n_b)
 {
     if (n_a != n_b)
         return false;
@@ -107,7 +107,8 @@ static void finish(struct merge *m)
     forget_gone(old);
 }
 
-void watch_list_merge(struct watch_list *l, struct folder *scan, const struct watch_when *when)
+void watch_list_merge(struct watch_list *l, struct folder *scan,
+                      const struct watch_when *when)
 {
     struct merge m = {.old = l, .scan = scan, .when = when};
     struct folder *old = &l->folder;
@@ -118,7 +119,9 @@ void watch_list_merge(struct watch_list *l, struct folder *scan, const struct wa
     while (i < old->n || j < scan->n) {
         size_t n_old = i < old->n ? group_of(old, i) : 0;
         size_t n_new = j < scan->n ? group_of(scan, j) : 0;
-        int c = !n_old ? 1 : !n_new ? -1 : compare_names(&old->entries[i], &scan->entries[j]);
+        int c = !n_old   ? 1
+                : !n_new ? -1
+                         : compare_names(&old->entries[i], &scan->entries[j]);
         bool is_same = c == 0 && is_same_group(old, i, n_old, scan, j, n_new);
         if (c < 0)
             lose(&m, i, n_old);

@@ -154,7 +154,7 @@ WAL, BLOB_FILE = r"state/registry\.db-wal", r"state/blobs/[^/]+/[^/]+"
 
 class Order(Recorded):
     def start(self, drop=None):
-        d = Daemon(GQA, flags=["--dtype", "f32", "--state", self.state],
+        d = Daemon(GQA, flags=["--dtype", "f32", "--state", self.state, "--workers", "2"],
                    binary=self.recorded(drop))
         self.addCleanup(d.close)
         return d.start()

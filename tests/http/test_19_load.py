@@ -19,6 +19,7 @@ class Load(unittest.TestCase):
             self.assertEqual(found[kind]["requests"], scaled(240) // 2 * 2)
             for figure in "ttft_p50_ratio", "step_mean_ratio":
                 self.assertGreater(found[kind][figure], 0)
+        self.assertTrue(2 <= found["resident"] <= 14, found)
         self.assertGreater(found["evictions"], 0)
 
     def test_tokens_follow_weights(self):

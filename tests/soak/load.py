@@ -106,6 +106,24 @@ class Zipf:
         return self.things[min(at, len(self.things) - 1)]
 
 
+def watch_gaps(port, key, over, gaps):
+    """Streams of the base one after another; (end, length) of every gap between two of their events."""
+    fields = {"model": "", "prompt": PROMPT, "max_tokens": 1000, "ignore_eos": True,
+              "temperature": 0, "stream": True}
+    with socket.create_connection(("127.0.0.1", port), limit(60)) as sock:
+        while not over.is_set():
+            sock.sendall(raw_request("POST", "/v1/completions", key, json.dumps(fields).encode()))
+            last, tail = None, b""
+            while not tail.endswith(b"\r\n0\r\n\r\n") and not over.is_set():
+                piece = sock.recv(65536)
+                if not piece:
+                    raise AssertionError(f"broken off after {tail!r}")
+                now, tail = time.perf_counter(), (tail + piece)[-64:]
+                if last:
+                    gaps.append((now, now - last))
+                last = now
+
+
 def run_load(port, choice, n_clients, n_requests, n_tokens, seed):
     """First-token seconds of n requests by clients in closed loops. Anything wrong raises."""
     found, lock, left = [], threading.Lock(), [n_requests]

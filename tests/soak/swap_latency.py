@@ -2,15 +2,14 @@
 
 import json
 import random
-import socket
 import statistics
 import tempfile
 import threading
 import time
 
-from load import Background, Streamer, percentile, raw_request
+from load import Background, Streamer, percentile, watch_gaps
 from many_adapters import mean_step
-from harness import DEMO, Daemon, f32, limit, multipart, safetensors
+from harness import DEMO, Daemon, f32, multipart, safetensors
 
 ROWS, WIDTH, LAYERS, HEADS = 20, 576, 30, 9
 OTHERS, SWAPS = 4, 24
@@ -26,24 +25,6 @@ def body(seed):
     return multipart([("config", "adapter_config.json", json.dumps(config).encode()),
                       ("weights", "adapter_model.safetensors",
                        safetensors({"prompt_embeddings": ("F32", (ROWS, WIDTH), values)}))])
-
-
-def watch_gaps(port, over, gaps):
-    """One stream after another; (end, length) of every gap between two of its events."""
-    fields = {"model": "", "prompt": [1, 2, 3], "max_tokens": 1000, "ignore_eos": True,
-              "temperature": 0, "stream": True}
-    with socket.create_connection(("127.0.0.1", port), limit(60)) as sock:
-        while not over.is_set():
-            sock.sendall(raw_request("POST", "/v1/completions", "", json.dumps(fields).encode()))
-            last, tail = None, b""
-            while not tail.endswith(b"\r\n0\r\n\r\n") and not over.is_set():
-                piece = sock.recv(65536)
-                if not piece:
-                    raise AssertionError(f"broken off after {tail!r}")
-                now, tail = time.perf_counter(), (tail + piece)[-64:]
-                if last:
-                    gaps.append((now, now - last))
-                last = now
 
 
 def measure():
@@ -68,7 +49,7 @@ def measure():
         put(SWAPS)
         alone = [swap(i)[1:] for i in range(SWAPS // 2)]
         over, gaps = threading.Event(), [[] for _ in range(OTHERS)]
-        tasks = [Background(lambda g=g: watch_gaps(d.port, over, g)) for g in gaps]
+        tasks = [Background(lambda g=g: watch_gaps(d.port, "", over, g)) for g in gaps]
         d.wait(lambda: all(len(g) > 20 for g in gaps), 60, "the others' streams")
         quiet_from, before = time.perf_counter(), d.metrics()
         time.sleep(3)

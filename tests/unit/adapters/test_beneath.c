@@ -88,15 +88,16 @@ TEST(beneath_opens_what_is_below)
 
 TEST(beneath_never_leaves_its_folder)
 {
-    static const char *const out[] = {"..", "../acme2/secret", "../secret", "sql/../../secret",
-                                      "/etc/passwd", "/", "deep/er/../../../acme2",
-                                      "../acme/sql"};
+    static const char *const out[] = {
+        "..", "../acme2/secret",        "../secret",  "sql/../../secret", "/etc/passwd",
+        "/",  "deep/er/../../../acme2", "../acme/sql"};
     struct fixture f;
     if (!fixture_open(&f))
         return;
     for (size_t i = 0; i < sizeof out / sizeof *out; i++)
         EXPECT_EQ(open_code(&f, out[i]), ERR_INVALID);
-    EXPECT_EQ(open_code(&f, "../nothing/at/all"), ERR_INVALID); /* tells nothing about outside */
+    EXPECT_EQ(open_code(&f, "../nothing/at/all"),
+              ERR_INVALID); /* tells nothing about outside */
     fixture_close(&f);
 }
 
@@ -181,8 +182,15 @@ TEST(beneath_takes_absolute_paths_of_that_very_folder)
     expect_relative("/srv/a/", "/srv/a//acme//x/y", "x/y");
     expect_relative("/srv/a", "/srv/a/acme/../acme2/x", "../acme2/x");
     expect_relative("/", "/acme/x", NULL); /* a root of everything is none */
-    static const char *const out[] = {"/srv/a/acme", "/srv/a/acme/", "/srv/a/acme2/x", "/srv/a/x",
-                                      "/srv/ab/acme/x", "/etc/passwd", "/", "", "/srv/a"};
+    static const char *const out[] = {"/srv/a/acme",
+                                      "/srv/a/acme/",
+                                      "/srv/a/acme2/x",
+                                      "/srv/a/x",
+                                      "/srv/ab/acme/x",
+                                      "/etc/passwd",
+                                      "/",
+                                      "",
+                                      "/srv/a"};
     for (size_t i = 0; i < sizeof out / sizeof *out; i++)
         expect_relative("/srv/a", out[i], NULL);
     char longest[BENEATH_MAX_PATH + 2];

@@ -1,4 +1,5 @@
-/* folder: what is found in a folder of adapters, in which order, and when a file counts as whole. */
+/* folder: what is found in a folder of adapters, in which order, and when a file counts as
+ * whole. */
 #include "adapters/folder.h"
 
 #include <fcntl.h>
@@ -62,7 +63,8 @@ TEST(folder_scan_knows_tenants_from_adapters)
     adapter_files_make_dir(dir, "acme");
     write_peft(dir, "acme/sql");
     write_text(dir, "acme/pirate.json");
-    adapter_files_make_dir(dir, "acme/half"); /* below a tenant every folder is an adapter */
+    adapter_files_make_dir(dir,
+                           "acme/half"); /* below a tenant every folder is an adapter */
     adapter_files_make_dir(dir, "default");
     write_text(dir, "default/chef.json");
     write_text(dir, "default/own.json");
@@ -301,7 +303,8 @@ TEST(folder_refuses_pickles_and_what_is_no_file)
     snprintf(path, sizeof path, "%s/sql/adapter_model.safetensors", dir);
     EXPECT_EQ(unlink(path), 0);
     EXPECT_EQ(mkfifo(path, 0600), 0);
-    expect_state(dir, FOLDER_REFUSED, "not a regular file"); /* and does not wait for a writer */
+    expect_state(dir, FOLDER_REFUSED,
+                 "not a regular file"); /* and does not wait for a writer */
     EXPECT_EQ(unlink(path), 0);
     adapter_files_write(dir, "sql/adapter_model.bin", "PK", 2);
     expect_state(dir, FOLDER_REFUSED, "safetensors");
@@ -318,7 +321,8 @@ TEST(folder_reads_only_what_the_scan_saw)
     struct err err = {0};
     write_text(dir, "chef.json");
     EXPECT_EQ(folder_scan(dir, &f, &err), 0);
-    adapter_files_write(dir, "chef.json", "{\"kind\":\"text\",\"text\":\"other words\"}", 36);
+    adapter_files_write(dir, "chef.json", "{\"kind\":\"text\",\"text\":\"other words\"}",
+                        36);
     EXPECT_EQ(folder_read(dir, &f.entries[0], MAX_BYTES, &l, &err), FOLDER_UNFINISHED);
     EXPECT_EQ(err.code, ERR_CONFLICT);
     loaded_fini(&l);

@@ -173,6 +173,30 @@ TEST(store_forgets_the_change_of_who_died_in_it)
     free(dir);
 }
 
+static int take_blob_away(void *ud, const char *current, bool is_from_folder, struct err *err)
+{
+    char version[DIGEST_HEX + 1];
+    (void)current, (void)is_from_folder, (void)err;
+    stored_version(1, version);
+    blobs_discard(store_blobs(ud), 1, version);
+    return 0;
+}
+
+/* Another process may collect a blob between its writing and the change that makes it a version. */
+TEST(store_writes_a_blob_again_that_others_collected)
+{
+    char *dir = adapter_files_tmp_dir();
+    struct err err = {0};
+    struct store *s = stored_open(dir, 2, &err);
+    ASSERT(s);
+    const struct store_condition only_if = {take_blob_away, s};
+    EXPECT_EQ(stored_put_if(s, 1, 0, 1, &only_if, NULL, &err), 0);
+    EXPECT(stored_in(s, 1, 0) == 1 && stored_is_whole(s, 1, 1));
+    store_close(s);
+    adapter_files_remove_dir(dir);
+    free(dir);
+}
+
 /* ---- changes of others --------------------------------------------------------------------- */
 
 static void change_something(struct store *s)

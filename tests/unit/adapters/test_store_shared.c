@@ -278,6 +278,7 @@ TEST(store_limits_names)
     EXPECT(!stored_is_whole(t.s, t.one, 1)); /* nothing of it stays */
     EXPECT_EQ(stored_count(t.dir, "blobs", false), 2);
     EXPECT_EQ(put_within(&t, t.one, 1, 1, 2, 0), 0); /* another version is no other name */
+    EXPECT_EQ(put_within(&t, t.one, 1, 2, 1, 0), 0); /* not even under a limit that came later */
     EXPECT_EQ(stored_delete(t.s, t.one, 0, true, &t.err), 0);
     EXPECT_EQ(put_within(&t, t.one, 2, 1, 2, 0), 0);
     EXPECT_EQ(put_within(&t, t.one, 0, 1, 2, 0), -1); /* what is remembered comes back as a new one */
@@ -338,6 +339,9 @@ TEST(store_compiled_files_go_with_their_blob)
     make_compiled(t.dir, t.other, 0, "-m-f32");
     EXPECT_EQ(stored_delete(t.s, t.one, 0, false, &t.err), 0);
     EXPECT(has_compiled(t.dir, t.one, 0, "-m-f32"));
+    EXPECT_EQ(stored_put(t.s, t.one, 0, 0, &t.err), 0); /* wanted again: it stays */
+    EXPECT(has_compiled(t.dir, t.one, 0, "-m-f32"));
+    EXPECT_EQ(stored_delete(t.s, t.one, 0, false, &t.err), 0);
     EXPECT_EQ(stored_put(t.s, t.one, 1, 1, &t.err), 0);
     EXPECT(!has_compiled(t.dir, t.one, 0, "-m-f32") && !has_compiled(t.dir, t.one, 0, "-n-f16"));
     EXPECT(has_compiled(t.dir, t.one, 1, "-m-f32") && has_compiled(t.dir, t.other, 0, "-m-f32"));

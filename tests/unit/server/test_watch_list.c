@@ -37,7 +37,6 @@ static void make_scan(struct folder *f, const char *spec, int64_t unix_ns)
     free(words);
 }
 
-
 static void scan(struct watch_list *l, struct watch_when *when, int ms, const char *spec)
 {
     struct folder f;
