@@ -165,6 +165,11 @@ class Quarantine(SharedCase):
         status, message = state_of(d, bad)
         self.assertEqual(status, 422, message)
         self.assertIn("quarantined: three workers died", message)
+        info = d.get(f"/v1/adapters/{bad}").json
+        self.assertEqual(info["state"], "broken")
+        self.assertIn("quarantined", info["why"])
+        self.assertAlmostEqual(info["until"], time.time() + 600, delta=limit(30))
+        self.assertEqual(d.get(f"/v1/adapters/{good}").json["state"], "ready")
         self.assertEqual(state_of(d, good)[0], 200)
         self.assertEqual(state_of(d, sometimes)[0], 200)
         self.assertEqual(state_of(d, d.base)[0], 200)
