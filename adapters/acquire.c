@@ -227,6 +227,11 @@ int adapters_take(struct adapters *a, struct adapter_load *l, struct adapter_ver
     return rc;
 }
 
+const char *adapter_load_version(const struct adapter_load *l)
+{
+    return l->digest;
+}
+
 void adapters_give_up(struct adapters *a, struct adapter_load *l)
 {
     CHECK_ON_THREAD(a->owner);

@@ -181,6 +181,7 @@ void adapters_give_up(struct adapters *a, struct adapter_load *l);
 void adapters_release(struct adapter_version *v);
 
 struct adapter_load *adapters_next_load(struct adapters *a); /* to run now; NULL: none */
+const char *adapter_load_version(const struct adapter_load *l); /* its digest */
 void adapter_load_run(struct adapter_load *l);               /* pool; blocks */
 void adapters_load_done(struct adapters *a, struct adapter_load *l);
 

@@ -14,6 +14,7 @@
 #include "server/loop.h"
 #include "server/metrics.h"
 #include "server/routes.h"
+#include "server/running.h"
 #include "server/server.h"
 #include "server/sse.h"
 #include "server/usage.h"
@@ -28,9 +29,31 @@ enum { MIN_UPLOAD_RATE = 64 * 1024 }; /* bytes a second, beyond the time of any 
 
 /* ---- steps --------------------------------------------------------------------------- */
 
+static struct running *table_of(const struct exchange *x)
+{
+    return &x->server->shared->running[x->server->place];
+}
+
+/* From here on others may see it. */
+static void note_running(struct exchange *x)
+{
+    struct running_request r = {.n = {.tenant = exchange_tenant(x),
+                                      .start_us = x->start_us,
+                                      .station = x->step}};
+    snprintf(r.texts.id, sizeof r.texts.id, "%s", x->request_id);
+    snprintf(r.texts.tenant_name, sizeof r.texts.tenant_name, "%s",
+             exchange_tenant_name(x));
+    x->running = running_begin(table_of(x), &r);
+}
+
 static enum exchange_step_result ex_admit(struct exchange *x)
 {
-    return admit_run(x);
+    enum exchange_step_result got = admit_run(x);
+    if (got != STEP_MORE)
+        return got;
+    note_running(x);
+    server_heed_quarantine(x->server);
+    return got;
 }
 
 static enum exchange_step_result ex_receive(struct exchange *x)
@@ -87,6 +110,7 @@ void exchange_run(struct exchange *x)
         if (got == STEP_WAIT)
             return;
         x->step = got == STEP_DONE ? EXCHANGE_finish : x->step + 1;
+        running_set_station(x->running, x->step);
     }
 }
 
@@ -124,6 +148,16 @@ void exchange_gone(struct exchange *x)
     bridge_cancel(x);
 }
 
+int64_t exchange_tenant(const struct exchange *x)
+{
+    return x->caller.tenant;
+}
+
+const char *exchange_tenant_name(const struct exchange *x)
+{
+    return x->caller.tenant_name;
+}
+
 bool exchange_is_over(const struct exchange *x)
 {
     return x->is_answered || !x->req;
@@ -155,7 +189,8 @@ static void log_end(const struct exchange *x, const char *method, const char *pa
 static void free_now(struct exchange *x)
 {
     log_end(x, x->method, x->path);
-    metrics_add_exchange(x->server->metrics, x);
+    metrics_add_exchange(&x->server->metrics, x);
+    running_end(table_of(x), x->running);
     usage_add_exchange(x->server->usage, x, true);
     server_remove(x->server, x);
     if (x->fini_extra)

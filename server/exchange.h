@@ -46,6 +46,7 @@ struct server;
 struct http_req;
 struct route_match;
 struct generation;
+struct running_entry;
 
 struct exchange {
     unsigned magic;
@@ -69,6 +70,7 @@ struct exchange {
     int64_t start_us, deadline_us;
     struct arena arena;
     struct generation *gen; /* completions */
+    struct running_entry *running; /* in the worker's table; NULL: not noted */
     /* Of what a handler keeps beside the arena; may be NULL. */
     void (*fini_extra)(struct exchange *x);
     void *extra;
@@ -109,6 +111,10 @@ enum exchange_step_result exchange_reply_fd(struct exchange *x, int fd);
 void exchange_begin_stream(struct exchange *x);
 void exchange_add_stream(struct exchange *x, const struct buf *events);
 enum exchange_step_result exchange_end_stream(struct exchange *x);
+
+/* Whose request it is: once the step admit is done. The name is "" before. */
+int64_t exchange_tenant(const struct exchange *x);
+const char *exchange_tenant_name(const struct exchange *x);
 
 bool exchange_is_over(const struct exchange *x); /* answered, or nobody there to answer */
 struct exchange *exchange_of(void *p);           /* checks the magic number */

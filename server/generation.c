@@ -9,6 +9,7 @@
 #include "server/bridge.h"
 #include "server/http.h"
 #include "server/loop.h"
+#include "server/metrics.h"
 #include "server/running.h"
 #include "server/server.h"
 #include "server/upload.h"
@@ -218,6 +219,19 @@ enum exchange_step_result generation_tokenize(struct exchange *x)
     return fill_prompts(x, g, &err) < 0 ? exchange_fail(x, &err) : STEP_MORE;
 }
 
+/* What was refused because there is too much now is counted by what it was. */
+static enum exchange_step_result refuse_for_now(struct exchange *x, const struct err *err)
+{
+    const struct metrics *m = &x->server->metrics;
+    if (err->code == ERR_QUEUE_FULL)
+        metrics_add_throttle(m, "queue_full");
+    if (err->code == ERR_NO_MEMORY)
+        metrics_add_throttle(m, "memory");
+    if (err->code == ERR_LOADING)
+        metrics_add_throttle(m, "loading");
+    return exchange_fail(x, err);
+}
+
 /* ---- adapt --------------------------------------------------------------------------- */
 
 /* NULL: the base itself. */
@@ -241,8 +255,10 @@ static int acquire(struct exchange *x, const char *name, struct err *err)
         return 0;
     int rc = adapters_acquire(s->parts.adapters, x->caller.tenant, name, &g->version, &load,
                               err);
-    if (rc == 0)
+    if (rc == 0) {
+        running_set_version(x->running, name, adapter_load_version(load));
         loads_wait(s, &g->wait, load, x);
+    }
     return rc;
 }
 
@@ -250,9 +266,7 @@ static int use_version(struct exchange *x, const char *name, struct err *err)
 {
     struct generation *g = x->gen;
     g->adapter = name;
-    g->running = x->server->running;
-    if (g->running)
-        running_add(g->running, adapter_version_digest(g->version));
+    running_set_version(x->running, name, adapter_version_digest(g->version));
     g->job.prefix =
         adapter_version_prefix(g->version, g->req.has_task, g->req.task_id, err);
     return g->job.prefix ? 0 : -1;
@@ -272,7 +286,7 @@ enum exchange_step_result generation_adapt(struct exchange *x)
         err_param(&err, ERR_MODEL_NOT_FOUND, "model", "The model `%.100s` does not exist",
                   g->req.model);
     if (rc < 0 || use_version(x, name, &err) < 0)
-        return exchange_fail(x, &err);
+        return refuse_for_now(x, &err);
     http_add_header(x->req, "X-Adapter-Id", name);
     http_add_header(x->req, "X-Adapter-Version", adapter_version_digest(g->version));
     g->usage.virtual_tokens = g->job.prefix->n_tokens * g->req.n_prompts;
@@ -339,6 +353,13 @@ static int take_answer(struct exchange *x, struct generation *g, struct err *err
     return 0;
 }
 
+void generation_note_tokens(struct exchange *x)
+{
+    const struct completion_usage *u = &x->gen->usage;
+    running_set_tokens(x->running, u->prompt_tokens, u->virtual_tokens,
+                       u->completion_tokens);
+}
+
 /* What the engine would refuse for its length anyway is not asked for. */
 static int take_limits(struct exchange *x, const struct generation *g, struct err *err)
 {
@@ -370,13 +391,14 @@ enum exchange_step_result generation_post(struct exchange *x)
         return exchange_fail(x, &err);
     fill_job(x, g);
     if (take_answer(x, g, &err) < 0 || bridge_post(x, &err) < 0)
-        return exchange_fail(x, &err);
+        return refuse_for_now(x, &err);
     size_t n = (size_t)g->req.n_prompts * (size_t)g->req.n;
     g->n_choices = (int)n;
     g->is_dirty = arena_array(&x->arena, n, sizeof *g->is_dirty);
     g->token_us = arena_array(&x->arena, n, sizeof *g->token_us);
     g->n_tokens = arena_array(&x->arena, n, sizeof *g->n_tokens);
     g->written_us = g->posted_us = loop_now_us();
+    generation_note_tokens(x);
     return STEP_MORE;
 }
 
@@ -392,8 +414,6 @@ void generation_fini(struct exchange *x)
     for (int i = 0; g->choices && i < g->req.n_prompts * g->req.n; i++)
         choice_out_fini(&g->choices[i]);
     free(g->choices);
-    if (g->running)
-        running_remove(g->running, adapter_version_digest(g->version));
     if (g->answers)
         g->answers->used -= g->answer_bytes;
     if (g->version)

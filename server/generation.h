@@ -18,8 +18,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-struct running;
-
 struct generation {
     struct completion req;
     /* tokenize */
@@ -31,7 +29,6 @@ struct generation {
     const char *adapter; /* NULL: none */
     struct load_wait wait;
     struct adapter_version *version;
-    struct running *running; /* where the version is noted as running; NULL: nowhere */
     /* post */
     struct job job;
     struct job_prompt *prompts;
@@ -59,6 +56,7 @@ enum exchange_step_result generation_post(struct exchange *x);
 
 void generation_event(struct exchange *x, const struct event *ev);
 enum exchange_step_result generation_answer(struct exchange *x);
+void generation_note_tokens(struct exchange *x); /* for whoever looks what runs */
 void generation_settle(struct exchange *x); /* gives back what it does not need of its limits */
 void generation_tick(struct exchange *x, int64_t now_us);
 

@@ -33,10 +33,10 @@ static void note_times(struct exchange *x, const struct event *ev)
     if (!g->ttft_us) {
         g->ttft_us = now - x->start_us;
         g->first_us = now;
-        metrics_add_ttft(x->server->metrics, g->ttft_us);
+        metrics_add_ttft(&x->server->metrics, x, g->ttft_us);
     }
     if (*last)
-        metrics_add_gap(x->server->metrics, now - *last);
+        metrics_add_gap(&x->server->metrics, x, now - *last);
     *last = g->last_us = now;
 }
 
@@ -54,14 +54,16 @@ static void end_choice(struct generation *g, const struct event *ev)
 
 /* Token by token, for what never comes to an end; the end knows of tokens without an event.
  */
-static void count_tokens(struct generation *g, const struct event *ev)
+static void count_tokens(struct exchange *x, const struct event *ev)
 {
+    struct generation *g = x->gen;
     int *n = &g->n_tokens[ev->choice];
     int now = ev->kind == EVENT_END     ? ev->n_generated
               : ev->kind == EVENT_TOKEN ? *n + ev->n_tokens
                                         : *n;
     g->usage.completion_tokens += now - *n;
     *n = now;
+    generation_note_tokens(x);
 }
 
 void generation_event(struct exchange *x, const struct event *ev)
@@ -76,7 +78,7 @@ void generation_event(struct exchange *x, const struct event *ev)
         return;
     }
     CHECK(ev->choice >= 0 && ev->choice < g->n_choices);
-    count_tokens(g, ev);
+    count_tokens(x, ev);
     if (ev->kind == EVENT_END)
         end_choice(g, ev);
     if (exchange_is_over(x))

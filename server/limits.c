@@ -187,12 +187,20 @@ static int check_size(const struct exchange *x, struct err *err)
     return 0;
 }
 
+static const char *reason_of(enum ledger_answer why)
+{
+    return why == LEDGER_NO_REQUESTS ? "requests_per_minute"
+           : why == LEDGER_NO_TOKENS ? "tokens_per_minute"
+                                     : "max_queued";
+}
+
 static int refuse(struct exchange *x, enum ledger_answer why, int64_t wait_us,
                   struct err *err)
 {
     const struct tenant_limits *lim = &x->caller.limits;
     int64_t s = (wait_us + 999999) / 1000000;
     x->retry_after_s = s > 1 ? (int)s : 1;
+    metrics_add_throttle(&x->server->metrics, reason_of(why));
     if (why == LEDGER_NO_REQUESTS)
         return err_set(err, ERR_QUEUE_FULL,
                        "The limit of %lld requests a minute is reached: try again in %d s",
@@ -218,13 +226,15 @@ int limits_take(struct exchange *x, int n_sequences, int64_t n_tokens, struct er
         return -1;
     const struct ledger_ask ask = ask_of(l, x);
     enum ledger_answer got = ledger_take(l->o.ledger, &ask, &wait_us);
-    if (got == LEDGER_GRANTED)
-        x->limits.state = LIMITS_HELD;
-    else if (got == LEDGER_QUEUED)
-        join_line(l, x);
-    else
+    if (got != LEDGER_GRANTED && got != LEDGER_QUEUED)
         return refuse(x, got, wait_us, err);
-    return got == LEDGER_GRANTED;
+    if (got == LEDGER_QUEUED) {
+        metrics_add_throttle(&x->server->metrics, "max_running");
+        join_line(l, x);
+        return 0;
+    }
+    x->limits.state = LIMITS_HELD;
+    return 1;
 }
 
 void limits_settle(struct exchange *x, int64_t tokens_used)

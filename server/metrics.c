@@ -1,341 +1,366 @@
-/* What the daemon counts, and how Prometheus reads it. */
+/* Counting into slots, and adding them up. */
 #include "server/metrics.h"
 
-#include "core/base/mem.h"
+#include "core/base/digest.h"
 #include "server/exchange.h"
 #include "server/generation.h"
 #include "server/loop.h"
+#include "server/routes.h"
 #include "server/server.h"
+#include "server/shared.h"
 
-#include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-enum {
-    N_BUCKETS = 12,
-    MIN_STATUS = 100,
-    N_STATUS = 500,
-    MAX_ADAPTERS = 100, /* names with a row of their own; the others share one */
+_Static_assert(sizeof(struct metrics_counts) % sizeof(uint64_t) == 0, "words only");
+
+struct slot {
+    struct metrics_counts counts;
+    /* What counts.engine and counts.adapters were when the present process began. */
+    struct metrics_engine engine_before;
+    struct metrics_adapters adapters_before;
+    struct metrics_gauges gauges;
 };
 
-/* Seconds; a last bucket of everything comes on top. */
-static const double request_bounds[N_BUCKETS] = {0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
-                                                 0.5,   1,    2.5,   5,    10,  60};
-static const double gap_bounds[N_BUCKETS] = {0.001, 0.0025, 0.005, 0.01, 0.02, 0.04,
-                                             0.08,  0.15,   0.3,   0.75, 2,    10};
-
-static const double token_bounds[N_BUCKETS] = {1,   5,   10,  20,   50,   100,
-                                               200, 500, 1000, 2000, 5000, 10000};
-
-struct histogram {
-    const double *bounds;
-    uint64_t counts[N_BUCKETS + 1];
-    double sum;
+/* Rows are claimed once, in order, by writing a key that is not 0; they are never freed, so
+ * that everybody who looks for a key either finds it or claims the first free place. */
+struct metrics_slots {
+    int32_t n;
+    uint64_t n_deaths;
+    uint64_t tenant_keys[METRICS_TENANTS], adapter_keys[METRICS_ADAPTERS];
+    struct metrics_row tenants[METRICS_TENANTS], adapters[METRICS_ADAPTERS];
+    struct slot slots[];
 };
 
-struct adapter_row {
-    char name[ADAPTER_NAME_MAX + 1];
-    uint64_t requests;
-};
-
-enum finished {
-    FINISHED_STOP,
-    FINISHED_LENGTH,
-    FINISHED_CANCELLED,
-    FINISHED_ERROR,
-    N_FINISHED
-};
-static const char *const finished_names[] = {"stop", "length", "cancelled", "error"};
-
-struct metrics {
-    uint64_t by_status[N_STATUS];
-    uint64_t by_finish[N_FINISHED];
-    uint64_t prompt_tokens, virtual_tokens;
-    struct histogram ttft, gap, e2e, queue, prefill, decode;
-    struct histogram prompt_sizes, generation_sizes; /* tokens */
-    struct adapter_row adapters[MAX_ADAPTERS];
-    int n_adapters;
-    uint64_t base_requests, other_requests;
-};
-
-struct metrics *metrics_new(void)
+static size_t size_of(int n)
 {
-    struct metrics *m = xcalloc(1, sizeof *m);
-    struct histogram *const times[] = {&m->ttft, &m->e2e, &m->queue, &m->prefill, &m->decode};
-    for (size_t i = 0; i < sizeof times / sizeof *times; i++)
-        times[i]->bounds = request_bounds;
-    m->prompt_sizes.bounds = m->generation_sizes.bounds = token_bounds;
-    m->gap.bounds = gap_bounds;
-    return m;
+    return sizeof(struct metrics_slots) + (size_t)n * sizeof(struct slot);
 }
 
-void metrics_free(struct metrics *m)
+struct metrics_slots *metrics_slots_new(int n_workers)
 {
-    free(m);
+    struct metrics_slots *all = shared_map(size_of(n_workers));
+    all->n = n_workers;
+    return all;
+}
+
+void metrics_slots_free(struct metrics_slots *all)
+{
+    if (all)
+        shared_unmap(all, size_of(all->n));
+}
+
+/* The two copies are made anew by every process, so one that dies between them does no
+ * harm: the counts themselves stay as they are. */
+void metrics_enter(struct metrics_slots *all, int place)
+{
+    struct slot *s = &all->slots[place];
+    s->engine_before = s->counts.engine;
+    s->adapters_before = s->counts.adapters;
+    s->gauges = (struct metrics_gauges){.workers = 1};
+}
+
+void metrics_leave(struct metrics_slots *all, int place)
+{
+    all->slots[place].gauges = (struct metrics_gauges){0};
+}
+
+void metrics_add_death(struct metrics_slots *all)
+{
+    all->n_deaths++;
+}
+
+/* ---- rows ---------------------------------------------------------------------------- */
+
+/* The place of key, n if all places are taken by others. Whoever looks contends for the
+ * first free place only, and sees who won it, so no key has two. */
+static int row_of(uint64_t *keys, int n, uint64_t key)
+{
+    for (int i = 0; i < n; i++) {
+        uint64_t there = __atomic_load_n(&keys[i], __ATOMIC_RELAXED);
+        if (there == 0 && __atomic_compare_exchange_n(&keys[i], &there, key, false,
+                                                      __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+            there = key;
+        if (there == key)
+            return i;
+    }
+    return n;
+}
+
+/* Several processes may write the same names at once. */
+static void name_row(struct metrics_row *row, const char *tenant, const char *adapter)
+{
+    if (__atomic_load_n(&row->is_named, __ATOMIC_RELAXED))
+        return;
+    snprintf(row->tenant, sizeof row->tenant, "%s", tenant);
+    snprintf(row->adapter, sizeof row->adapter, "%s", adapter);
+    __atomic_store_n(&row->is_named, 1, __ATOMIC_RELEASE);
+}
+
+static struct slot *slot_of(const struct metrics *m)
+{
+    return &m->all->slots[m->place];
+}
+
+struct metrics_tenant *metrics_tenant(const struct metrics *m, int64_t id,
+                                      const char *name)
+{
+    struct metrics_slots *all = m->all;
+    int i = row_of(all->tenant_keys, METRICS_TENANTS, (uint64_t)id + 1);
+    if (i < METRICS_TENANTS)
+        name_row(&all->tenants[i], name, "");
+    return &slot_of(m)->counts.tenants[i];
+}
+
+static struct metrics_tenant *tenant_of(const struct metrics *m, const struct exchange *x)
+{
+    return metrics_tenant(m, exchange_tenant(x), exchange_tenant_name(x));
+}
+
+/* A hash that nobody can aim at: names are chosen by tenants. */
+static uint64_t adapter_key(int64_t tenant, const char *adapter)
+{
+    struct digest d;
+    char hex[DIGEST_HEX + 1];
+    uint64_t key = 0;
+    digest_init(&d);
+    digest_part(&d, &tenant, sizeof tenant);
+    digest_part(&d, adapter, strlen(adapter));
+    digest_hex(&d, hex);
+    for (int i = 0; i < 16; i++)
+        key = key << 4 | (uint64_t)(hex[i] <= '9' ? hex[i] - '0' : hex[i] - 'a' + 10);
+    return key | 1;
+}
+
+uint64_t *metrics_adapter_requests(const struct metrics *m, int64_t id, const char *name,
+                                   const char *adapter)
+{
+    struct metrics_slots *all = m->all;
+    int i = row_of(all->adapter_keys, METRICS_ADAPTERS, adapter_key(id, adapter));
+    if (i < METRICS_ADAPTERS)
+        name_row(&all->adapters[i], name, adapter);
+    return &slot_of(m)->counts.adapter_requests[i];
 }
 
 /* ---- counting ------------------------------------------------------------------------ */
 
-static void observe_value(struct histogram *h, double value)
+const double *metrics_bounds(enum metrics_bounds kind)
 {
+    static const double bounds[][METRICS_BUCKETS] = {
+        [METRICS_REQUEST_TIMES] = {0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10,
+                                   60},
+        [METRICS_GAP_TIMES] = {0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3,
+                               0.75, 2, 10},
+        [METRICS_TOKEN_SIZES] = {1, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000},
+    };
+    return bounds[kind];
+}
+
+static void observe(struct metrics_histogram *h, enum metrics_bounds kind, int64_t value)
+{
+    const double *bounds = metrics_bounds(kind);
+    double scale = kind == METRICS_TOKEN_SIZES ? 1 : 1e6;
     int i = 0;
-    while (i < N_BUCKETS && value > h->bounds[i])
+    value = value > 0 ? value : 0;
+    while (i < METRICS_BUCKETS && (double)value > bounds[i] * scale)
         i++;
     h->counts[i]++;
-    h->sum += value;
+    h->sum += (uint64_t)value;
 }
 
-static void observe(struct histogram *h, int64_t us)
+void metrics_add_ttft(const struct metrics *m, const struct exchange *x, int64_t us)
 {
-    observe_value(h, us > 0 ? (double)us / 1e6 : 0);
+    observe(&slot_of(m)->counts.ttft, METRICS_REQUEST_TIMES, us);
+    observe(&tenant_of(m, x)->ttft, METRICS_REQUEST_TIMES, us);
 }
 
-void metrics_add_ttft(struct metrics *m, int64_t us)
+void metrics_add_gap(const struct metrics *m, const struct exchange *x, int64_t us)
 {
-    observe(&m->ttft, us);
+    observe(&slot_of(m)->counts.gap, METRICS_GAP_TIMES, us);
+    observe(&tenant_of(m, x)->gap, METRICS_GAP_TIMES, us);
 }
 
-void metrics_add_gap(struct metrics *m, int64_t us)
+void metrics_add_throttle(const struct metrics *m, const char *reason)
 {
-    observe(&m->gap, us);
-}
-
-static uint64_t *requests_of(struct metrics *m, const char *adapter)
-{
-    if (!adapter)
-        return &m->base_requests;
-    for (int i = 0; i < m->n_adapters; i++)
-        if (strcmp(m->adapters[i].name, adapter) == 0)
-            return &m->adapters[i].requests;
-    if (m->n_adapters == MAX_ADAPTERS)
-        return &m->other_requests;
-    struct adapter_row *row = &m->adapters[m->n_adapters++];
-    snprintf(row->name, sizeof row->name, "%s", adapter);
-    return &row->requests;
+    static const char *const names[] = {
+#define XX(name) #name,
+        METRICS_THROTTLES(XX)
+#undef XX
+    };
+    int i = 0;
+    if (!m->all)
+        return; /* limits can be had without a worker */
+    while (i < METRICS_THROTTLE_other && strcmp(names[i], reason) != 0)
+        i++;
+    slot_of(m)->counts.throttles[i]++;
 }
 
 /* Every choice that the engine took counts once. */
-static enum finished how_finished(const struct exchange *x, const struct choice_out *o)
+static enum metrics_finished how_finished(const struct exchange *x,
+                                          const struct choice_out *o)
 {
     if (o->finish_reason)
-        return strcmp(o->finish_reason, "stop") == 0 ? FINISHED_STOP : FINISHED_LENGTH;
-    return x->is_whole && x->err.code && x->err.code != ERR_CANCELLED ? FINISHED_ERROR
-                                                                      : FINISHED_CANCELLED;
+        return strcmp(o->finish_reason, "stop") == 0 ? METRICS_FINISHED_stop
+                                                     : METRICS_FINISHED_length;
+    return x->is_whole && x->err.code && x->err.code != ERR_CANCELLED
+               ? METRICS_FINISHED_error
+               : METRICS_FINISHED_cancelled;
 }
 
 /* The stations of a job, as far as it came. */
-static void add_times(struct metrics *m, const struct exchange *x)
+static void add_times(const struct metrics *m, struct metrics_tenant *t,
+                      const struct exchange *x)
 {
+    struct metrics_counts *c = &slot_of(m)->counts;
     const struct generation *g = x->gen;
     int64_t admitted = g->job.admitted_us;
-    if (admitted)
-        observe(&m->queue, admitted - g->posted_us);
+    if (admitted) {
+        observe(&c->queue, METRICS_REQUEST_TIMES, admitted - g->posted_us);
+        observe(&t->queue, METRICS_REQUEST_TIMES, admitted - g->posted_us);
+    }
     if (admitted && g->first_us)
-        observe(&m->prefill, g->first_us - admitted);
+        observe(&c->prefill, METRICS_REQUEST_TIMES, g->first_us - admitted);
     if (g->first_us)
-        observe(&m->decode, g->last_us - g->first_us);
+        observe(&c->decode, METRICS_REQUEST_TIMES, g->last_us - g->first_us);
     if (x->is_whole && !x->err.code)
-        observe(&m->e2e, loop_now_us() - x->start_us);
+        observe(&c->e2e, METRICS_REQUEST_TIMES, loop_now_us() - x->start_us);
 }
 
-static void add_generation(struct metrics *m, const struct exchange *x)
+/* What the engine had of it. */
+static void add_generation(const struct metrics *m, struct metrics_tenant *t,
+                           const struct exchange *x)
 {
+    struct metrics_counts *c = &slot_of(m)->counts;
     const struct generation *g = x->gen;
-    if (g->n_choices == 0)
-        return; /* refused before the engine had it */
     for (int i = 0; i < g->n_choices; i++) {
-        m->by_finish[how_finished(x, &g->choices[i])]++;
-        observe_value(&m->generation_sizes, g->n_tokens[i]);
+        c->by_finish[how_finished(x, &g->choices[i])]++;
+        observe(&c->generation_sizes, METRICS_TOKEN_SIZES, g->n_tokens[i]);
     }
     for (int i = 0; i < g->req.n_prompts; i++)
-        observe_value(&m->prompt_sizes, g->prompts[i].n_ids);
-    m->prompt_tokens += (uint64_t)g->usage.prompt_tokens;
-    m->virtual_tokens += (uint64_t)g->usage.virtual_tokens;
-    (*requests_of(m, g->adapter))++;
-    add_times(m, x);
+        observe(&c->prompt_sizes, METRICS_TOKEN_SIZES, g->prompts[i].n_ids);
+    c->prompt_tokens += (uint64_t)g->usage.prompt_tokens;
+    c->virtual_tokens += (uint64_t)g->usage.virtual_tokens;
+    t->prompt_tokens += (uint64_t)g->usage.prompt_tokens;
+    t->virtual_tokens += (uint64_t)g->usage.virtual_tokens;
+    t->generated_tokens += (uint64_t)g->usage.completion_tokens;
+    (*metrics_adapter_requests(m, exchange_tenant(x), exchange_tenant_name(x),
+                               g->adapter ? g->adapter : ""))++;
+    add_times(m, t, x);
 }
 
-void metrics_add_exchange(struct metrics *m, const struct exchange *x)
+/* Of a stream the status is 200 whatever became of it. */
+static enum metrics_outcome outcome_of(const struct exchange *x)
+{
+    if (!x->is_whole || x->err.code == ERR_CANCELLED)
+        return METRICS_OUTCOME_cancelled;
+    int status = x->err.code ? err_http_status(x->err.code) : x->status;
+    return status < 400   ? METRICS_OUTCOME_ok
+           : status < 500 ? METRICS_OUTCOME_refused
+                          : METRICS_OUTCOME_error;
+}
+
+static bool is_completion(const struct exchange *x)
+{
+    return x->match && x->match->route && x->match->route->is_completion;
+}
+
+void metrics_add_exchange(const struct metrics *m, const struct exchange *x)
 {
     int status = x->is_whole ? x->status : err_http_status(ERR_CANCELLED);
-    if (status >= MIN_STATUS && status < MIN_STATUS + N_STATUS)
-        m->by_status[status - MIN_STATUS]++;
-    if (x->gen)
-        add_generation(m, x);
+    int i = status - METRICS_MIN_STATUS;
+    if (i >= 0 && i < METRICS_STATUS)
+        slot_of(m)->counts.by_status[i]++;
+    if (!is_completion(x) || !exchange_tenant_name(x)[0])
+        return; /* or it came without a key */
+    struct metrics_tenant *t = tenant_of(m, x);
+    t->outcomes[outcome_of(x)]++;
+    if (!x->gen || x->gen->n_choices == 0)
+        return;
+    add_generation(m, t, x);
+    metrics_refresh(x->server); /* whoever has the answer finds all of its traces */
 }
 
-/* ---- rendering ----------------------------------------------------------------------- */
+/* ---- what others count --------------------------------------------------------------- */
 
-static void add_head(struct buf *out, const char *name, const char *type, const char *help)
+void metrics_set_engine(const struct metrics *m, const struct engine_stats *now)
 {
-    buf_printf(out, "# HELP prefixd_%s %s\n# TYPE prefixd_%s %s\n", name, help, name, type);
+    struct slot *s = slot_of(m);
+#define XX(name) s->counts.engine.name = s->engine_before.name + now->name;
+    METRICS_ENGINE(XX)
+#undef XX
+    s->gauges.running = (uint64_t)now->running;
+    s->gauges.waiting = (uint64_t)now->waiting;
+    s->gauges.kv_blocks_used = (uint64_t)now->kv_blocks_used;
+    s->gauges.kv_blocks_total = (uint64_t)now->kv_blocks_total;
+    s->gauges.kv_block_bytes = now->kv_block_bytes;
 }
 
-static void add_counter(struct buf *out, const char *name, const char *help, uint64_t value)
+void metrics_set_adapters(const struct metrics *m, const struct adapters_stats *now)
 {
-    add_head(out, name, "counter", help);
-    buf_printf(out, "prefixd_%s %" PRIu64 "\n", name, value);
+    struct slot *s = slot_of(m);
+#define XX(name) s->counts.adapters.name = s->adapters_before.name + now->name;
+    METRICS_ADAPTER_WORK(XX)
+#undef XX
+    s->gauges.resident_adapters = (uint64_t)now->n_resident;
+    s->gauges.resident_bytes = now->bytes;
+    s->gauges.loading_adapters = (uint64_t)now->n_loading;
 }
 
-static void add_gauge(struct buf *out, const char *name, const char *help, double value)
+void metrics_refresh(const struct server *s)
 {
-    add_head(out, name, "gauge", help);
-    buf_printf(out, "prefixd_%s %.9g\n", name, value);
+    struct engine_stats engine = {0};
+    struct adapters_stats adapters = {0};
+    struct metrics_gauges *g = &slot_of(&s->metrics)->gauges;
+    engine_stats(s->parts.engine, &engine);
+    adapters_stats(s->parts.adapters, &adapters);
+    metrics_set_engine(&s->metrics, &engine);
+    metrics_set_adapters(&s->metrics, &adapters);
+    g->upload_bytes = s->uploads.used;
+    g->answer_bytes = s->answers.used;
+    g->body_bytes = s->bodies.used;
 }
 
-/* What vLLM exports under the same name has the label that its dashboards ask for. */
-struct page {
-    struct buf *out;
-    const char *label; /* model_name="..." */
-};
+/* ---- reading ------------------------------------------------------------------------- */
 
-static void add_model_counter(const struct page *p, const char *name, const char *help,
-                              uint64_t value)
+static void add_words(void *to, const void *from, size_t size)
 {
-    add_head(p->out, name, "counter", help);
-    buf_printf(p->out, "prefixd_%s{%s} %" PRIu64 "\n", name, p->label, value);
+    uint64_t *sum = to;
+    const uint64_t *more = from;
+    for (size_t i = 0; i < size / sizeof *sum; i++)
+        sum[i] += __atomic_load_n(&more[i], __ATOMIC_RELAXED);
 }
 
-static void add_model_gauge(const struct page *p, const char *name, const char *help,
-                            double value)
+void metrics_sum(const struct metrics_slots *all, struct metrics_counts *counts,
+                 struct metrics_gauges *gauges, uint64_t *n_deaths)
 {
-    add_head(p->out, name, "gauge", help);
-    buf_printf(p->out, "prefixd_%s{%s} %.9g\n", name, p->label, value);
-}
-
-static void add_histogram(const struct page *p, const char *name, const char *help,
-                          const struct histogram *h)
-{
-    struct buf *out = p->out;
-    uint64_t sum = 0;
-    add_head(out, name, "histogram", help);
-    for (int i = 0; i < N_BUCKETS; i++) {
-        sum += h->counts[i];
-        buf_printf(out, "prefixd_%s_bucket{%s,le=\"%g\"} %" PRIu64 "\n", name, p->label,
-                   h->bounds[i], sum);
+    uint64_t block = 0;
+    memset(counts, 0, sizeof *counts);
+    memset(gauges, 0, sizeof *gauges);
+    for (int i = 0; i < all->n; i++) {
+        const struct slot *s = &all->slots[i];
+        add_words(counts, &s->counts, sizeof *counts);
+        add_words(gauges, &s->gauges, sizeof *gauges);
+        block = s->gauges.kv_block_bytes > block ? s->gauges.kv_block_bytes : block;
     }
-    sum += h->counts[N_BUCKETS];
-    buf_printf(out, "prefixd_%s_bucket{%s,le=\"+Inf\"} %" PRIu64 "\n", name, p->label, sum);
-    buf_printf(out, "prefixd_%s_sum{%s} %.9g\nprefixd_%s_count{%s} %" PRIu64 "\n", name,
-               p->label, h->sum, name, p->label, sum);
+    gauges->kv_block_bytes = block;
+    *n_deaths = __atomic_load_n(&all->n_deaths, __ATOMIC_RELAXED);
 }
 
-static void add_requests(const struct metrics *m, const struct page *p)
+static bool read_row(const struct metrics_row *row, struct metrics_row *out)
 {
-    struct buf *out = p->out;
-    add_head(out, "http_requests_total", "counter", "Requests answered, by status");
-    for (int i = 0; i < N_STATUS; i++)
-        if (m->by_status[i])
-            buf_printf(out, "prefixd_http_requests_total{status=\"%d\"} %" PRIu64 "\n",
-                       i + MIN_STATUS, m->by_status[i]);
-    add_head(out, "request_success_total", "counter",
-             "Choices of completions, by how they ended");
-    for (int i = 0; i < N_FINISHED; i++)
-        buf_printf(
-            out, "prefixd_request_success_total{%s,finished_reason=\"%s\"} %" PRIu64 "\n",
-            p->label, finished_names[i], m->by_finish[i]);
+    if (!__atomic_load_n(&row->is_named, __ATOMIC_ACQUIRE))
+        return false;
+    *out = *row;
+    out->tenant[METRICS_NAME - 1] = out->adapter[METRICS_NAME - 1] = '\0';
+    return true;
 }
 
-static void add_adapters(const struct metrics *m, struct buf *out)
+bool metrics_tenant_row(const struct metrics_slots *all, int i, struct metrics_row *out)
 {
-    add_head(out, "adapter_requests_total", "counter",
-             "Completions by adapter; \"\" is the base, \"_other\" all names beyond the "
-             "first 100");
-    buf_printf(out, "prefixd_adapter_requests_total{adapter=\"\"} %" PRIu64 "\n",
-               m->base_requests);
-    for (int i = 0; i < m->n_adapters; i++)
-        buf_printf(out, "prefixd_adapter_requests_total{adapter=\"%s\"} %" PRIu64 "\n",
-                   m->adapters[i].name, m->adapters[i].requests);
-    if (m->other_requests)
-        buf_printf(out, "prefixd_adapter_requests_total{adapter=\"_other\"} %" PRIu64 "\n",
-                   m->other_requests);
+    return read_row(&all->tenants[i], out);
 }
 
-static void add_engine(const struct engine_stats *e, const struct page *p)
+bool metrics_adapter_row(const struct metrics_slots *all, int i, struct metrics_row *out)
 {
-    struct buf *out = p->out;
-    double used = e->kv_blocks_total ? (double)e->kv_blocks_used / e->kv_blocks_total : 0;
-    add_model_gauge(p, "num_requests_running", "Sequences running", e->running);
-    add_model_gauge(p, "num_requests_waiting", "Sequences waiting", e->waiting);
-    add_model_gauge(p, "kv_cache_usage_perc", "Share of the KV pool in use, 0 to 1", used);
-    add_model_counter(p, "generation_tokens_total", "Tokens generated",
-                      e->generated_tokens);
-    add_gauge(out, "kv_blocks_used", "Blocks of the KV pool in use", e->kv_blocks_used);
-    add_gauge(out, "kv_blocks_total", "Blocks of the KV pool", e->kv_blocks_total);
-    add_gauge(out, "kv_block_bytes", "Bytes of one block", (double)e->kv_block_bytes);
-    add_counter(out, "prefill_rows_total", "Prompt rows computed for requests",
-                e->prefill_rows);
-    add_counter(out, "decode_rows_total", "Rows computed for new tokens", e->decode_rows);
-    add_counter(out, "compile_rows_total", "Rows computed to compile adapters",
-                e->compile_rows);
-    add_counter(out, "prefix_reads_total", "Prefixes read, once per step each",
-                e->prefix_reads);
-    add_counter(out, "prefix_rows_total", "Rows that read a prefix", e->prefix_rows);
-    add_counter(out, "steps_total", "Forward passes", e->steps);
-    add_head(out, "step_seconds_total", "counter", "Time spent in forward passes");
-    buf_printf(out, "prefixd_step_seconds_total %.6f\n", (double)e->step_us / 1e6);
-}
-
-static void add_histograms(const struct metrics *m, const struct page *p)
-{
-    add_histogram(p, "request_prompt_tokens", "Tokens of a prompt", &m->prompt_sizes);
-    add_histogram(p, "request_generation_tokens", "Tokens generated for a choice",
-                  &m->generation_sizes);
-    add_histogram(p, "time_to_first_token_seconds", "From the request to its first token",
-                  &m->ttft);
-    add_histogram(p, "inter_token_latency_seconds", "Between two tokens of a choice",
-                  &m->gap);
-    add_histogram(p, "request_queue_time_seconds", "Until the first sequence ran",
-                  &m->queue);
-    add_histogram(p, "request_prefill_time_seconds", "From there to the first token",
-                  &m->prefill);
-    add_histogram(p, "request_decode_time_seconds", "From there to the last token",
-                  &m->decode);
-    add_histogram(p, "e2e_request_latency_seconds", "From the request to its answer's end",
-                  &m->e2e);
-}
-
-/* A base's name may be anything. */
-static void add_label(struct buf *label, const char *name)
-{
-    buf_add_str(label, "model_name=\"");
-    for (const char *c = name; *c; c++) {
-        if (*c == '"' || *c == '\\')
-            buf_add_char(label, '\\');
-        if (*c == '\n')
-            buf_add_str(label, "\\n");
-        else
-            buf_add_char(label, *c);
-    }
-    buf_add_char(label, '"');
-}
-
-void metrics_render(const struct server *s, struct buf *out)
-{
-    const struct metrics *m = s->metrics;
-    struct engine_stats stats = {0};
-    struct buf label = {0};
-    add_label(&label, s->base_name);
-    const struct page p = {out, label.data};
-    engine_stats(s->parts.engine, &stats);
-    add_head(out, "build_info", "gauge", "The version that runs");
-    buf_printf(out, "prefixd_build_info{version=\"%s\"} 1\n", PREFIXD_VERSION);
-    add_requests(m, &p);
-    add_adapters(m, out);
-    add_engine(&stats, &p);
-    add_gauge(out, "upload_bytes", "Bytes taken by bodies of adapters",
-              (double)s->uploads.used);
-    add_gauge(out, "answer_bytes", "Bytes that answers being made may come to",
-              (double)s->answers.used);
-    add_gauge(out, "body_bytes", "Bytes taken by all other bodies", (double)s->bodies.used);
-    add_model_counter(&p, "prompt_tokens_total", "Prompt tokens of completions",
-                      m->prompt_tokens);
-    add_counter(out, "virtual_tokens_total", "Virtual tokens in front of them",
-                m->virtual_tokens);
-    add_model_counter(&p, "prefix_cache_queries", "Prompt tokens looked up: there is no cache",
-                      0);
-    add_model_counter(&p, "prefix_cache_hits", "Prompt tokens found there", 0);
-    add_histograms(m, &p);
-    buf_free(&label);
+    return read_row(&all->adapters[i], out);
 }

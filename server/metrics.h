@@ -1,24 +1,186 @@
-/* Counters and histograms for Prometheus (text format 0.0.4).
+/* Counters and histograms of each worker, in memory that all workers share and that
+ * outlives them, so that any of them can tell the sum.
  *
- * Thread: loop. */
+ * Thread: loop of the worker whose slot it is, which alone writes; any process reads. All
+ * that is counted are words that only grow, through every restart of the worker: a reader
+ * who adds the slots up never sees a sum go back. What a process counts by itself from zero
+ * (its engine, its adapters) is put on top of what the slot had when the process began.
+ * Gauges are of the living process: zero when it begins, and again when it is gone.
+ *
+ *     struct metrics_slots *all = metrics_slots_new(n_workers);      supervisor
+ *     metrics_enter(all, place);                                     worker, when it starts
+ *     struct metrics m = {all, place};
+ *     metrics_add_exchange(&m, x); ...; metrics_refresh(x->server);
+ */
 #ifndef PREFIXD_METRICS_H
 #define PREFIXD_METRICS_H
 
-#include "core/base/buf.h"
-
+#include <stdbool.h>
 #include <stdint.h>
 
-struct metrics;
+enum {
+    METRICS_BUCKETS = 12,
+    METRICS_MIN_STATUS = 100,
+    METRICS_STATUS = 500,
+    METRICS_TENANTS = 200,   /* that have rows of their own; the others share one */
+    METRICS_ADAPTERS = 1000, /* the same, of pairs of tenant and adapter */
+    METRICS_NAME = 65,
+};
+
+#define METRICS_FINISHED(XX) XX(stop) XX(length) XX(cancelled) XX(error)
+#define METRICS_OUTCOMES(XX) XX(ok) XX(refused) XX(cancelled) XX(error)
+
+/* Why something was put off or refused that could have been done at another time; those of
+ * a tenant have the names of its limits. */
+#define METRICS_THROTTLES(XX)                                                              \
+    XX(requests_per_minute)                                                                \
+    XX(tokens_per_minute)                                                                  \
+    XX(max_running)                                                                        \
+    XX(max_queued)                                                                         \
+    XX(queue_full)                                                                         \
+    XX(memory)                                                                             \
+    XX(loading)                                                                            \
+    XX(other)
+
+/* What is counted elsewhere in the process, from zero. */
+#define METRICS_ENGINE(XX)                                                                 \
+    XX(steps)                                                                              \
+    XX(step_us)                                                                            \
+    XX(prefill_rows)                                                                       \
+    XX(decode_rows)                                                                        \
+    XX(compile_rows)                                                                       \
+    XX(prefix_reads)                                                                       \
+    XX(prefix_rows)                                                                        \
+    XX(generated_tokens)
+
+#define METRICS_ADAPTER_WORK(XX)                                                           \
+    XX(hits)                                                                               \
+    XX(misses)                                                                             \
+    XX(evictions)                                                                          \
+    XX(loads)                                                                              \
+    XX(load_failures)                                                                      \
+    XX(compiles)                                                                           \
+    XX(load_us)                                                                            \
+    XX(compile_us)
+
+#define METRICS_GAUGES(XX)                                                                 \
+    XX(workers)                                                                            \
+    XX(running)                                                                            \
+    XX(waiting)                                                                            \
+    XX(kv_blocks_used)                                                                     \
+    XX(kv_blocks_total)                                                                    \
+    XX(kv_block_bytes)                                                                     \
+    XX(upload_bytes)                                                                       \
+    XX(answer_bytes)                                                                       \
+    XX(body_bytes)                                                                         \
+    XX(resident_adapters)                                                                  \
+    XX(resident_bytes)                                                                     \
+    XX(loading_adapters)
+
+#define XX(name) METRICS_FINISHED_##name,
+enum metrics_finished { METRICS_FINISHED(XX) METRICS_N_FINISHED };
+#undef XX
+#define XX(name) METRICS_OUTCOME_##name,
+enum metrics_outcome { METRICS_OUTCOMES(XX) METRICS_N_OUTCOMES };
+#undef XX
+#define XX(name) METRICS_THROTTLE_##name,
+enum metrics_throttle { METRICS_THROTTLES(XX) METRICS_N_THROTTLES };
+#undef XX
+
+struct metrics_histogram {
+    uint64_t counts[METRICS_BUCKETS + 1]; /* the last: everything above */
+    uint64_t sum;                         /* microseconds or tokens */
+};
+
+struct metrics_tenant {
+    uint64_t outcomes[METRICS_N_OUTCOMES];
+    uint64_t prompt_tokens, generated_tokens, virtual_tokens;
+    struct metrics_histogram queue, ttft, gap;
+};
+
+#define XX(name) uint64_t name;
+struct metrics_engine {
+    METRICS_ENGINE(XX)
+};
+
+struct metrics_adapters {
+    METRICS_ADAPTER_WORK(XX)
+};
+
+struct metrics_gauges {
+    METRICS_GAUGES(XX)
+};
+#undef XX
+
+struct metrics_counts { /* words only, so that slots can be added up word by word */
+    uint64_t by_status[METRICS_STATUS];
+    uint64_t by_finish[METRICS_N_FINISHED];
+    uint64_t throttles[METRICS_N_THROTTLES];
+    uint64_t prompt_tokens, virtual_tokens;
+    struct metrics_histogram ttft, gap, e2e, queue, prefill, decode;
+    struct metrics_histogram prompt_sizes, generation_sizes;
+    struct metrics_engine engine;
+    struct metrics_adapters adapters;
+    struct metrics_tenant tenants[METRICS_TENANTS + 1]; /* by row; the last: all others */
+    uint64_t adapter_requests[METRICS_ADAPTERS + 1];
+};
+
+struct metrics_row { /* whose a row is, in all slots */
+    uint64_t is_named; /* the names are there, for good */
+    char tenant[METRICS_NAME], adapter[METRICS_NAME];
+};
+
+struct metrics_slots;
+
+struct metrics { /* a worker's access to its slot */
+    struct metrics_slots *all;
+    int place;
+};
+
+struct metrics_slots *metrics_slots_new(int n_workers);
+void metrics_slots_free(struct metrics_slots *all); /* accepts NULL */
+
+void metrics_enter(struct metrics_slots *all, int place); /* worker */
+void metrics_leave(struct metrics_slots *all, int place); /* supervisor: it is gone */
+void metrics_add_death(struct metrics_slots *all);        /* supervisor */
+
+/* ---- counting ------------------------------------------------------------------------ */
+
+struct adapters_stats;
+struct engine_stats;
 struct exchange;
 struct server;
 
-struct metrics *metrics_new(void);
-void metrics_free(struct metrics *m);
+/* At its end. */
+void metrics_add_exchange(const struct metrics *m, const struct exchange *x);
+void metrics_add_ttft(const struct metrics *m, const struct exchange *x, int64_t us);
+/* Between two tokens of a choice. */
+void metrics_add_gap(const struct metrics *m, const struct exchange *x, int64_t us);
+/* One of METRICS_THROTTLES; any other is "other". */
+void metrics_add_throttle(const struct metrics *m, const char *reason);
 
-void metrics_add_exchange(struct metrics *m, const struct exchange *x); /* at its end */
-void metrics_add_ttft(struct metrics *m, int64_t us);
-void metrics_add_gap(struct metrics *m, int64_t us); /* between two tokens of a choice */
+/* The rows of a tenant, in this worker's slot. */
+struct metrics_tenant *metrics_tenant(const struct metrics *m, int64_t id,
+                                      const char *name);
+uint64_t *metrics_adapter_requests(const struct metrics *m, int64_t id, const char *name,
+                                   const char *adapter);
 
-void metrics_render(const struct server *s, struct buf *out);
+/* What the process counts by itself, as it is now. */
+void metrics_set_engine(const struct metrics *m, const struct engine_stats *now);
+void metrics_set_adapters(const struct metrics *m, const struct adapters_stats *now);
+void metrics_refresh(const struct server *s); /* both, and the server's own gauges */
+
+/* ---- reading ------------------------------------------------------------------------- */
+
+/* All slots together; kv_block_bytes is the largest. */
+void metrics_sum(const struct metrics_slots *all, struct metrics_counts *counts,
+                 struct metrics_gauges *gauges, uint64_t *n_deaths);
+/* False where no names are known for the row. */
+bool metrics_tenant_row(const struct metrics_slots *all, int i, struct metrics_row *out);
+bool metrics_adapter_row(const struct metrics_slots *all, int i, struct metrics_row *out);
+
+enum metrics_bounds { METRICS_REQUEST_TIMES, METRICS_GAP_TIMES, METRICS_TOKEN_SIZES };
+/* [METRICS_BUCKETS], in seconds or tokens. */
+const double *metrics_bounds(enum metrics_bounds kind);
 
 #endif

@@ -7,6 +7,7 @@
 #include "server/lora_api.h"
 #include "server/keys_api.h"
 #include "server/models_api.h"
+#include "server/requests_api.h"
 #include "server/status_api.h"
 #include "server/tokenize_api.h"
 #include "server/usage_api.h"
@@ -36,6 +37,7 @@ static const struct route routes[] = {
     {"POST", "/v1/adapters/{}/rollback", adapters_api_rollback, .body = ROUTE_JSON, .is_change = true},
     {"GET", "/v1/adapters/{}/files/{}", adapters_api_file, .body = ROUTE_NO_BODY},
     {"GET", "/v1/usage", usage_api_own, .body = ROUTE_NO_BODY},
+    {"GET", "/admin/requests", requests_api_list, .body = ROUTE_NO_BODY, .is_admin = true},
     {"GET", "/admin/usage", usage_api_all, .body = ROUTE_NO_BODY, .is_admin = true},
     {"GET", "/admin/tenants", admin_api_list, .body = ROUTE_NO_BODY, .is_admin = true},
     {"POST", "/admin/tenants", admin_api_add, .body = ROUTE_JSON, .is_admin = true},

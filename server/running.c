@@ -1,64 +1,208 @@
-/* The table of what workers run. */
+/* The tables of what workers run: one writer each, readers that look twice.
+ *
+ * An entry's texts change under its sequence number: odd while they are written, so that a
+ * reader that saw it odd, or changed after its copy, knows the copy to be torn. Numbers are
+ * words, which are read whole. */
 #include "server/running.h"
 
-#include "core/base/check.h"
+#include "core/base/mem.h"
+#include "server/shared.h"
 
+#include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
+#include <unistd.h>
 
 struct running *running_new(int n)
 {
-    void *p = mmap(NULL, (size_t)n * sizeof(struct running), PROT_READ | PROT_WRITE,
-                   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    CHECK(p != MAP_FAILED);
-    return p;
+    return shared_map((size_t)n * sizeof(struct running));
 }
 
 void running_free(struct running *r, int n)
 {
-    if (r)
-        munmap(r, (size_t)n * sizeof *r);
+    shared_unmap(r, (size_t)n * sizeof *r);
 }
 
-static struct running_version *find(struct running *r, const char *digest)
+/* ---- writing ------------------------------------------------------------------------- */
+
+static void begin_write(struct running_entry *e)
 {
+    __atomic_store_n(&e->seq, e->seq | 1, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+static void end_write(struct running_entry *e)
+{
+    __atomic_store_n(&e->seq, (e->seq | 1) + 1, __ATOMIC_RELEASE);
+}
+
+static void put(int32_t *to, int value)
+{
+    __atomic_store_n(to, value, __ATOMIC_RELAXED);
+}
+
+static void copy_text(char *to, size_t size, const char *from)
+{
+    size_t n = strnlen(from, size - 1);
+    memcpy(to, from, n);
+    to[n] = '\0';
+}
+
+static void set_used(struct running *r, struct running_entry *e, int32_t is_used)
+{
+    r->n_used += is_used - e->is_used;
+    e->is_used = is_used;
+}
+
+/* A writer that died may have left any number behind; used or not, entries start anew. */
+void running_clear(struct running *r)
+{
+    put(&r->pid, 0);
     for (int i = 0; i < RUNNING_MAX; i++)
-        if (r->versions[i].n > 0 && strcmp(r->versions[i].digest, digest) == 0)
-            return &r->versions[i];
+        if (r->entries[i].is_used || (r->entries[i].seq & 1))
+            running_end(r, &r->entries[i]);
+    r->n_used = r->next = 0;
+}
+
+void running_start(struct running *r)
+{
+    running_clear(r);
+    put(&r->pid, getpid());
+}
+
+static struct running_entry *find_free(struct running *r)
+{
+    for (int i = 0; i < RUNNING_MAX && r->n_used < RUNNING_MAX; i++) {
+        int at = (r->next + i) % RUNNING_MAX;
+        if (r->entries[at].is_used)
+            continue;
+        r->next = at + 1;
+        return &r->entries[at];
+    }
     return NULL;
 }
 
-void running_add(struct running *r, const char *digest)
+struct running_entry *running_begin(struct running *r,
+                                    const struct running_request *request)
 {
-    struct running_version *v = find(r, digest);
-    for (int i = 0; i < RUNNING_MAX && !v; i++)
-        if (r->versions[i].n == 0)
-            v = &r->versions[i];
-    if (!v || strlen(digest) != DIGEST_HEX)
+    struct running_entry *e = find_free(r);
+    if (!e)
+        return NULL;
+    begin_write(e);
+    e->r = *request;
+    set_used(r, e, 1);
+    end_write(e);
+    return e;
+}
+
+void running_set_version(struct running_entry *e, const char *adapter, const char *digest)
+{
+    if (!e)
         return;
-    memcpy(v->digest, digest, DIGEST_HEX + 1);
-    v->n++;
+    struct running_texts *t = &e->r.texts;
+    begin_write(e);
+    copy_text(t->adapter, sizeof t->adapter, adapter);
+    copy_text(t->version, sizeof t->version, digest);
+    end_write(e);
 }
 
-void running_remove(struct running *r, const char *digest)
+void running_set_station(struct running_entry *e, int station)
 {
-    struct running_version *v = find(r, digest);
-    if (v)
-        v->n--;
+    if (e)
+        put(&e->r.n.station, station);
 }
 
-void running_clear(struct running *r)
+void running_set_tokens(struct running_entry *e, int prompt, int virtual, int generated)
 {
-    memset(r, 0, sizeof *r);
+    if (!e)
+        return;
+    put(&e->r.n.prompt_tokens, prompt);
+    put(&e->r.n.virtual_tokens, virtual);
+    put(&e->r.n.generated_tokens, generated);
+}
+
+void running_end(struct running *r, struct running_entry *e)
+{
+    if (!e)
+        return;
+    begin_write(e);
+    set_used(r, e, 0);
+    end_write(e);
+}
+
+/* ---- reading ------------------------------------------------------------------------- */
+
+/* Characters that a name, an id or a digest may have; whatever else stands there is cut. */
+static void make_safe(char *text, size_t size)
+{
+    size_t n = 0;
+    while (n < size - 1 && text[n] > ' ' && text[n] < 0x7f)
+        n++;
+    memset(text + n, '\0', size - n);
+}
+
+static void check_texts(struct running_texts *t)
+{
+    make_safe(t->id, sizeof t->id);
+    make_safe(t->tenant_name, sizeof t->tenant_name);
+    make_safe(t->adapter, sizeof t->adapter);
+    make_safe(t->version, sizeof t->version);
+    if (strspn(t->version, "0123456789abcdef") != DIGEST_HEX)
+        t->version[0] = '\0';
+}
+
+/* False if nothing is there, or if it changed under the reader's eyes. */
+static bool read_entry(const struct running_entry *e, struct running_request *out)
+{
+    uint32_t before = __atomic_load_n(&e->seq, __ATOMIC_ACQUIRE);
+    if ((before & 1) || !__atomic_load_n(&e->is_used, __ATOMIC_RELAXED))
+        return false;
+    *out = e->r;
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    if (__atomic_load_n(&e->seq, __ATOMIC_RELAXED) != before)
+        return false;
+    check_texts(&out->texts);
+    return true;
 }
 
 void running_each(const struct running *r,
-                  void (*fn)(const char *digest, int n_requests, void *ud), void *ud)
+                  void (*fn)(const struct running_request *request, void *ud), void *ud)
 {
-    for (int i = 0; i < RUNNING_MAX; i++) {
-        const struct running_version *v = &r->versions[i];
-        if (v->n > 0 && v->digest[DIGEST_HEX] == '\0' &&
-            strspn(v->digest, "0123456789abcdef") == DIGEST_HEX)
-            fn(v->digest, v->n, ud);
+    struct running_request copy;
+    for (int i = 0; i < RUNNING_MAX; i++)
+        if (read_entry(&r->entries[i], &copy))
+            fn(&copy, ud);
+}
+
+struct versions {
+    char (*digests)[DIGEST_HEX + 1];
+    int n;
+};
+
+static void add_version(const struct running_request *request, void *ud)
+{
+    struct versions *v = ud;
+    if (request->texts.version[0])
+        memcpy(v->digests[v->n++], request->texts.version, DIGEST_HEX + 1);
+}
+
+static int compare(const void *a, const void *b)
+{
+    return strcmp(a, b);
+}
+
+void running_each_version(const struct running *r,
+                          void (*fn)(const char *digest, int n_requests, void *ud),
+                          void *ud)
+{
+    struct versions v = {.digests = xcalloc(RUNNING_MAX, sizeof *v.digests)};
+    running_each(r, add_version, &v);
+    qsort(v.digests, (size_t)v.n, sizeof *v.digests, compare);
+    for (int i = 0, first = 0; i < v.n; i++) {
+        if (i + 1 < v.n && strcmp(v.digests[i], v.digests[i + 1]) == 0)
+            continue;
+        fn(v.digests[i], i + 1 - first, ud);
+        first = i + 1;
     }
+    free(v.digests);
 }

@@ -20,6 +20,7 @@
 #include "server/loads.h"
 #include "server/loop.h"
 #include "server/metrics.h"
+#include "server/quarantine.h"
 #include "server/tenants.h"
 #include "server/usage.h"
 #include "server/watch.h"
@@ -53,6 +54,18 @@ static struct server *server_of(void *p)
 void server_wake(void *server)
 {
     loop_wake(server_of(server)->loop);
+}
+
+static void mark_broken(const char *digest, int64_t until, void *ud)
+{
+    adapters_mark_broken(ud, digest, until, QUARANTINE_WHY);
+}
+
+void server_heed_quarantine(struct server *s)
+{
+    const struct quarantine *q = s->shared->quarantine;
+    if (quarantine_changed(q, &s->quarantine_seen))
+        quarantine_each(q, (int64_t)time(NULL), mark_broken, s->parts.adapters);
 }
 
 bool server_is_draining(const struct server *s)
@@ -149,6 +162,7 @@ static void on_tick(void *ud)
     struct server *s = server_of(ud);
     int64_t now = loop_now_us();
     http_find_gone(s->http);
+    metrics_refresh(s);
     for (struct exchange *x = s->exchanges; x; x = x->next)
         exchange_tick(x, now);
     if (s->state == SERVER_DRAINING)
@@ -300,7 +314,6 @@ struct server *server_new(const struct config *cfg, struct err *err)
     s->answers.max = MAX_ANSWERS;
     s->uploads.max = UPLOADS_AT_ONCE * (size_t)cfg->max_upload;
     s->bodies.max = BODIES_AT_ONCE * (size_t)cfg->max_body;
-    s->metrics = metrics_new();
     if (set_up(s, err) == 0)
         return s;
     server_free(s);
@@ -348,6 +361,17 @@ static int max_connections(const struct server *s)
     return (int)room;
 }
 
+static void enter_shared(struct server *s)
+{
+    if (!s->shared) {
+        shared_open(&s->own, 1);
+        s->shared = &s->own;
+    }
+    shared_enter(s->shared, s->place);
+    s->metrics = (struct metrics){s->shared->metrics, s->place};
+    metrics_refresh(s);
+}
+
 void server_take_parts(struct server *s, const struct server_parts *parts)
 {
     const struct tenants_opts who = {.store = parts->store,
@@ -360,6 +384,7 @@ void server_take_parts(struct server *s, const struct server_parts *parts)
     const struct usage_opts usage = {.store = parts->store, .loop = s->loop};
     thread_owner_set(&s->owner);
     s->parts = *parts;
+    enter_shared(s);
     s->tenants = tenants_new(&who);
     s->limits = limits_new(&limits);
     s->usage = usage_new(&usage);
@@ -413,7 +438,7 @@ void server_free(struct server *s)
     ledger_free(s->ledger);
     auth_free(s->auth);
     auth_free(s->admin_auth);
-    metrics_free(s->metrics);
+    shared_close(&s->own);
     free(s->base_name);
     s->magic = 0;
     free(s);

@@ -22,6 +22,8 @@
 #include "core/base/err.h"
 #include "core/engine.h"
 #include "server/listen.h"
+#include "server/metrics.h"
+#include "server/shared.h"
 #include "server/upload.h"
 
 #include <stdbool.h>
@@ -36,8 +38,6 @@ struct ledger;
 struct limits;
 struct loads;
 struct loop;
-struct metrics;
-struct running;
 struct store;
 struct tenants;
 struct usage;
@@ -70,11 +70,13 @@ struct server {
     struct ledger *ledger; /* shared by all workers; the one who forked frees it */
     struct limits *limits;
     struct usage *usage;
-    struct metrics *metrics;
+    struct metrics metrics;
+    struct shared *shared;      /* of all workers, set before server_take_parts; else its own */
     int place;                  /* of this worker, from 0 on */
+    struct shared own;          /* of a server without a supervisor */
+    uint32_t quarantine_seen;   /* what of the quarantine the registry was told */
     struct listen_addr addr;
     int listen_fd;              /* bound; -1: not open, or HTTP's by now */
-    struct running *running;    /* NULL: nobody wants to know what runs */
     int keepalive_ms;           /* a waiting stream gets a comment this often */
     int read_grace_ms;          /* for an answer beyond its request's deadline */
     size_t max_backlog;         /* bytes that a stream's reader may be behind */
@@ -108,6 +110,7 @@ void server_wake(void *server);
 
 void server_add(struct server *s, struct exchange *x);
 void server_remove(struct server *s, struct exchange *x);
+void server_heed_quarantine(struct server *s); /* costs nothing when nothing changed */
 bool server_is_draining(const struct server *s);
 void server_leave_home(struct server *s); /* when draining and nothing changes any more */
 

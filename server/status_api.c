@@ -1,7 +1,7 @@
 /* How the daemon is. */
 #include "server/status_api.h"
 
-#include "server/metrics.h"
+#include "server/metrics_text.h"
 #include "server/server.h"
 
 enum exchange_step_result status_api_health(struct exchange *x)
@@ -29,6 +29,7 @@ enum exchange_step_result status_api_version(struct exchange *x)
 enum exchange_step_result status_api_metrics(struct exchange *x)
 {
     struct buf text = {0};
-    metrics_render(x->server, &text);
+    metrics_refresh(x->server);
+    metrics_text_render(x->server->shared->metrics, x->server->base_name, &text);
     return exchange_reply(x, 200, "text/plain; version=0.0.4; charset=utf-8", &text);
 }

@@ -10,8 +10,11 @@
 #include "core/base/check.h"
 #include "core/base/log.h"
 #include "core/base/mem.h"
+#include "server/metrics.h"
+#include "server/quarantine.h"
 #include "server/restart.h"
 #include "server/running.h"
+#include "server/shared.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -39,7 +42,8 @@ struct supervisor {
     int signals, life[2], ready[2]; /* descriptors */
     sigset_t old_mask;
     struct worker *workers; /* [n_workers] */
-    struct running *running;
+    struct shared shared;
+    int64_t n_started;
     struct restart restart;
     bool is_up;       /* a worker was ready once */
     bool is_stopping; /* nothing is started any more */
@@ -100,7 +104,7 @@ static void open_all(struct supervisor *sv, const struct supervisor_opts *opts)
     CHECK(pipe2(sv->life, O_CLOEXEC) == 0 &&
           pipe2(sv->ready, O_CLOEXEC | O_NONBLOCK) == 0);
     sv->workers = xcalloc((size_t)opts->n_workers, sizeof *sv->workers);
-    sv->running = running_new(opts->n_workers);
+    shared_open(&sv->shared, opts->n_workers);
     open_signals(sv);
 }
 
@@ -111,7 +115,7 @@ static void close_all(struct supervisor *sv)
         close_fd(&sv->life[i]);
         close_fd(&sv->ready[i]);
     }
-    running_free(sv->running, sv->opts->n_workers);
+    shared_close(&sv->shared);
     free(sv->workers);
 }
 
@@ -139,13 +143,18 @@ static void leave_stdout(void)
     }
 }
 
+static int place_of(const struct supervisor *sv, const struct worker *w)
+{
+    return (int)(w - sv->workers);
+}
+
 static int be_worker(struct supervisor *sv, const struct worker *w)
 {
     const struct supervisor_child child = {.life_fd = sv->life[0],
                                            .ready_fd = sv->ready[1],
-                                           .running = &sv->running[w - sv->workers],
-                                           .place = (int)(w - sv->workers),
-                                           .is_first = !sv->is_up};
+                                           .place = place_of(sv, w),
+                                           .is_first = sv->n_started == 1,
+                                           .shared = &sv->shared};
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != sv->pid)
         return 1; /* it died before it could be watched */
@@ -181,13 +190,14 @@ static struct worker *find_due(struct supervisor *sv)
 /* True in the new process. */
 static bool start(struct supervisor *sv, struct worker *w)
 {
-    running_clear(&sv->running[w - sv->workers]);
     w->start_us = now_us();
     w->is_ready = false;
     fflush(NULL);
+    sv->n_started++;
     pid_t pid = fork();
     if (pid < 0) {
         log_error("workers", "no process for a worker: %s", strerror(errno));
+        sv->n_started--;
         put_off(sv, w);
         return false;
     }
@@ -221,6 +231,11 @@ static void hear_ready(struct supervisor *sv)
     }
 }
 
+static const struct running *table_of(const struct supervisor *sv, const struct worker *w)
+{
+    return &sv->shared.running[place_of(sv, w)];
+}
+
 static void add_version(const char *digest, int n_requests, void *ud)
 {
     buf_printf(ud, " %.12s (%d)", digest, n_requests);
@@ -232,7 +247,7 @@ static void log_death(struct supervisor *sv, const struct worker *w, int status)
 {
     struct buf b = {0};
     long long ms = (long long)(now_us() - w->start_us) / 1000;
-    running_each(&sv->running[w - sv->workers], add_version, &b);
+    running_each_version(table_of(sv, w), add_version, &b);
     if (WIFSIGNALED(status))
         log_error("workers", "worker %d died after %lld ms: killed by signal %d (%s)%s%s",
                   (int)w->pid, ms, WTERMSIG(status), strsignal(WTERMSIG(status)),
@@ -243,15 +258,38 @@ static void log_death(struct supervisor *sv, const struct worker *w, int status)
     buf_free(&b);
 }
 
+static void blame_version(const char *digest, int n_requests, void *ud)
+{
+    (void)n_requests;
+    if (quarantine_add_death(ud, digest, (int64_t)time(NULL)))
+        log_error("workers", "adapter version %.12s is quarantined for %d s: it ran in %d "
+                             "workers that died",
+                  digest, QUARANTINE_S, QUARANTINE_DEATHS);
+}
+
+static void count_death(struct supervisor *sv, const struct worker *w, int status)
+{
+    log_death(sv, w, status);
+    metrics_add_death(sv->shared.metrics);
+    running_each_version(table_of(sv, w), blame_version, sv->shared.quarantine);
+}
+
+/* Nobody else writes to its part of the shared memory now. */
+static void clear_place(struct supervisor *sv, const struct worker *w)
+{
+    shared_leave(&sv->shared, place_of(sv, w));
+    if (sv->opts->on_death)
+        sv->opts->on_death(place_of(sv, w), sv->opts->ud);
+}
+
 static void note_death(struct supervisor *sv, struct worker *w, int status)
 {
     bool is_planned = WIFEXITED(status) && WEXITSTATUS(status) == 0;
     bool is_refusal = !sv->is_up && WIFEXITED(status); /* it has said why */
     bool is_ours = sv->is_killing || (sv->is_stopping && !w->is_ready);
     if (!is_planned && !is_refusal && !is_ours)
-        log_death(sv, w, status);
-    if (sv->opts->on_death)
-        sv->opts->on_death((int)(w - sv->workers), sv->opts->ud);
+        count_death(sv, w, status);
+    clear_place(sv, w);
     w->pid = 0;
     if (sv->is_stopping) {
         if (!is_planned && !is_ours && !sv->status)

@@ -15,14 +15,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-struct running;
+struct shared;
 
 struct supervisor_child { /* what a worker has from its supervisor */
     int life_fd;          /* its end of file: finish what runs, then exit */
     int ready_fd;
-    struct running *running; /* its own entry */
-    int place;               /* from 0 on; a worker takes over that of a dead one */
-    bool is_first;           /* none was ready before */
+    int place;            /* 0 to n_workers - 1; whoever replaces it has the same */
+    bool is_first;        /* of all that this supervisor started */
+    struct shared *shared;
 };
 
 struct supervisor_opts {

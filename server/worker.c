@@ -131,7 +131,7 @@ int worker_run(const struct worker_parts *p, const struct supervisor_child *c,
                struct err *err)
 {
     struct server_parts parts = {.base = p->base, .home = p->home};
-    p->server->running = c->running;
+    p->server->shared = c->shared;
     int rc = open_parts(p, &parts, err);
     if (rc == 0)
         rc = serve(p, &parts, c, err);

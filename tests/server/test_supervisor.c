@@ -18,7 +18,8 @@ enum { FIRST_FAILS = 1, FIRST_CRASHES, NEVER_READY, CRASHES_LATER, IGNORES_THE_E
 
 struct scene { /* shared with the processes */
     int kind;
-    int n_started, n_up, n_stopped, n_ended;
+    int n_started, n_up, n_stopped, n_ended, n_first;
+    int lives[4], deaths[4]; /* by place */
     pid_t last;
     int64_t start_ms[16];
 };
@@ -36,6 +37,8 @@ static int work(const struct supervisor_child *c, void *ud)
     s->last = getpid();
     if (n < 16)
         s->start_ms[n] = now_ms();
+    s->n_first += c->is_first;
+    __atomic_fetch_add(&s->lives[c->place], 1, __ATOMIC_SEQ_CST);
     if (s->kind == FIRST_FAILS)
         return 3;
     if (s->kind == FIRST_CRASHES)
@@ -65,6 +68,14 @@ static void on_stop(void *ud)
     ((struct scene *)ud)->n_stopped++;
 }
 
+/* In the supervisor: the next one of this place is not there yet. */
+static void on_death(int place, void *ud)
+{
+    struct scene *s = ud;
+    int n = ++s->deaths[place];
+    EXPECT_EQ(__atomic_load_n(&s->lives[place], __ATOMIC_SEQ_CST), n);
+}
+
 static struct scene *scene_new(int kind)
 {
     struct scene *s = mmap(NULL, sizeof *s, PROT_READ | PROT_WRITE,
@@ -80,6 +91,7 @@ static pid_t supervise(struct scene *s, int n_workers)
                                          .work = work,
                                          .on_up = on_up,
                                          .on_stop = on_stop,
+                                         .on_death = on_death,
                                          .ud = s};
     pid_t pid = fork();
     if (pid == 0)
@@ -126,6 +138,11 @@ TEST(supervisor_starts_all_workers_and_ends_them)
     EXPECT_EQ(s->n_started, 3);
     EXPECT_EQ(s->n_ended, 3);
     EXPECT_EQ(s->n_stopped, 1);
+    EXPECT_EQ(s->n_first, 1);
+    for (int i = 0; i < 3; i++) {
+        EXPECT_EQ(s->lives[i], 1);
+        EXPECT_EQ(s->deaths[i], 1);
+    }
     munmap(s, sizeof *s);
 }
 
@@ -154,6 +171,9 @@ TEST(supervisor_restarts_at_once_and_then_slower)
     EXPECT(t[5] - t[4] >= 500);            /* the fifth twice as long */
     EXPECT(t[3] - t[0] < t[5] - t[4] + 500); /* the first three did not */
     EXPECT_EQ(s->n_up, 1);
+    EXPECT_EQ(s->n_first, 1);
+    EXPECT_EQ(s->lives[0], s->n_started);
+    EXPECT_EQ(s->deaths[0], s->n_started);
     munmap(s, sizeof *s);
 }
 

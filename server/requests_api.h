@@ -1,0 +1,11 @@
+/* GET /admin/requests: what all workers are doing now.
+ *
+ * Thread: loop. */
+#ifndef PREFIXD_REQUESTS_API_H
+#define PREFIXD_REQUESTS_API_H
+
+#include "server/exchange.h"
+
+enum exchange_step_result requests_api_list(struct exchange *x);
+
+#endif
