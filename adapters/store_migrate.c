@@ -74,7 +74,11 @@ static void take_over_one(void *ud, const struct pointer *p)
 static int take_over(struct store *s, struct err *err)
 {
     struct takeover t = {s, 0, err};
-    return pointers_each(s->dir, take_over_one, &t, err) < 0 ? -1 : t.rc;
+    if (pointers_each(s->dir, take_over_one, &t, err) < 0 || t.rc < 0)
+        return -1;
+    return db_run(s->writer, err,
+                  "UPDATE adapters SET is_from_folder = ? WHERE current IS NULL", "i",
+                  (int64_t)STORE_OVER_FOLDER);
 }
 
 static int migrate_from(struct store *s, int version, struct err *err)

@@ -64,6 +64,7 @@ static const char per_tenant[] =
     "ALTER TABLE dropped RENAME TO old_dropped;"
     "ALTER TABLE adapters ADD COLUMN is_pinned INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE adapters ADD COLUMN is_from_folder INTEGER NOT NULL DEFAULT 0;"
+    "UPDATE adapters SET is_from_folder = 2 WHERE current IS NULL;" /* STORE_OVER_FOLDER */
     "CREATE UNIQUE INDEX adapters_public ON adapters (name) WHERE is_public;"
     "CREATE TABLE blobs ("
     "  tenant INTEGER NOT NULL,"

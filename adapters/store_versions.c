@@ -107,8 +107,8 @@ static int note_compiled(struct store *s, const struct store_entry *e, struct er
                   (int64_t)e->n_tasks, e->compile_ms, or_empty(e->base_hint));
 }
 
-/* A name that the adapters folder once had is known to be one of its for good, deleted or not,
- * so that a delete of what was PUT over it is remembered too. */
+/* A name that the adapters folder once had is known to be one of its for good, deleted or
+ * not, so that a delete of what was PUT over it is remembered too. */
 int store_point_at(struct store *s, const struct store_entry *e, struct err *err)
 {
     return db_run(s->writer, err,
@@ -163,10 +163,11 @@ static int check_names(const struct change *c, int64_t most)
 static int check_bytes(const struct change *c, int64_t most)
 {
     static const char sql[] =
-        "SELECT coalesce(sum(bytes), 0) FROM blobs b WHERE tenant = ?1 AND NOT ("
-        "  EXISTS (SELECT 1 FROM dropped d WHERE d.tenant = ?1 AND d.digest = b.digest) AND"
-        "  NOT EXISTS (SELECT 1 FROM versions v WHERE v.tenant = ?1 AND v.digest = "
-        "b.digest))";
+        "SELECT coalesce((SELECT sum(bytes) FROM blobs WHERE tenant = ?1), 0)"
+        "  - coalesce((SELECT sum(b.bytes) FROM dropped d JOIN blobs b USING (tenant, "
+        "digest)"
+        "      WHERE d.tenant = ?1 AND NOT EXISTS (SELECT 1 FROM versions v"
+        "        WHERE v.tenant = ?1 AND v.digest = d.digest)), 0)";
     int64_t n;
     if (most <= 0)
         return 0;
@@ -282,10 +283,10 @@ static int remove_name(struct change *c, bool stays_deleted)
         return -1;
     return db_run(c->s->writer, c->err,
                   stays_deleted || c->was.is_over_folder
-                                ? "UPDATE adapters SET current = NULL, is_public = 0,"
-                                  "  is_pinned = 0, is_from_folder = 2 * (is_from_folder <> 0)"
-                                  "  WHERE tenant = ? AND name = ?"
-                                : "DELETE FROM adapters WHERE tenant = ? AND name = ?",
+                      ? "UPDATE adapters SET current = NULL, is_public = 0,"
+                        "  is_pinned = 0, is_from_folder = 2 * (is_from_folder <> 0)"
+                        "  WHERE tenant = ? AND name = ?"
+                      : "DELETE FROM adapters WHERE tenant = ? AND name = ?",
                   "is", c->tenant, c->name);
 }
 

@@ -67,7 +67,8 @@ int stored_put(struct store *s, int64_t tenant, int name, int v, struct err *err
     return stored_put_if(s, tenant, name, v, NULL, NULL, err);
 }
 
-int stored_delete(struct store *s, int64_t tenant, int name, bool stays_deleted, struct err *err)
+int stored_delete(struct store *s, int64_t tenant, int name, bool stays_deleted,
+                  struct err *err)
 {
     return store_delete(s, tenant, names[name], stays_deleted, NULL, err);
 }
@@ -105,11 +106,12 @@ bool stored_is_whole(const struct store *s, int64_t tenant, int v)
     struct err err = {0};
     size_t n = 0, m = 0;
     stored_version(v, version);
-    char *config = blobs_read_file(store_blobs(s), tenant, version, "adapter_config.json", 100,
-                                   &n, &err);
-    char *read = blobs_read_file(store_blobs(s), tenant, version, "adapter_model.safetensors",
-                                 1 << 20, &m, &err);
-    bool ok = config && read && n == 2 && m == STORED_BYTES && memcmp(read, weights, m) == 0;
+    char *config = blobs_read_file(store_blobs(s), tenant, version, "adapter_config.json",
+                                   100, &n, &err);
+    char *read = blobs_read_file(store_blobs(s), tenant, version,
+                                 "adapter_model.safetensors", 1 << 20, &m, &err);
+    bool ok =
+        config && read && n == 2 && m == STORED_BYTES && memcmp(read, weights, m) == 0;
     free(config);
     free(read);
     free(weights);
@@ -148,7 +150,8 @@ int64_t stored_sql(const char *dir, const char *sql)
     int64_t n = -1;
     snprintf(path, sizeof path, "%s/registry.db", dir);
     if (sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, NULL) == SQLITE_OK &&
-        sqlite3_prepare_v2(db, sql, -1, &st, NULL) == SQLITE_OK && sqlite3_step(st) == SQLITE_ROW)
+        sqlite3_prepare_v2(db, sql, -1, &st, NULL) == SQLITE_OK &&
+        sqlite3_step(st) == SQLITE_ROW)
         n = sqlite3_column_int64(st, 0);
     sqlite3_finalize(st);
     sqlite3_close(db);

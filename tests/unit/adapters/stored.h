@@ -22,13 +22,16 @@ int stored_put_if(struct store *s, int64_t tenant, int name, int v,
                   const struct store_condition *only_if, const struct store_limits *limits,
                   struct err *err);
 int stored_put(struct store *s, int64_t tenant, int name, int v, struct err *err);
-int stored_delete(struct store *s, int64_t tenant, int name, bool stays_deleted, struct err *err);
+int stored_delete(struct store *s, int64_t tenant, int name, bool stays_deleted,
+                  struct err *err);
 int stored_roll_back(struct store *s, int64_t tenant, int name, int v, struct err *err);
 
-/* The version that the tenant's name means (-3: with another's date), or one of the above. */
+/* The version that the tenant's name means (-3: with another's date), or one of the above.
+ */
 int stored_in(struct store *s, int64_t tenant, int name);
 bool stored_is_whole(const struct store *s, int64_t tenant, int v); /* its files */
-int stored_count(const char *dir, const char *sub, bool only_hidden); /* entries of dir/sub */
+int stored_count(const char *dir, const char *sub,
+                 bool only_hidden); /* entries of dir/sub */
 
 /* Adds a tenant; his id. */
 int64_t stored_tenant(struct store *s, const char *name);

@@ -121,7 +121,8 @@ TEST(home_temporary_goes_with_who_opened_it)
     struct home *h = home_open(NULL, &err);
     ASSERT(h);
     EXPECT(!home_is_durable(h));
-    struct store *s = store_open(&(struct store_opts){.dir = home_dir(h), .is_volatile = true}, &err);
+    struct store *s =
+        store_open(&(struct store_opts){.dir = home_dir(h), .is_volatile = true}, &err);
     ASSERT(s);
     EXPECT_EQ(stored_put(s, 1, 0, 0, &err), 0);
     EXPECT(stored_in(s, 1, 0) == 0 && stored_is_whole(s, 1, 0));

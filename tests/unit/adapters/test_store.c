@@ -34,7 +34,8 @@ TEST(store_keep_names_over_a_restart)
     EXPECT_EQ(stored_in(s, 1, 0), 2);
     EXPECT_EQ(stored_in(s, 1, 1), -1);
     EXPECT_EQ(stored_in(s, 1, 2), 1);
-    EXPECT(stored_is_whole(s, 1, 2) && stored_is_whole(s, 1, 1) && !stored_is_whole(s, 1, 0));
+    EXPECT(stored_is_whole(s, 1, 2) && stored_is_whole(s, 1, 1) &&
+           !stored_is_whole(s, 1, 0));
     EXPECT_EQ(store_delete(s, 1, stored_name(2), true, NULL, &err), 0);
     store_close(s);
     s = stored_open(dir, 1, &err);
@@ -59,12 +60,14 @@ TEST(store_old_version_again)
     for (int i = 0; i < 6; i++) {
         EXPECT_EQ(stored_put(s, 1, 0, i % 2, &err), 0);
         EXPECT(stored_is_whole(s, 1, i % 2));
-        EXPECT_EQ(i == 0 || stored_is_whole(s, 1, (i + 1) % 2), 1); /* a late reader of the old one */
+        EXPECT_EQ(i == 0 || stored_is_whole(s, 1, (i + 1) % 2),
+                  1); /* a late reader of the old one */
     }
     EXPECT_EQ(stored_put(s, 1, 1, 0, &err), 0);
     EXPECT_EQ(stored_put(s, 1, 0, 2, &err), 0);
     EXPECT_EQ(stored_put(s, 1, 0, 3, &err), 0);
-    EXPECT(stored_is_whole(s, 1, 0) && stored_is_whole(s, 1, 3) && !stored_is_whole(s, 1, 1));
+    EXPECT(stored_is_whole(s, 1, 0) && stored_is_whole(s, 1, 3) &&
+           !stored_is_whole(s, 1, 1));
     store_close(s);
     adapter_files_remove_dir(dir);
     free(dir);
@@ -97,7 +100,14 @@ TEST(store_clear_what_was_left_half_done)
 
 /* ---- what goes wrong ----------------------------------------------------------------- */
 
-enum damage { DAMAGED_BYTES, CUT_SHORT, FILE_MISSING, FILE_TOO_MANY, FOLDER_EMPTY, N_DAMAGES };
+enum damage {
+    DAMAGED_BYTES,
+    CUT_SHORT,
+    FILE_MISSING,
+    FILE_TOO_MANY,
+    FOLDER_EMPTY,
+    N_DAMAGES
+};
 
 static void damage(const char *dir, int v, enum damage how)
 {
@@ -119,7 +129,8 @@ static void damage(const char *dir, int v, enum damage how)
     free(weights);
 }
 
-/* A put is acknowledged only for what is there, whatever became of the same digest since. */
+/* A put is acknowledged only for what is there, whatever became of the same digest since.
+ */
 TEST(store_put_again_mends_what_is_damaged)
 {
     for (int how = 0; how < N_DAMAGES; how++) {
@@ -142,8 +153,8 @@ TEST(store_put_again_mends_what_is_damaged)
 
 TEST(store_files_are_their_owners_alone)
 {
-    static const char *const files[] = {"registry.db", "registry.db-wal", "registry.db-shm", "lock",
-                                        "collect.lock"};
+    static const char *const files[] = {"registry.db", "registry.db-wal", "registry.db-shm",
+                                        "lock", "collect.lock"};
     char *dir = adapter_files_tmp_dir(), path[512];
     struct err err = {0};
     struct stat st;
@@ -270,8 +281,10 @@ TEST(store_keeps_some_versions)
     EXPECT_EQ(stored_roll_back(s, 1, 1, 1, &err), -1);
     EXPECT_EQ(stored_put(s, 1, 0, 0, &err), 0);
     expect_versions(s, 0, "06 65 94 ");
-    EXPECT_EQ(stored_put(s, 1, 0, 0, &err), 0); /* what was dropped goes with a later change */
-    EXPECT(!stored_is_whole(s, 1, 1) && stored_is_whole(s, 1, 0) && stored_is_whole(s, 1, 3));
+    EXPECT_EQ(stored_put(s, 1, 0, 0, &err),
+              0); /* what was dropped goes with a later change */
+    EXPECT(!stored_is_whole(s, 1, 1) && stored_is_whole(s, 1, 0) &&
+           stored_is_whole(s, 1, 3));
     store_close(s);
     s = stored_open(dir, 3, &err);
     ASSERT(s);
@@ -295,8 +308,10 @@ TEST(store_shares_blobs_of_equal_content)
     EXPECT(stored_put(s, 1, 0, 0, &err) == 0 && stored_put(s, 1, 1, 0, &err) == 0);
     EXPECT_EQ(stored_count(dir, "blobs", false), 1);
     EXPECT_EQ(store_delete(s, 1, stored_name(0), false, NULL, &err), 0);
-    EXPECT(stored_put(s, 1, 0, 1, &err) == 0 && stored_put(s, 1, 0, 2, &err) == 0 && stored_put(s, 1, 0, 3, &err) == 0);
-    EXPECT(stored_is_whole(s, 1, 0) && stored_in(s, 1, 1) == 0 && !stored_is_whole(s, 1, 1));
+    EXPECT(stored_put(s, 1, 0, 1, &err) == 0 && stored_put(s, 1, 0, 2, &err) == 0 &&
+           stored_put(s, 1, 0, 3, &err) == 0);
+    EXPECT(stored_is_whole(s, 1, 0) && stored_in(s, 1, 1) == 0 &&
+           !stored_is_whole(s, 1, 1));
     store_close(s);
     adapter_files_remove_dir(dir);
     free(dir);
@@ -307,22 +322,29 @@ static int expect_current(void *ud, const char *current, bool is_from_folder,
 {
     const char *expected = ud;
     EXPECT(!is_from_folder);
-    bool is_same = current && expected ? strcmp(current, expected) == 0 : current == expected;
+    bool is_same =
+        current && expected ? strcmp(current, expected) == 0 : current == expected;
     return is_same ? 0 : err_set(err, ERR_CONFLICT, "it is something else");
 }
 
 /* What is refused at the moment of the change leaves nothing behind. */
 TEST(store_asks_before_it_changes)
 {
-    char *dir = adapter_files_tmp_dir(), first[DIGEST_HEX + 1], second[DIGEST_HEX + 1], empty[] = "";
+    char *dir = adapter_files_tmp_dir(), first[DIGEST_HEX + 1], second[DIGEST_HEX + 1],
+         empty[] = "";
     struct err err = {0};
     struct store *s = stored_open(dir, 1, &err);
     ASSERT(s);
     stored_version(0, first);
     stored_version(1, second);
-    const struct store_condition nothing = {expect_current, NULL}, is_first = {expect_current, first},
-                             is_deleted = {expect_current, empty};
-    const struct store_entry e = {.tenant = 1, .name = stored_name(0), .version = second, .kind = "K", .created = 1001};
+    const struct store_condition nothing = {expect_current, NULL},
+                                 is_first = {expect_current, first},
+                                 is_deleted = {expect_current, empty};
+    const struct store_entry e = {.tenant = 1,
+                                  .name = stored_name(0),
+                                  .version = second,
+                                  .kind = "K",
+                                  .created = 1001};
     const struct blob_file file = {"adapter.json", "{}", 2};
     EXPECT_EQ(store_put(s, &e, &file, 1, &is_first, NULL, &err), -1);
     EXPECT_EQ(err.code, ERR_CONFLICT);
@@ -340,4 +362,3 @@ TEST(store_asks_before_it_changes)
     adapter_files_remove_dir(dir);
     free(dir);
 }
-

@@ -34,7 +34,8 @@ static void write_pointer(const char *dir, const char *file, int v)
     char path[512], version[DIGEST_HEX + 1], json[200];
     stored_version(v < 0 ? 0 : v, version);
     snprintf(path, sizeof path, "%s/adapters", dir);
-    snprintf(json, sizeof json, "{\"version\": \"%s\", \"created\": %d}\n", version, 1000 + v);
+    snprintf(json, sizeof json, "{\"version\": \"%s\", \"created\": %d}\n", version,
+             1000 + v);
     if (v < 0)
         snprintf(json, sizeof json, "{\"deleted\": true}\n");
     adapter_files_write(path, file, json, strlen(json));
@@ -62,13 +63,18 @@ TEST(store_takes_pointer_files_over_once)
     struct store *s = stored_open(dir, 1, &err);
     ASSERT(s);
     EXPECT(stored_in(s, 1, 0) == 0 && stored_in(s, 1, 1) == 1 && stored_in(s, 1, 2) == -2);
-    EXPECT(stored_is_whole(s, 1, 0) && stored_is_whole(s, 1, 1) && !stored_is_whole(s, 1, 3));
+    EXPECT(stored_is_whole(s, 1, 0) && stored_is_whole(s, 1, 1) &&
+           !stored_is_whole(s, 1, 3));
     EXPECT(access(adapters, F_OK) != 0);
+    EXPECT_EQ(stored_put(s, 1, 2, 0, &err), 0);
+    EXPECT_EQ(stored_delete(s, 1, 2, false, &err), 0);
+    EXPECT_EQ(stored_in(s, 1, 2), STORED_DELETED);
     EXPECT_EQ(store_delete(s, 1, stored_name(0), false, NULL, &err), 0);
     store_close(s);
     log_init(LOG_TEXT, LOG_ERROR + 1);
     adapter_files_make_dir(dir, "adapters");
-    write_pointer(dir, "a.json", 1); /* as a kill between the commit and the removal leaves it */
+    write_pointer(dir, "a.json",
+                  1); /* as a kill between the commit and the removal leaves it */
     s = stored_open(dir, 1, &err);
     log_init(LOG_TEXT, LOG_ERROR);
     ASSERT(s);
@@ -78,14 +84,19 @@ TEST(store_takes_pointer_files_over_once)
     free(dir);
 }
 
-#define SLASHES "../../../../../../../../../../../../../../../../../../../../../x" /* 64 */
+#define SLASHES "../../../../../../../../../../../../../../../../../../../../../x" /* 64   \
+                                                                                    */
 
 /* A pointer that somebody broke is left aside; no blob goes, since one may be its. */
 TEST(store_leaves_damaged_pointers)
 {
-    static const char *const broken[] = {
-        "", "{", "[]", "{\"version\": 7, \"created\": 1}", "{\"version\": \"..\", \"created\": 1}",
-        "{\"version\": \"" SLASHES "\", \"created\": 1}", "{\"deleted\": false}"};
+    static const char *const broken[] = {"",
+                                         "{",
+                                         "[]",
+                                         "{\"version\": 7, \"created\": 1}",
+                                         "{\"version\": \"..\", \"created\": 1}",
+                                         "{\"version\": \"" SLASHES "\", \"created\": 1}",
+                                         "{\"deleted\": false}"};
     struct err err = {0};
     log_init(LOG_TEXT, LOG_ERROR + 1);
     for (size_t i = 0; i < sizeof broken / sizeof broken[0]; i++) {
@@ -114,7 +125,6 @@ TEST(store_leaves_damaged_pointers)
     log_init(LOG_TEXT, LOG_ERROR);
 }
 
-
 TEST(store_refuses_a_registry_that_it_does_not_understand)
 {
     char *dir = adapter_files_tmp_dir(), path[512];
@@ -124,11 +134,13 @@ TEST(store_refuses_a_registry_that_it_does_not_understand)
     store_close(s);
     snprintf(path, sizeof path, "%s/registry.db", dir);
     FILE *f = fopen(path, "r+b"); /* user_version is at 60, big-endian */
-    ASSERT(f && fseek(f, 60, SEEK_SET) == 0 && fwrite("\0\0\3\0", 1, 4, f) == 4 && fclose(f) == 0);
+    ASSERT(f && fseek(f, 60, SEEK_SET) == 0 && fwrite("\0\0\3\0", 1, 4, f) == 4 &&
+           fclose(f) == 0);
     EXPECT(stored_open(dir, 1, &err) == NULL);
     EXPECT_EQ(err.code, ERR_CONFLICT);
     EXPECT(strstr(err.msg, "newer") != NULL);
-    adapter_files_write(dir, "registry.db", "this is no database, however long one looks at it", 49);
+    adapter_files_write(dir, "registry.db",
+                        "this is no database, however long one looks at it", 49);
     EXPECT(stored_open(dir, 1, &err) == NULL);
     EXPECT_EQ(err.code, ERR_IO);
     EXPECT_EQ(stored_count(dir, "blobs", false), 1);
@@ -136,7 +148,8 @@ TEST(store_refuses_a_registry_that_it_does_not_understand)
     free(dir);
 }
 
-/* ---- version 2 of the tables ------------------------------------------------------------- */
+/* ---- version 2 of the tables
+ * ------------------------------------------------------------- */
 
 /* As the daemons made them that knew one tenant and shared blobs. */
 static const char version_2[] =
@@ -207,7 +220,8 @@ static void add_version_2(const char *dir, const char *name, int v, int number)
     run_sql(dir, sql);
 }
 
-/* a: versions 0 and 1; b.json: 1, too; c-C_9: deleted, remembered; version 2 was dropped; 3 is an orphan */
+/* a: versions 0 and 1; b.json: 1, too; c-C_9: deleted, remembered; version 2 was dropped; 3
+ * is an orphan */
 static char *folder_of_version_2(void)
 {
     char *dir = adapter_files_tmp_dir();
@@ -242,12 +256,18 @@ TEST(store_migrates_tables_of_one_tenant)
     stored_version(0, version);
     snprintf(path, sizeof path, "%s/blobs/1-%s", dir, version);
     EXPECT_EQ(access(path, F_OK), 0);
+    EXPECT_EQ(stored_put(s, 1, 2, 0, &err), 0);
+    EXPECT_EQ(stored_delete(s, 1, 2, false, &err), 0);
+    EXPECT_EQ(stored_in(s, 1, 2), STORED_DELETED); /* as before: the folder has one */
     EXPECT_EQ(stored_roll_back(s, 1, 0, 0, &err), 0);
     EXPECT_EQ(stored_put(s, 1, 0, 3, &err), 0);
     EXPECT_EQ(stored_put(s, stored_tenant(s, "b"), 0, 3, &err), 0);
-    EXPECT_EQ(stored_sql(dir, "SELECT number FROM versions WHERE digest LIKE '9%' AND tenant = 1"), 3);
+    EXPECT_EQ(stored_sql(
+                  dir, "SELECT number FROM versions WHERE digest LIKE '9%' AND tenant = 1"),
+              3);
     EXPECT_EQ(stored_sql(dir, "SELECT count(*) FROM pragma_foreign_key_check"), 0);
-    EXPECT_EQ(stored_sql(dir, "SELECT count(*) FROM sqlite_schema WHERE name LIKE 'old%'"), 0);
+    EXPECT_EQ(stored_sql(dir, "SELECT count(*) FROM sqlite_schema WHERE name LIKE 'old%'"),
+              0);
     store_close(s);
     s = stored_open(dir, 3, &err);
     ASSERT(s);
@@ -257,13 +277,14 @@ TEST(store_migrates_tables_of_one_tenant)
     free(dir);
 }
 
-/* A command may be first, and a start be killed between the tables and the folders' names: then blobs are
- * read under the names that they have. */
+/* A command may be first, and a start be killed between the tables and the folders' names:
+ * then blobs are read under the names that they have. */
 TEST(store_reads_blobs_that_are_not_renamed_yet)
 {
     char *dir = folder_of_version_2(), version[DIGEST_HEX + 1], path[512];
     struct err err = {0};
-    struct store *s = store_open(&(struct store_opts){.dir = dir, .keep_versions = 3}, &err);
+    struct store *s =
+        store_open(&(struct store_opts){.dir = dir, .keep_versions = 3}, &err);
     ASSERT(s);
     check_migrated(s);
     stored_version(0, version);
@@ -272,7 +293,8 @@ TEST(store_reads_blobs_that_are_not_renamed_yet)
     EXPECT_EQ(stored_put(s, 1, 0, 0, &err), 0); /* confirms the one that is there */
     EXPECT_EQ(stored_delete(s, 1, 1, false, &err), 0);
     EXPECT_EQ(stored_delete(s, 1, 0, false, &err), 0);
-    EXPECT_EQ(stored_put(s, 1, 2, 3, &err), 0); /* collects those and the one that was dropped */
+    EXPECT_EQ(stored_put(s, 1, 2, 3, &err),
+              0); /* collects those and the one that was dropped */
     EXPECT_EQ(stored_count(dir, "blobs", false), 1);
     store_close(s);
     s = stored_open(dir, 3, &err);

@@ -1,4 +1,5 @@
-/* store: many processes, killed ones included: what was acknowledged is there, whole; nothing else is. */
+/* store: many processes, killed ones included: what was acknowledged is there, whole;
+ * nothing else is. */
 #define _GNU_SOURCE
 #include "adapters/store.h"
 
@@ -16,7 +17,7 @@
 
 /* ---- kill -9 ------------------------------------------------------------------------- */
 
-struct shared { /* with the child that is killed */
+struct shared {                /* with the child that is killed */
     volatile int acknowledged; /* operations */
 };
 
@@ -42,12 +43,14 @@ static void apply(struct store *s, unsigned seed, int i)
 {
     struct err err = {0};
     int name, v = operation(seed, i, &name);
-    int rc = v >= 0 ? stored_put(s, 1, name, v, &err) : stored_delete(s, 1, name, v == -2, &err);
+    int rc =
+        v >= 0 ? stored_put(s, 1, name, v, &err) : stored_delete(s, 1, name, v == -2, &err);
     if (rc < 0 && err.code != ERR_ADAPTER_NOT_FOUND)
         _exit(2);
 }
 
-static _Noreturn void work_until_killed(const char *dir, unsigned seed, struct shared *shared)
+static _Noreturn void work_until_killed(const char *dir, unsigned seed,
+                                        struct shared *shared)
 {
     struct err err = {0};
     struct store *s = stored_open(dir, 1, &err);
@@ -68,7 +71,8 @@ static void replay(int state[STORED_NAMES], unsigned seed, int n)
     }
 }
 
-static void check_survivors(const char *dir, int state[STORED_NAMES], unsigned seed, int acknowledged)
+static void check_survivors(const char *dir, int state[STORED_NAMES], unsigned seed,
+                            int acknowledged)
 {
     struct err err = {0};
     int running, next = operation(seed, acknowledged, &running);
@@ -81,7 +85,8 @@ static void check_survivors(const char *dir, int state[STORED_NAMES], unsigned s
             test_fail(__FILE__, __LINE__, "round %u after %d: %s has %d, expected %d", seed,
                       acknowledged, stored_name(i), found, state[i]);
         if (found >= 0 && !stored_is_whole(s, 1, found))
-            test_fail(__FILE__, __LINE__, "round %u: files of %s are not whole", seed, stored_name(i));
+            test_fail(__FILE__, __LINE__, "round %u: files of %s are not whole", seed,
+                      stored_name(i));
         state[i] = found;
     }
     EXPECT_EQ(stored_count(dir, "blobs", true), 0);
@@ -122,7 +127,8 @@ TEST(store_survive_kill_9)
     free(dir);
 }
 
-/* ---- a process that dies inside a change --------------------------------------------------- */
+/* ---- a process that dies inside a change
+ * --------------------------------------------------- */
 
 static int die(void *ud, const char *current, bool is_from_folder, struct err *err)
 {
@@ -136,7 +142,8 @@ static int run_child(const char *dir, void (*work)(struct store *s))
     int status = 0;
     pid_t child = fork();
     if (child == 0) {
-        struct store *s = store_open(&(struct store_opts){.dir = dir, .keep_versions = 2}, &err);
+        struct store *s =
+            store_open(&(struct store_opts){.dir = dir, .keep_versions = 2}, &err);
         if (!s)
             _exit(1);
         work(s);
@@ -153,7 +160,8 @@ static void put_and_die(struct store *s)
     stored_put_if(s, 1, 0, 1, &only_if, NULL, NULL);
 }
 
-/* The files were there and the transaction had begun: others go on at once, and nothing of it stays. */
+/* The files were there and the transaction had begun: others go on at once, and nothing of
+ * it stays. */
 TEST(store_forgets_the_change_of_who_died_in_it)
 {
     char *dir = adapter_files_tmp_dir();
@@ -173,7 +181,8 @@ TEST(store_forgets_the_change_of_who_died_in_it)
     free(dir);
 }
 
-static int take_blob_away(void *ud, const char *current, bool is_from_folder, struct err *err)
+static int take_blob_away(void *ud, const char *current, bool is_from_folder,
+                          struct err *err)
 {
     char version[DIGEST_HEX + 1];
     (void)current, (void)is_from_folder, (void)err;
@@ -182,7 +191,8 @@ static int take_blob_away(void *ud, const char *current, bool is_from_folder, st
     return 0;
 }
 
-/* Another process may collect a blob between its writing and the change that makes it a version. */
+/* Another process may collect a blob between its writing and the change that makes it a
+ * version. */
 TEST(store_writes_a_blob_again_that_others_collected)
 {
     char *dir = adapter_files_tmp_dir();
@@ -197,7 +207,8 @@ TEST(store_writes_a_blob_again_that_others_collected)
     free(dir);
 }
 
-/* ---- changes of others --------------------------------------------------------------------- */
+/* ---- changes of others
+ * --------------------------------------------------------------------- */
 
 static void change_something(struct store *s)
 {
@@ -223,7 +234,8 @@ TEST(store_sees_what_others_change_at_once)
     EXPECT_EQ(stored_in(other, 1, 0), 1);
     EXPECT_EQ(run_child(dir, change_something), 0);
     EXPECT(store_has_changed(s));
-    EXPECT(stored_in(s, 1, 0) == 3 && stored_in(s, 1, 1) == 1 && stored_in(other, 1, 0) == 3);
+    EXPECT(stored_in(s, 1, 0) == 3 && stored_in(s, 1, 1) == 1 &&
+           stored_in(other, 1, 0) == 3);
     EXPECT_EQ(stored_delete(other, 1, 0, false, &err), 0);
     EXPECT_EQ(stored_in(s, 1, 0), STORED_NOTHING);
     store_close(other);
@@ -233,7 +245,8 @@ TEST(store_sees_what_others_change_at_once)
     free(dir);
 }
 
-static int expect_nothing(void *ud, const char *current, bool is_from_folder, struct err *err)
+static int expect_nothing(void *ud, const char *current, bool is_from_folder,
+                          struct err *err)
 {
     (void)ud, (void)is_from_folder;
     return current ? err_set(err, ERR_PRECONDITION, "there is something") : 0;
@@ -241,22 +254,25 @@ static int expect_nothing(void *ud, const char *current, bool is_from_folder, st
 
 enum { N_WRITERS = 4, N_ROUNDS = 25 };
 
-/* Each round all writers want to be the first to put a name, of the same tenant and the same or other
- * content; then each puts and deletes names of its own choice. */
+/* Each round all writers want to be the first to put a name, of the same tenant and the
+ * same or other content; then each puts and deletes names of its own choice. */
 static void contend(struct store *s, int writer, int *n_first)
 {
     const struct store_condition only_if = {expect_nothing, NULL};
     struct err err = {0};
     for (int i = 0; i < N_ROUNDS; i++) {
         int name = i % STORED_NAMES;
-        if (stored_put_if(s, 1, name, (i + writer) % STORED_VERSIONS, &only_if, NULL, &err) == 0)
+        if (stored_put_if(s, 1, name, (i + writer) % STORED_VERSIONS, &only_if, NULL,
+                          &err) == 0)
             ++*n_first;
         else if (err.code != ERR_PRECONDITION)
             _exit(3);
         unsigned r = mix((unsigned)(writer * 1000 + i));
-        if (stored_put(s, 2, (int)(r % STORED_NAMES), (int)(r / 8 % STORED_VERSIONS), &err) < 0)
+        if (stored_put(s, 2, (int)(r % STORED_NAMES), (int)(r / 8 % STORED_VERSIONS),
+                       &err) < 0)
             _exit(4);
-        if (r % 5 == 0 && stored_delete(s, 2, (int)(r / 64 % STORED_NAMES), r % 2, &err) < 0 &&
+        if (r % 5 == 0 &&
+            stored_delete(s, 2, (int)(r / 64 % STORED_NAMES), r % 2, &err) < 0 &&
             err.code != ERR_ADAPTER_NOT_FOUND)
             _exit(5);
     }
@@ -268,7 +284,8 @@ static pid_t start_writer(const char *dir, int writer, int *n_first)
     pid_t child = fork();
     if (child != 0)
         return child;
-    struct store *s = store_open(&(struct store_opts){.dir = dir, .keep_versions = 2}, &err);
+    struct store *s =
+        store_open(&(struct store_opts){.dir = dir, .keep_versions = 2}, &err);
     if (!s)
         _exit(1);
     contend(s, writer, n_first);
@@ -294,9 +311,10 @@ static void check_all_whole(struct store *s, const char *dir)
             EXPECT(v < 0 || stored_is_whole(s, tenant, v));
         }
     EXPECT_EQ(stored_count(dir, "blobs", true), 0);
-    EXPECT_EQ(stored_sql(dir, files), stored_sql(dir, "SELECT count(*) FROM blobs WHERE EXISTS"
-                                                      "  (SELECT 1 FROM versions v WHERE v.digest ="
-                                                      "   blobs.digest AND v.tenant = blobs.tenant)"));
+    EXPECT_EQ(stored_sql(dir, files),
+              stored_sql(dir, "SELECT count(*) FROM blobs WHERE EXISTS"
+                              "  (SELECT 1 FROM versions v WHERE v.digest ="
+                              "   blobs.digest AND v.tenant = blobs.tenant)"));
 }
 
 TEST(store_is_changed_by_many_processes)
@@ -322,20 +340,23 @@ TEST(store_is_changed_by_many_processes)
     }
     for (int i = 0; i < N_WRITERS; i++)
         total += n_first[i];
-    EXPECT_EQ(total, STORED_NAMES); /* nobody came between another's condition and his change */
+    EXPECT_EQ(total,
+              STORED_NAMES); /* nobody came between another's condition and his change */
     check_all_whole(s, dir);
     store_close(s);
     s = stored_open(dir, 2, &err);
     ASSERT(s);
     check_all_whole(s, dir);
-    EXPECT_EQ(stored_count(dir, "blobs", false), stored_sql(dir, "SELECT count(*) FROM blobs"));
+    EXPECT_EQ(stored_count(dir, "blobs", false),
+              stored_sql(dir, "SELECT count(*) FROM blobs"));
     store_close(s);
     munmap(n_first, N_WRITERS * sizeof *n_first);
     adapter_files_remove_dir(dir);
     free(dir);
 }
 
-/* ---- threads of one process ---------------------------------------------------------------- */
+/* ---- threads of one process
+ * ---------------------------------------------------------------- */
 
 struct thread {
     pthread_t id;
@@ -348,10 +369,11 @@ static void *put_some(void *ud)
     struct thread *t = ud;
     struct err err = {0};
     for (int i = 0; i < N_ROUNDS; i++) {
-        t->n_failed += stored_put(t->s, 1 + t->i % 2, i % STORED_NAMES, (i + t->i) % STORED_VERSIONS,
-                                  &err) < 0;
-        t->n_failed += stored_delete(t->s, 1 + t->i % 2, (i + 1) % STORED_NAMES, false, &err) < 0 &&
-                       err.code != ERR_ADAPTER_NOT_FOUND;
+        t->n_failed += stored_put(t->s, 1 + t->i % 2, i % STORED_NAMES,
+                                  (i + t->i) % STORED_VERSIONS, &err) < 0;
+        t->n_failed +=
+            stored_delete(t->s, 1 + t->i % 2, (i + 1) % STORED_NAMES, false, &err) < 0 &&
+            err.code != ERR_ADAPTER_NOT_FOUND;
     }
     return NULL;
 }
@@ -380,7 +402,8 @@ TEST(store_is_changed_by_threads_while_the_loop_reads)
     free(dir);
 }
 
-/* ---- copies -------------------------------------------------------------------------------- */
+/* ---- copies
+ * -------------------------------------------------------------------------------- */
 
 static pid_t start_changing(const char *dir)
 {
@@ -388,7 +411,8 @@ static pid_t start_changing(const char *dir)
     pid_t child = fork();
     if (child != 0)
         return child;
-    struct store *s = store_open(&(struct store_opts){.dir = dir, .keep_versions = 1}, &err);
+    struct store *s =
+        store_open(&(struct store_opts){.dir = dir, .keep_versions = 1}, &err);
     for (int i = 0; s; i++) /* names 0 and 1 change together, within one change of each */
         if (stored_put(s, 1, 0, i % 4, &err) < 0 || stored_put(s, 1, 1, i % 4, &err) < 0)
             break;
@@ -405,7 +429,11 @@ static void check_copy(const char *dir, const char *copy, struct store *s)
     snprintf(path, sizeof path, "%s/copied/registry.db", dir);
     ASSERT(rename(copy, path) == 0);
     snprintf(path, sizeof path, "%s/copied", dir);
-    EXPECT_EQ(stored_sql(path, "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'"), 1);
+    EXPECT_EQ(
+        stored_sql(
+            path,
+            "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'"),
+        1);
     struct store *c = store_open(&(struct store_opts){.dir = path}, &err);
     ASSERT(c);
     int a = stored_in(c, 1, 0), b = stored_in(c, 1, 1);

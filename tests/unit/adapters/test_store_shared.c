@@ -36,8 +36,8 @@ static void close_two(struct two *t)
 static void note(void *ud, const struct store_entry *e)
 {
     buf_printf(ud, "%lld:%s:%.1s%s%s%s ", (long long)e->tenant, e->name,
-               e->version[0] ? e->version : "-", e->is_public ? "+" : "", e->is_pinned ? "!" : "",
-               e->is_from_folder ? "f" : "");
+               e->version[0] ? e->version : "-", e->is_public ? "+" : "",
+               e->is_pinned ? "!" : "", e->is_from_folder ? "f" : "");
 }
 
 static void expect_found(struct two *t, int64_t tenant, int name, const char *expected)
@@ -75,7 +75,8 @@ TEST(store_gives_each_tenant_names_of_his_own)
     EXPECT_EQ(stored_put(t.s, t.one, 0, 0, &t.err), 0);
     expect_found(&t, t.other, 0, "");
     EXPECT_EQ(stored_put(t.s, t.other, 0, 1, &t.err), 0);
-    EXPECT_EQ(stored_put(t.s, t.other, 1, 0, &t.err), 0); /* content that the first has, too */
+    EXPECT_EQ(stored_put(t.s, t.other, 1, 0, &t.err),
+              0); /* content that the first has, too */
     expect_found(&t, t.one, 0, "1:a:0 ");
     expect_found(&t, t.other, 0, "2:a:3 ");
     EXPECT_EQ(stored_count(t.dir, "blobs", false), 3);
@@ -157,14 +158,16 @@ TEST(store_lists_pages_of_what_a_tenant_sees)
     close_two(&t);
 }
 
-/* ---- what is told of a version ----------------------------------------------------------- */
+/* ---- what is told of a version
+ * ----------------------------------------------------------- */
 
 static void check_entry(void *ud, const struct store_entry *e)
 {
     ++*(int *)ud;
     EXPECT_STR(e->kind, "K");
     EXPECT_STR(e->base_hint, "some/base");
-    EXPECT(e->created == 1001 && e->n_tokens == 11 && e->n_tasks == 1 && e->compile_ms == 1.5);
+    EXPECT(e->created == 1001 && e->n_tokens == 11 && e->n_tasks == 1 &&
+           e->compile_ms == 1.5);
     EXPECT_EQ(e->bytes, STORED_BYTES + 2);
 }
 
@@ -182,7 +185,8 @@ TEST(store_tells_what_a_version_is)
     int n = 0;
     struct two t;
     ASSERT(open_two(&t));
-    EXPECT(stored_put(t.s, t.one, 0, 0, &t.err) == 0 && stored_put(t.s, t.one, 0, 1, &t.err) == 0);
+    EXPECT(stored_put(t.s, t.one, 0, 0, &t.err) == 0 &&
+           stored_put(t.s, t.one, 0, 1, &t.err) == 0);
     EXPECT_EQ(store_find(t.s, t.one, "a", check_entry, &n, &t.err), 1);
     stored_version(1, version);
     EXPECT_EQ(store_find_version(t.s, t.one, "a", version, check_version, &n, &t.err), 1);
@@ -255,9 +259,35 @@ TEST(store_marks_what_the_folder_brought)
     close_two(&t);
 }
 
-/* ---- limits ------------------------------------------------------------------------------ */
+/* What was PUT over one of the folder's is deleted for good, or the folder's would come
+ * back. */
+TEST(store_remembers_what_was_put_over_the_folder)
+{
+    const struct blob_file file = {"adapter.json", "{}", 2};
+    char version[DIGEST_HEX + 1];
+    struct two t;
+    ASSERT(open_two(&t));
+    stored_version(0, version);
+    const struct store_entry e = {
+        .tenant = t.one, .name = "a", .version = version, .is_from_folder = true};
+    EXPECT_EQ(store_put(t.s, &e, &file, 1, NULL, NULL, &t.err), 0);
+    for (int i = 0; i < 2; i++) {
+        EXPECT_EQ(stored_put(t.s, t.one, 0, 1, &t.err), 0);
+        expect_found(&t, t.one, 0, "1:a:3 ");
+        EXPECT_EQ(stored_delete(t.s, t.one, 0, false, &t.err), 0);
+        EXPECT_EQ(stored_in(t.s, t.one, 0), STORED_DELETED);
+    }
+    EXPECT_EQ(store_put(t.s, &e, &file, 1, NULL, NULL, &t.err), 0);
+    EXPECT_EQ(stored_delete(t.s, t.one, 0, false, &t.err), 0); /* it went from the folder */
+    EXPECT_EQ(stored_in(t.s, t.one, 0), STORED_NOTHING);
+    close_two(&t);
+}
 
-static int put_within(struct two *t, int64_t tenant, int name, int v, int64_t names, int64_t blobs)
+/* ---- limits
+ * ------------------------------------------------------------------------------ */
+
+static int put_within(struct two *t, int64_t tenant, int name, int v, int64_t names,
+                      int64_t blobs)
 {
     const struct store_limits limits = {.max_adapters = names,
                                         .max_bytes = blobs * (STORED_BYTES + 2)};
@@ -278,10 +308,12 @@ TEST(store_limits_names)
     EXPECT(!stored_is_whole(t.s, t.one, 1)); /* nothing of it stays */
     EXPECT_EQ(stored_count(t.dir, "blobs", false), 2);
     EXPECT_EQ(put_within(&t, t.one, 1, 1, 2, 0), 0); /* another version is no other name */
-    EXPECT_EQ(put_within(&t, t.one, 1, 2, 1, 0), 0); /* not even under a limit that came later */
+    EXPECT_EQ(put_within(&t, t.one, 1, 2, 1, 0),
+              0); /* not even under a limit that came later */
     EXPECT_EQ(stored_delete(t.s, t.one, 0, true, &t.err), 0);
     EXPECT_EQ(put_within(&t, t.one, 2, 1, 2, 0), 0);
-    EXPECT_EQ(put_within(&t, t.one, 0, 1, 2, 0), -1); /* what is remembered comes back as a new one */
+    EXPECT_EQ(put_within(&t, t.one, 0, 1, 2, 0),
+              -1); /* what is remembered comes back as a new one */
     EXPECT_EQ(stored_in(t.s, t.one, 0), STORED_DELETED);
     close_two(&t);
 }
@@ -306,7 +338,8 @@ TEST(store_limits_bytes_of_kept_versions)
     close_two(&t);
 }
 
-/* ---- compiled files ---------------------------------------------------------------------- */
+/* ---- compiled files
+ * ---------------------------------------------------------------------- */
 
 static void make_compiled(const char *dir, int64_t tenant, int v, const char *rest)
 {
@@ -323,7 +356,8 @@ static bool has_compiled(const char *dir, int64_t tenant, int v, const char *res
 {
     char path[512], version[DIGEST_HEX + 1];
     stored_version(v, version);
-    snprintf(path, sizeof path, "%s/compiled/%lld-%s%s", dir, (long long)tenant, version, rest);
+    snprintf(path, sizeof path, "%s/compiled/%lld-%s%s", dir, (long long)tenant, version,
+             rest);
     return access(path, F_OK) == 0;
 }
 
@@ -343,13 +377,16 @@ TEST(store_compiled_files_go_with_their_blob)
     EXPECT(has_compiled(t.dir, t.one, 0, "-m-f32"));
     EXPECT_EQ(stored_delete(t.s, t.one, 0, false, &t.err), 0);
     EXPECT_EQ(stored_put(t.s, t.one, 1, 1, &t.err), 0);
-    EXPECT(!has_compiled(t.dir, t.one, 0, "-m-f32") && !has_compiled(t.dir, t.one, 0, "-n-f16"));
-    EXPECT(has_compiled(t.dir, t.one, 1, "-m-f32") && has_compiled(t.dir, t.other, 0, "-m-f32"));
+    EXPECT(!has_compiled(t.dir, t.one, 0, "-m-f32") &&
+           !has_compiled(t.dir, t.one, 0, "-n-f16"));
+    EXPECT(has_compiled(t.dir, t.one, 1, "-m-f32") &&
+           has_compiled(t.dir, t.other, 0, "-m-f32"));
     adapter_files_write(t.dir, "compiled/.new-1-x", "x", 1);
     make_compiled(t.dir, t.one, 1, "");
     store_close(t.s);
     t.s = stored_open(t.dir, 3, &t.err); /* sweeps: of the second nothing is a version */
     ASSERT(t.s);
-    EXPECT(has_compiled(t.dir, t.one, 1, "-m-f32") && stored_count(t.dir, "compiled", false) == 1);
+    EXPECT(has_compiled(t.dir, t.one, 1, "-m-f32") &&
+           stored_count(t.dir, "compiled", false) == 1);
     close_two(&t);
 }

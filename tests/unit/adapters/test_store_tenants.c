@@ -33,7 +33,8 @@ static void close_place(struct place *p)
     free(p->dir);
 }
 
-/* ---- tenants ----------------------------------------------------------------------------- */
+/* ---- tenants
+ * ----------------------------------------------------------------------------- */
 
 static const struct tenant_limits as_it_is = {INT64_MIN, INT64_MIN, INT64_MIN, INT64_MIN,
                                               INT64_MIN, INT64_MIN, INT64_MIN};
@@ -44,7 +45,8 @@ TEST(store_default_tenant_is_there)
     struct tenant t;
     ASSERT(open_place(&p));
     EXPECT_EQ(store_find_tenant(p.s, "default", &t, &p.err), 0);
-    EXPECT(t.id == STORE_DEFAULT_TENANT && t.weight == 1 && !t.is_suspended && t.created > 0);
+    EXPECT(t.id == STORE_DEFAULT_TENANT && t.weight == 1 && !t.is_suspended &&
+           t.created > 0);
     EXPECT_EQ(t.set.max_running, -1);
     EXPECT_EQ(t.limits.requests_per_minute, 600000);
     EXPECT_EQ(t.limits.tokens_per_minute, 100000000);
@@ -90,8 +92,13 @@ TEST(store_tenants_are_added_and_set)
 
 TEST(store_tenants_refuse_what_is_none)
 {
-    static const char *const bad[] = {"", ".a", "a/b", "a b", "\xc3\xa4", /* the last: 65 */
-                                      "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0"};
+    static const char *const bad[] = {
+        "",
+        ".a",
+        "a/b",
+        "a b",
+        "\xc3\xa4", /* the last: 65 */
+        "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0"};
     struct place p;
     struct tenant_limits set = as_it_is;
     ASSERT(open_place(&p));
@@ -163,14 +170,16 @@ TEST(store_tenants_are_removed_with_what_is_theirs)
     EXPECT_EQ(store_find_key(p.s, hash, &k, &t, &p.err), 0);
     EXPECT_EQ(store_count_keys(p.s, &n, &p.err), 0);
     EXPECT_EQ(n, 0);
-    EXPECT(stored_in(p.s, a, 0) == STORED_NOTHING && stored_count(p.dir, "blobs", false) == 1);
+    EXPECT(stored_in(p.s, a, 0) == STORED_NOTHING &&
+           stored_count(p.dir, "blobs", false) == 1);
     EXPECT(stored_is_whole(p.s, STORE_DEFAULT_TENANT, 0));
     EXPECT_EQ(stored_sql(p.dir, "SELECT requests FROM usage"), 1);
     EXPECT_EQ(stored_tenant(p.s, "a"), a + 1); /* ids are never given twice */
     close_place(&p);
 }
 
-/* ---- keys -------------------------------------------------------------------------------- */
+/* ---- keys
+ * -------------------------------------------------------------------------------- */
 
 TEST(store_keys_are_found_by_their_hash)
 {
@@ -184,7 +193,9 @@ TEST(store_keys_are_found_by_their_hash)
     EXPECT_EQ(store_add_key(p.s, "acme", KEY_MANAGE, 2000000000, text, &k, &p.err), 0);
     EXPECT_EQ(store_add_key(p.s, NULL, KEY_ADMIN, 0, other, NULL, &p.err), 0);
     EXPECT(strncmp(text, "pfx_", 4) == 0 && strlen(text) == 47 && strcmp(text, other) != 0);
-    EXPECT_EQ(strspn(text + 4, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"), 43);
+    EXPECT_EQ(strspn(text + 4,
+                     "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"),
+              43);
     key_hash(hash, text, strlen(text));
     EXPECT_EQ(store_find_key(p.s, hash, &found, &t, &p.err), 1);
     EXPECT(found.id == k.id && found.scope == KEY_MANAGE && found.expires == 2000000000);
@@ -229,7 +240,8 @@ static void expect_keys(struct place *p, const char *tenant, int64_t after, size
     struct buf seen = {0};
     bool has_more = !more;
     buf_add_str(&seen, "");
-    EXPECT_EQ(store_each_key(p->s, tenant, after, limit, &has_more, note_key, &seen, &p->err), 0);
+    EXPECT_EQ(
+        store_each_key(p->s, tenant, after, limit, &has_more, note_key, &seen, &p->err), 0);
     EXPECT_STR(seen.data, expected);
     EXPECT_EQ(has_more, more);
     buf_free(&seen);
@@ -303,7 +315,8 @@ TEST(store_keys_are_nowhere_in_the_files)
     ASSERT(open_place(&p));
     stored_tenant(p.s, "is-looked-for");
     EXPECT_EQ(store_add_key(p.s, "is-looked-for", KEY_INFER, 0, text, NULL, &p.err), 0);
-    EXPECT(files_with(p.dir, "is-looked-for") > 0); /* in the log that is not folded in yet */
+    EXPECT(files_with(p.dir, "is-looked-for") >
+           0); /* in the log that is not folded in yet */
     EXPECT_EQ(files_with(p.dir, text), 0);
     EXPECT_EQ(files_with(p.dir, text + 4), 0);
     store_close(p.s);
@@ -313,7 +326,8 @@ TEST(store_keys_are_nowhere_in_the_files)
     close_place(&p);
 }
 
-/* ---- usage ------------------------------------------------------------------------------- */
+/* ---- usage
+ * ------------------------------------------------------------------------------- */
 
 enum { DAY = 86400, HOUR = 3600 };
 
@@ -337,8 +351,8 @@ static void expect_usage(struct place *p, struct asked q, const char *expected, 
     struct buf seen = {0};
     bool has_more = !more;
     buf_add_str(&seen, "");
-    EXPECT_EQ(store_each_usage(p->s, q.tenant, q.start, q.end, q.group_by, q.limit, &has_more,
-                               note_usage, &seen, &p->err),
+    EXPECT_EQ(store_each_usage(p->s, q.tenant, q.start, q.end, q.group_by, q.limit,
+                               &has_more, note_usage, &seen, &p->err),
               0);
     EXPECT_STR(seen.data, expected);
     EXPECT_EQ(has_more, more);
@@ -352,7 +366,8 @@ TEST(store_usage_is_added_up)
     int64_t a = stored_tenant(p.s, "a");
     const struct usage_row rows[] = {
         {DAY, 1, 5, "x", NULL, {1, 10, 2, 3, 4}},
-        {DAY + HOUR + 59, a, 6, "", NULL, {1, 100, 20, 30, 40}}, /* of the hour that it is in */
+        {DAY + HOUR + 59, a, 6, "", NULL, {1, 100, 20, 30, 40}}, /* of the hour that it is
+                                                                    in */
         {DAY + HOUR, a, 6, "x", NULL, {2, 1, 1, 1, 1}},
         {2 * DAY, a, 7, "x", NULL, {1, 1000, 200, 300, 400}},
         {2 * DAY, 99, 0, "y", NULL, {1, 1, 1, 1, 1}},
@@ -363,19 +378,23 @@ TEST(store_usage_is_added_up)
     EXPECT_EQ(store_add_usage(p.s, rows, 2, &p.err), 0);
     expect_usage(&p, (struct asked){.limit = 9}, "0/0/0/:8,1222,246,368,490 ", false);
     expect_usage(&p, (struct asked){.limit = 9, .group_by = USAGE_BY_TENANT},
-                 "0/1=default/0/:2,20,4,6,8 0/2=a/0/:5,1201,241,361,481 0/99/0/:1,1,1,1,1 ", false);
+                 "0/1=default/0/:2,20,4,6,8 0/2=a/0/:5,1201,241,361,481 0/99/0/:1,1,1,1,1 ",
+                 false);
     expect_usage(&p, (struct asked){.limit = 2, .group_by = USAGE_BY_ADAPTER},
                  "0/0/0/:2,200,40,60,80 0/0/0/x:5,1021,205,307,409 ", true);
-    expect_usage(&p, (struct asked){.tenant = a, .limit = 9, .group_by = USAGE_BY_KEY | USAGE_BY_ADAPTER},
-                 "0/0/6/:2,200,40,60,80 0/0/6/x:2,1,1,1,1 0/0/7/x:1,1000,200,300,400 ", false);
+    expect_usage(&p,
+                 (struct asked){
+                     .tenant = a, .limit = 9, .group_by = USAGE_BY_KEY | USAGE_BY_ADAPTER},
+                 "0/0/6/:2,200,40,60,80 0/0/6/x:2,1,1,1,1 0/0/7/x:1,1000,200,300,400 ",
+                 false);
     expect_usage(&p, (struct asked){.tenant = a, .limit = 9, .group_by = USAGE_BY_DAY},
                  "86400/0/0/:4,201,41,61,81 172800/0/0/:1,1000,200,300,400 ", false);
     expect_usage(&p, (struct asked){.limit = 9, .end = 2 * DAY, .group_by = USAGE_BY_HOUR},
                  "86400/0/0/:2,20,4,6,8 90000/0/0/:4,201,41,61,81 ", false);
     expect_usage(&p, (struct asked){.limit = 9, .start = DAY + HOUR, .end = 2 * DAY},
                  "0/0/0/:4,201,41,61,81 ", false);
-    expect_usage(&p, (struct asked){.tenant = 1, .limit = 9, .start = DAY + 1}, "0/0/0/:0,0,0,0,0 ",
-                 false);
+    expect_usage(&p, (struct asked){.tenant = 1, .limit = 9, .start = DAY + 1},
+                 "0/0/0/:0,0,0,0,0 ", false);
     close_place(&p);
 }
 
