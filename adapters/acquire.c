@@ -90,7 +90,8 @@ int adapters_acquire(struct adapters *a, int64_t tenant, const char *name,
     if (rc <= 0)
         return rc < 0 ? -1 : does_not_exist(name, err);
     if (row->entry.is_damaged)
-        return err_param(err, ERR_ADAPTER, "model", "the adapter cannot be used: " REGISTRY_DAMAGED);
+        return err_param(err, ERR_ADAPTER, "model",
+                         "the adapter cannot be used: " REGISTRY_DAMAGED);
     const struct broken_version *b = registry_broken(a, row->entry.tenant, row->version);
     if (b)
         return is_broken(b, err);

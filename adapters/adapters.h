@@ -26,7 +26,6 @@
  *     struct adapter_change *c = adapters_put_begin(a, tenant, "support", files, n, &err);   loop: parses JSON,
  *                                                                  checks everything that costs nothing
  *     adapter_change_run(c, &err);       pool: reads tensors, compiles, stores durably; blocks
- *     while (adapter_change_next(c, &err) > 0) adapter_change_run(c, &err);
  *     adapters_commit(a, c, &info, &err);  loop: tells what the name means now
  *     adapter_change_free(c);              in every case
  *
@@ -158,7 +157,7 @@ void adapter_change_dry(struct adapter_change *c);
 
 int adapter_change_run(struct adapter_change *c, struct err *err);                     /* pool */
 
-/* 1: run it again; 0: commit it; -1: it failed. */
+/* 0: commit it. Every change runs once by now. */
 int adapter_change_next(struct adapter_change *c, struct err *err);
 int adapters_commit(struct adapters *a, struct adapter_change *c, struct adapter_info *out,
                     struct err *err);
@@ -171,8 +170,8 @@ int adapters_set_flags(struct adapters *a, int64_t tenant, const char *name, int
 /* ---- use: loop, but for run -------------------------------------------------------------------- */
 
 /* What the name means to the tenant: his own, or else a public one. ERR_MODEL_NOT_FOUND (the same for a name
- * that nobody has and one that another has); ERR_ADAPTER if it is broken, with why; ERR_LOADING if too many
- * wait already. */
+ * that nobody has and one that another has); ERR_ADAPTER if it is broken, with why; ERR_NO_MEMORY if all
+ * memory is in use by requests now; ERR_LOADING if too many wait already. */
 int adapters_acquire(struct adapters *a, int64_t tenant, const char *name,
                      struct adapter_version **out, struct adapter_load **wait, struct err *err);
 int adapters_take(struct adapters *a, struct adapter_load *l, struct adapter_version **out,
@@ -205,7 +204,7 @@ int adapters_info(struct adapters *a, int64_t tenant, const char *name, struct a
 bool adapters_each_after(struct adapters *a, int64_t tenant, const char *after, size_t limit,
                          void (*fn)(const struct adapter_info *info, void *ud), void *ud);
 
-/* Newest first. */
+/* Of his own adapters. Newest first. */
 int adapters_each_version(struct adapters *a, int64_t tenant, const char *name,
                           void (*fn)(const struct adapter_version_info *v, void *ud), void *ud,
                           struct err *err);

@@ -7,7 +7,8 @@
  * checked to the last byte before anything in it is used.
  *
  *     struct compiled_file f = {folder, base, tenant, digest};
- *     if (compiled_file_read(&f, &compiled, &kind, &err) == 0) ... compile, compiled_file_write(...)
+ *     if (compiled_file_read(&f, &compiled, &kind, &err) == 0)
+ *         ... compile, compiled_file_write(&f, &compiled, kind)
  */
 #ifndef PREFIXD_COMPILED_FILE_H
 #define PREFIXD_COMPILED_FILE_H

@@ -109,7 +109,9 @@ TEST(registry_never_evicts_what_is_in_use)
     struct adapter_version *again = acquire(&f, "b", &err);
     ASSERT(a && b && again == b);
     expect_residents(&f, "ab");
+    uint64_t loads = stats_of(&f).loads;
     EXPECT_EQ(acquire_code(&f, "c"), ERR_NO_MEMORY);
+    EXPECT_EQ(stats_of(&f).loads, loads); /* it is refused before any work */
     put_number(&f, TENANT, "e", 9); /* a put is stored, and waits outside */
     expect_residents(&f, "ab");
     EXPECT_EQ(adapter_version_prefix(a, false, 0, &err)->first_pos,
