@@ -13,9 +13,8 @@
 #include "adapters/store_tenants.h"
 #include "core/base/buf.h"
 
-#define STORE_DAMAGED                                                                      \
-    "?" /* the current version of a name that nobody can tell any more                     \
-         */
+/* The current version of a name that nobody can tell any more. */
+#define STORE_DAMAGED "?"
 
 /* adapters.is_from_folder; 0: the adapters folder never had one of this name. */
 enum { STORE_FROM_FOLDER = 1, STORE_OVER_FOLDER = 2 /* PUT over one */ };
