@@ -81,8 +81,9 @@ def swap_under_streams(d, swaps, streams, n_tokens=80, n_versions=8):
 
     clients = [Background(client) for _ in range(streams)]
     try:
-        for i in range(n_versions, n_versions + swaps):
-            if over.is_set():
+        for i in range(n_versions, n_versions + 20 * swaps):
+            enough = i >= n_versions + swaps and sum(s > 0 for s in seen) > 1
+            if over.is_set() or enough:
                 break
             begun[0] = i
             must_put(d, "swapped", versions[i % n_versions])
