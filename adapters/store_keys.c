@@ -88,7 +88,7 @@ int store_find_key(struct store *s, const unsigned char hash[KEY_HASH_BYTES],
 int store_count_keys(struct store *s, int64_t *out, struct err *err)
 {
     sqlite3_stmt *st =
-        db_prepare(s->reader, err, "SELECT count(*) FROM keys WHERE revoked IS NULL", "");
+        db_prepare(s->reader, err, "SELECT count(*) FROM keys", "");
     int rc = st ? db_step(s->reader, st, err) : -1;
     if (rc == 1)
         *out = sqlite3_column_int64(st, 0);

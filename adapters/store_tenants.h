@@ -86,7 +86,8 @@ int store_find_key(struct store *s, const unsigned char hash[KEY_HASH_BYTES], st
 int store_find_tenant(struct store *s, const char *name, struct tenant *out, struct err *err);
 int store_find_tenant_by_id(struct store *s, int64_t id, struct tenant *out, struct err *err);
 
-/* Keys that are not revoked, expired ones included: once there is one, requests need a key. */
+/* All keys, expired and revoked ones included: once there was one, requests need a key, and taking the last one
+ * back opens nothing. */
 int store_count_keys(struct store *s, int64_t *out, struct err *err);
 
 int store_each_tenant(struct store *s, const char *after, size_t limit, bool *has_more,

@@ -268,7 +268,7 @@ TEST(store_keys_are_listed_and_revoked)
     EXPECT_EQ(store_revoke_key(p.s, 3, &p.err), 0);
     EXPECT_EQ(store_revoke_key(p.s, 4, &p.err), -1);
     EXPECT_EQ(p.err.code, ERR_NOT_FOUND);
-    EXPECT(store_count_keys(p.s, &n, &p.err) == 0 && n == 2);
+    EXPECT(store_count_keys(p.s, &n, &p.err) == 0 && n == 3);
     expect_keys(&p, NULL, 2, 9, "3::admin- ", false);
     key_hash(hash, text, strlen(text));
     EXPECT_EQ(store_find_key(p.s, hash, &k, &t, &p.err), 1);

@@ -101,18 +101,26 @@ TEST(tenants_nobody_has_a_key)
     close_bench(&b);
 }
 
-/* The last key's going opens nothing to the network. */
-TEST(tenants_from_elsewhere_need_a_key)
+/* The last key's going opens nothing, wherever the request comes from. */
+TEST(tenants_the_last_key_revoked_opens_nothing)
 {
     struct bench b;
     struct caller who;
     char text[KEY_TEXT_MAX];
     struct err err = {0};
-    open_bench(&b, NULL, NULL, false);
+    open_bench(&b, NULL, NULL, true);
     struct tenant_key k = add_key(&b, NULL, KEY_ADMIN, 0, text);
-    EXPECT_EQ(ask(&b, text, &who), ERR_NONE);
     EXPECT_EQ(store_revoke_key(b.other, k.id, &err), 0);
     EXPECT_EQ(ask(&b, text, &who), ERR_UNAUTHORIZED);
+    EXPECT_EQ(ask(&b, NULL, &who), ERR_UNAUTHORIZED);
+    close_bench(&b);
+}
+
+TEST(tenants_from_elsewhere_need_a_key)
+{
+    struct bench b;
+    struct caller who;
+    open_bench(&b, NULL, NULL, false);
     EXPECT_EQ(ask(&b, NULL, &who), ERR_UNAUTHORIZED);
     tenants_free(b.tenants);
     b.tenants = tenants_new(&(struct tenants_opts){.store = b.store, .allows_open = true});
