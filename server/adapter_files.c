@@ -70,8 +70,7 @@ static int add_part(struct adapter_file *files, int *n, const struct upload_part
     return 0;
 }
 
-static int take_parts(struct exchange *x, struct adapter_file *files, int *n,
-                      struct err *err)
+static int take_parts(struct exchange *x, struct adapter_file *files, int *n, struct err *err)
 {
     const struct upload_part *parts;
     int n_parts;
@@ -83,8 +82,7 @@ static int take_parts(struct exchange *x, struct adapter_file *files, int *n,
     return 0;
 }
 
-static int take_json(struct exchange *x, struct adapter_file *files, int *n,
-                     struct err *err)
+static int take_json(struct exchange *x, struct adapter_file *files, int *n, struct err *err)
 {
     const char *body;
     size_t len, blank = 0;
@@ -97,8 +95,7 @@ static int take_json(struct exchange *x, struct adapter_file *files, int *n,
                        "Accepted are the two files of an adapter as multipart/form-data, "
                        "or the JSON of "
                        "a text adapter");
-    files[(*n)++] =
-        (struct adapter_file){.name = "adapter.json", .bytes = body, .len = len};
+    files[(*n)++] = (struct adapter_file){.name = "adapter.json", .bytes = body, .len = len};
     return 0;
 }
 

@@ -74,8 +74,8 @@ static void add_info(struct buf *out, const struct adapter_info *info)
     add_bool(out, "public", info->is_public);
     add_bool(out, "pinned", info->is_pinned);
     add_bool(out, "durable", info->is_durable);
-    buf_printf(out, ",\"created\":%" PRId64 ",\"requests\":%d,\"base_model_hint\":",
-               info->created, info->n_refs);
+    buf_printf(out, ",\"created\":%" PRId64 ",\"requests\":%d,\"base_model_hint\":", info->created,
+               info->n_refs);
     json_out_str(out, info->base_hint);
     buf_add_char(out, '}');
 }
@@ -102,8 +102,8 @@ enum exchange_step_result adapters_api_list(struct exchange *x)
     if (paging_parse(&page, x->req, &err) < 0)
         return exchange_fail(x, &err);
     buf_add_str(&json, "{\"object\":\"list\",\"data\":[");
-    bool has_more = adapters_each_after(x->server->parts.adapters, x->caller.tenant,
-                                        page.after, (size_t)page.limit, list_one, &l);
+    bool has_more = adapters_each_after(x->server->parts.adapters, x->caller.tenant, page.after,
+                                        (size_t)page.limit, list_one, &l);
     paging_close_list(&json, has_more);
     return exchange_reply_json(x, 200, &json);
 }
@@ -162,8 +162,9 @@ static void drop_change(struct exchange *x)
 static void note_old(const struct exchange *x, struct asked *a)
 {
     struct adapter_info old = {0};
-    a->is_new = adapters_info(x->server->parts.adapters, x->caller.tenant, name_of(x), &old,
-                              NULL) < 0 || old.tenant != x->caller.tenant;
+    a->is_new =
+        adapters_info(x->server->parts.adapters, x->caller.tenant, name_of(x), &old, NULL) < 0 ||
+        old.tenant != x->caller.tenant;
     snprintf(a->old, sizeof a->old, "%s", a->is_new ? "" : old.version);
 }
 
@@ -181,16 +182,15 @@ static void answer_deleted(struct exchange *x)
 }
 
 /* What the put would have done: the version that it would have made, and instead of what. */
-static void answer_dry(struct exchange *x, const struct asked *a,
-                       const struct adapter_info *info)
+static void answer_dry(struct exchange *x, const struct asked *a, const struct adapter_info *info)
 {
     struct buf json = {0};
     add_info(&json, info);
     json.len--; /* the closing brace */
     buf_printf(&json, ",\"dry_run\":true,\"would\":\"%s\"}",
-               a->is_new                              ? "create"
+               a->is_new                            ? "create"
                : strcmp(a->old, info->version) != 0 ? "replace"
-                                                      : "nothing");
+                                                    : "nothing");
     exchange_reply_json(x, 200, &json);
 }
 
@@ -227,8 +227,7 @@ static int set_conditions(struct exchange *x, struct adapter_change *work, struc
         if (http_has_two_values(x->req, names[i]))
             return err_param(err, ERR_INVALID, names[i], "%s was given twice, differently",
                              names[i]);
-    const struct adapter_when when = {http_header(x->req, names[0]),
-                                      http_header(x->req, names[1])};
+    const struct adapter_when when = {http_header(x->req, names[0]), http_header(x->req, names[1])};
     return adapter_change_when(work, &when, err);
 }
 
@@ -284,8 +283,7 @@ enum exchange_step_result adapters_api_put(struct exchange *x)
     struct adapter_file files[ADAPTER_MAX_FILES];
     struct err err = {0};
     int n = 0;
-    if (adapters_check_name(a, name_of(x), &err) < 0 ||
-        adapter_files_of(x, files, &n, &err) < 0)
+    if (adapters_check_name(a, name_of(x), &err) < 0 || adapter_files_of(x, files, &n, &err) < 0)
         return exchange_fail(x, &err);
     struct adapter_change *work =
         adapters_put_begin(a, x->caller.tenant, name_of(x), files, n, &err);
@@ -295,8 +293,8 @@ enum exchange_step_result adapters_api_put(struct exchange *x)
 enum exchange_step_result adapters_api_delete(struct exchange *x)
 {
     struct err err = {0};
-    struct adapter_change *work = adapters_delete_begin(
-        x->server->parts.adapters, x->caller.tenant, name_of(x), &err);
+    struct adapter_change *work =
+        adapters_delete_begin(x->server->parts.adapters, x->caller.tenant, name_of(x), &err);
     return start_change(x, work, CHANGE_DELETE, &err);
 }
 
@@ -326,8 +324,8 @@ static int parse_version(struct exchange *x, char version[DIGEST_HEX + 1], struc
     if (!root)
         return -1;
     const cJSON *v = cJSON_GetObjectItemCaseSensitive(root, "version");
-    bool is_good = cJSON_GetArraySize(root) == 1 && cJSON_IsString(v) &&
-                   strlen(v->valuestring) == DIGEST_HEX;
+    bool is_good =
+        cJSON_GetArraySize(root) == 1 && cJSON_IsString(v) && strlen(v->valuestring) == DIGEST_HEX;
     if (is_good)
         memcpy(version, v->valuestring, DIGEST_HEX + 1);
     cJSON_Delete(root);
@@ -335,7 +333,8 @@ static int parse_version(struct exchange *x, char version[DIGEST_HEX + 1], struc
         return 0;
     return err_param(err, ERR_INVALID, "version",
                      "The body has to be {\"version\": \"...\"} with a version of the list at "
-                     "/versions, all %d digits of it", DIGEST_HEX);
+                     "/versions, all %d digits of it",
+                     DIGEST_HEX);
 }
 
 enum exchange_step_result adapters_api_rollback(struct exchange *x)

@@ -1,13 +1,15 @@
-/* The queue of changes to adapters: one at a time for each tenant, those of several tenants at once.
+/* The queue of changes to adapters: one at a time for each tenant, those of several tenants at
+ * once.
  *
- * Thread: loop; the slow part of a change runs on the pool. A change that is in the queue is carried
- * through, whoever waits for it, unless it is dropped before it began.
+ * Thread: loop; the slow part of a change runs on the pool. A change that is in the queue is
+ * carried through, whoever waits for it, unless it is dropped before it began.
  *
- *     struct change *c = changes_add(s, &(struct change){.work = adapters_put_begin(...), .tenant = 7,
- *                                                         .name = "support", .on_done = answer, .ud = x});
+ *     struct change what = {.work = adapters_put_begin(...), .tenant = 7, .name = "support",
+ *                           .on_done = answer, .ud = x};
+ *     struct change *c = changes_add(s, &what);
  *
- * Changes of one tenant begin in the order of changes_add, but for quick ones (deletes), which go before
- * slow ones of other names. Tenants take turns.
+ * Changes of one tenant begin in the order of changes_add, but for quick ones (deletes), which go
+ * before slow ones of other names. Tenants take turns.
  */
 #ifndef PREFIXD_CHANGES_H
 #define PREFIXD_CHANGES_H
@@ -23,7 +25,7 @@ struct server;
 struct changes;
 
 struct change {
-    struct adapter_change *work; /* begun; the queue frees it */
+    struct adapter_change *work;                   /* begun; the queue frees it */
     int (*run)(struct change *c, struct err *err); /* pool: without work, what is done instead */
     int64_t tenant;
     const char *name; /* as long as the change lives */

@@ -1,8 +1,8 @@
 /* Bringing adapters into memory for the requests that wait for them.
  *
- * Thread: loop; the loads themselves run on the pool, bounded, at most one of a tenant at a time (which
- * the registry sees to). A request that has to wait joins the list of its load; when the load is done,
- * each of them is run again and takes what came of it.
+ * Thread: loop; the loads themselves run on the pool, bounded, at most one of a tenant at a time
+ * (which the registry sees to). A request that has to wait joins the list of its load; when the
+ * load is done, each of them is run again and takes what came of it.
  *
  *     rc = adapters_acquire(a, tenant, name, &version, &load, &err);
  *     if (rc == 0) { loads_wait(s, &g->wait, load, x); return STEP_WAIT; }
@@ -32,8 +32,10 @@ struct load_wait { /* zeroed: waits for nothing */
 struct loads *loads_new(struct server *s);
 void loads_free(struct loads *l); /* accepts NULL; nobody waits any more */
 
-void loads_wait(struct server *s, struct load_wait *w, struct adapter_load *load, struct exchange *x);
-int loads_take(struct server *s, struct load_wait *w, struct adapter_version **out, struct err *err);
+void loads_wait(struct server *s, struct load_wait *w, struct adapter_load *load,
+                struct exchange *x);
+int loads_take(struct server *s, struct load_wait *w, struct adapter_version **out,
+               struct err *err);
 void loads_leave(struct server *s, struct load_wait *w); /* nothing happens if it does not wait */
 
 #endif

@@ -92,7 +92,8 @@ static void name_state(struct err *err, const char *path)
 {
     struct err why = *err;
     if (err->code == ERR_IO)
-        err_set(err, ERR_IO, "%.200s; a folder that can be made and written to is accepted", why.msg);
+        err_set(err, ERR_IO, "%.200s; a folder that can be made and written to is accepted",
+                why.msg);
     worker_name_setting(err, "state", path);
 }
 

@@ -86,8 +86,7 @@ static struct adapters *open_adapters(const struct worker_parts *p,
     return a;
 }
 
-static int open_parts(const struct worker_parts *p, struct server_parts *parts,
-                      struct err *err)
+static int open_parts(const struct worker_parts *p, struct server_parts *parts, struct err *err)
 {
     if (base_model_attach(p->base, err) < 0 || server_open(p->server, err) < 0)
         return -1;
@@ -100,8 +99,7 @@ static int open_parts(const struct worker_parts *p, struct server_parts *parts,
 }
 
 /* What the adapters folder holds is there before anybody can ask; later workers find it. */
-static int import(const struct worker_parts *p, const struct supervisor_child *c,
-                  struct err *err)
+static int import(const struct worker_parts *p, const struct supervisor_child *c, struct err *err)
 {
     if (!c->is_first || !p->cfg->adapters[0] || watch_load(p->server, err) == 0)
         return 0;
@@ -127,8 +125,7 @@ static int serve(const struct worker_parts *p, const struct server_parts *parts,
 
 /* The server is the first to go, before what it uses; the store, to which it brings its last
  * counts, after it. */
-int worker_run(const struct worker_parts *p, const struct supervisor_child *c,
-               struct err *err)
+int worker_run(const struct worker_parts *p, const struct supervisor_child *c, struct err *err)
 {
     struct server_parts parts = {.base = p->base, .home = p->home};
     p->server->shared = c->shared;
