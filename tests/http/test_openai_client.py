@@ -11,6 +11,7 @@ except ImportError:
     openai = None
 
 KEY = "client-key-0123456789"
+OPERATOR = "sk-operator"  # of the harness, which reads /metrics
 
 
 @unittest.skipUnless(openai, "the openai package is not installed (tests/http/openai_client.sh)")
@@ -19,9 +20,11 @@ class OpenAI(HttpCase):
     def daemon(cls):
         path = pathlib.Path(cls.tmp, "keys")
         path.write_text(KEY + "\n")
-        d = Daemon(GQA, GQA_ADAPTERS, ["--name", "gqa", "--dtype", "f32",
-                                       "--api-key-file", path])
-        d.headers = {"Authorization": f"Bearer {KEY}"}
+        operators = pathlib.Path(cls.tmp, "operators")
+        operators.write_text(OPERATOR + "\n")
+        d = Daemon(GQA, GQA_ADAPTERS, ["--name", "gqa", "--dtype", "f32", "--api-key-file", path,
+                                       "--admin-key-file", operators])
+        d.headers = {"Authorization": f"Bearer {OPERATOR}"}
         return d
 
     @classmethod
