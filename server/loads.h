@@ -6,7 +6,7 @@
  *
  *     rc = adapters_acquire(a, tenant, name, &version, &load, &err);
  *     if (rc == 0) { loads_wait(s, &g->wait, load, x); return STEP_WAIT; }
- *     ... run again: if (loads_is_done(&g->wait)) rc = loads_take(s, &g->wait, &version, &err);
+ *     ... run again: if (g->wait.is_done) rc = loads_take(s, &g->wait, &version, &err);
  *     ... at the end of every request: loads_leave(s, &g->wait);
  */
 #ifndef PREFIXD_LOADS_H
