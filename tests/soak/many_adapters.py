@@ -110,7 +110,7 @@ def start_seconds(make):
     return taken
 
 
-def measure(n=10000, room=500, n_tenants=20, n_requests=4000, rounds=5, starts=5):
+def measure(n=10000, room=500, n_tenants=20, n_requests=4000, rounds=20, starts=5):
     """The figures of n adapters with memory for `room`."""
     tmp = pathlib.Path(tempfile.mkdtemp(prefix="prefixd-many-"))
     try:
@@ -140,7 +140,10 @@ def measure(n=10000, room=500, n_tenants=20, n_requests=4000, rounds=5, starts=5
             found["resident"] = sum(
                 a["resident"] for t in adapters.tenants
                 for a in View(tight_d, t.key).get("/v1/adapters?limit=1000").json["data"])
-            found["evictions"] = sum_of(tight.admin.metrics().text, r"prefixd_\w*evict\w*")
+            text = tight.admin.metrics().text
+            found["evictions"] = sum_of(text, r"prefixd_\w*evict\w*")
+            found["load_ms"] = round(1000 * sum_of(text, "prefixd_adapter_load_seconds_total")
+                                     / sum_of(text, "prefixd_adapter_loads_total"), 3)
         return found
     finally:
         shutil.rmtree(tmp, True)
