@@ -1,13 +1,15 @@
 """The README's own curl lines, run as they stand against the demo model."""
 
+import contextlib
 import json
+import os
 import re
 import shutil
 import subprocess
 import tempfile
 import unittest
 
-from harness import CACHE, DEMO, ROOT, SLOW, Daemon, limit
+from harness import BIN, CACHE, DEMO, ROOT, SLOW, Daemon, limit
 
 README = ROOT / "README.md"
 
@@ -50,18 +52,56 @@ class Readme(unittest.TestCase):
             self.skipTest("a real model takes too long in so slow a flavour")
         if not shutil.which("curl"):
             self.skipTest("no curl here")
-        tmp = tempfile.mkdtemp(prefix="prefixd-readme-")
-        self.addCleanup(shutil.rmtree, tmp, True)
-        adapters = ROOT / "demo/smollm2"
-        with Daemon(DEMO, adapters, ["--state", tmp]) as d:
+        with self.demo() as d:
             for command in commands:
                 with self.subTest(command=command[:100]):
                     self.run_one(d, command)
 
+    def test_what_the_demo_prints(self):
+        if not DEMO.exists() or SLOW > 4 or not shutil.which("curl"):
+            self.skipTest("needs the demo model, curl and a fast flavour")
+        with self.demo() as d:
+            again = self.tenants("make", f"{self.tmp}/state")
+            self.assertEqual(again.stdout, "")
+            lines = self.shown.splitlines()
+            self.assertEqual(lines, self.tenants("show", d.url).stdout.splitlines(), "a second run")
+            self.assertEqual(oct(os.stat(f"{self.tmp}/keys").st_mode & 0o777), "0o600")
+            scripts = re.findall(r"^# (.*)\n((?:[^#].*\n)+)", self.shown, re.M)
+            self.assertGreaterEqual(len(scripts), 8)
+            for comment, script in scripts:
+                with self.subTest(comment=comment):
+                    done = subprocess.run(["sh", "-c", script], cwd=ROOT, capture_output=True,
+                                          text=True, timeout=limit(120))
+                    self.assertEqual(done.returncode, 0, done)
+                    refused = "404" in comment
+                    self.assertEqual('"error"' in done.stdout, refused, done.stdout)
+                    if "swaps" in comment:
+                        self.assertTrue(done.stdout.rstrip().endswith("data: [DONE]"), done.stdout)
+                    if comment.startswith("what harbour gets now"):
+                        self.assertIn("sentiment", json.loads(done.stdout)["choices"][0]["text"])
+
+    def tenants(self, verb, where):
+        done = subprocess.run(["scripts/demo_tenants", verb, where, f"{self.tmp}/keys"], cwd=ROOT,
+                              env={**os.environ, "PREFIXD_BIN": str(BIN)}, capture_output=True,
+                              text=True, timeout=limit(60))
+        self.assertEqual((done.returncode, done.stderr), (0, ""), done)
+        return done
+
+    @contextlib.contextmanager
+    def demo(self):
+        """The daemon as `make run` starts it, its three tenants with keys and adapters."""
+        self.tmp = tempfile.mkdtemp(prefix="prefixd-readme-")
+        self.addCleanup(shutil.rmtree, self.tmp, True)
+        self.tenants("make", f"{self.tmp}/state")
+        with Daemon(DEMO, None, ["--name", "SmolLM2-135M-Instruct", "--state",
+                                 f"{self.tmp}/state"]) as d:
+            self.shown = self.tenants("show", d.url).stdout
+            yield d
+
     def run_one(self, d, command):
         local = re.sub(r"(http://)?(127\.0\.0\.1|localhost):8080", d.url, command)
         self.assertIn(d.url, local, "it does not speak to the daemon")
-        done = subprocess.run(["sh", "-c", local.replace("curl ", "curl --no-progress-meter ", 1)
+        done = subprocess.run(["sh", "-c", f". {self.tmp}/keys; " + local.replace("curl ", "curl --no-progress-meter ", 1)
                                + ' -w "\\n%{http_code}"'], cwd=ROOT, capture_output=True,
                               text=True, timeout=limit(120))
         self.assertEqual(done.returncode, 0, done)
