@@ -118,7 +118,7 @@ class Metrics(SharedCase):
             os.kill(int(stream.headers["X-Prefixd-Worker"]), signal.SIGKILL)
             d.wait(lambda: set(d.worker_pids()) != set(before), 5, "its end to be seen")
             d.wait(lambda: d.metrics().running == 0, 5, "its gauges to go")
-            self.assertEqual(listed(d), [])
+            d.wait(lambda: listed(d) == [], 5, "what still closes to go")
             stream.drop()
             d.wait(lambda: d.metrics().sum("prefixd_workers") == 2, 10, "the next one")
         self.assertEqual(d.metrics().sum("prefixd_worker_deaths_total"), 4)
@@ -128,7 +128,7 @@ class Requests(SharedCase):
     def test_lists_what_all_workers_run(self):
         d = self.daemon("--workers", "2", adapters=GQA_ADAPTERS)
         workers = self.all_workers(d, 2)
-        self.assertEqual(listed(d), [])
+        d.wait(lambda: listed(d) == [], 5, "what still closes to go")
         name = d.adapter_names()[0]
         version = d.get(f"/v1/adapters/{name}").json["version"]
         streams = {f"r-{i}": d.stream(headers={"X-Request-Id": f"r-{i}"}, **LONG,
