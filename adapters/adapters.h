@@ -102,6 +102,7 @@ struct adapter_info { /* strings are lent until the next call on the loop thread
     size_t bytes;      /* of the compiled prefixes, in memory */
     double compile_ms;
     bool is_durable, is_public, is_pinned;
+    bool is_new;       /* of a change: the tenant had no such name before */
     bool is_resident;  /* in this process' memory */
     int64_t created;   /* Unix seconds */
     int n_refs;        /* requests using this version now, in this process */

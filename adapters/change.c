@@ -28,6 +28,7 @@ struct adapter_change {
     struct adapters_limits limits;
     struct row before;  /* of the name, at the beginning; version "" if there was none */
     bool is_known_broken; /* before */
+    bool is_new;    /* the tenant had no such name when it was stored */
     struct row after;   /* once it has run; of a rollback from the beginning on */
     struct made made;   /* by the run; empty: nothing was */
 };
@@ -217,8 +218,9 @@ void adapter_change_dry(struct adapter_change *c)
 /* Inside the store's transaction. */
 static int allow(void *ud, const char *current, bool is_from_folder, struct err *err)
 {
-    const struct adapter_change *c = ud;
+    struct adapter_change *c = ud;
     const struct adapter_when when = when_of(c);
+    c->is_new = !or_null(current);
     if (c->is_import && current && (!is_from_folder || !current[0]))
         return is_not_folders(err);
     return when_check(&when, or_null(current), err);
@@ -394,6 +396,7 @@ int adapters_commit(struct adapters *a, struct adapter_change *c, struct adapter
     }
     become_resident(a, c);
     describe_after(a, c, out);
+    out->is_new = c->is_new;
     log_put(a, out);
     return 0;
 }

@@ -30,7 +30,7 @@ struct asked { /* of a change, in the exchange's arena */
     struct upload *body; /* whose bytes the work reads; of a put */
     enum change_kind kind;
     bool is_dry;
-    bool is_new; /* there is no such adapter of the tenant's yet */
+    bool is_new; /* there was no such adapter of the tenant's before a dry run */
     char old[DIGEST_HEX + 1];
     int is_public, is_pinned; /* of flags; -1: as it is */
 };
@@ -204,7 +204,7 @@ static void answer_change(struct exchange *x, const struct asked *a,
     else if (a->is_dry)
         answer_dry(x, a, info);
     else
-        reply_info(x, a->kind == CHANGE_PUT && a->is_new ? 201 : 200, info);
+        reply_info(x, a->kind == CHANGE_PUT && info->is_new ? 201 : 200, info);
 }
 
 static void on_done(struct change *c, const struct adapter_info *info, const struct err *err)
