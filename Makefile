@@ -15,7 +15,7 @@ OPT     := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-om
           -Wno-format-truncation # gcc with ubsan takes a checked format string for NULL
 endif
 ifeq ($(FLAVOUR),tsan)
-OPT     := -O1 -g -fsanitize=thread
+OPT     := -O1 -g -fsanitize=thread -Wno-tsan # it does not know fences; they stand between processes
 endif
 ifeq ($(FLAVOUR),fuzz)
 CC      := clang

@@ -171,6 +171,10 @@ static void count_step(struct engine *e, uint64_t us, struct engine_stats *add)
     struct engine_stats *s = &e->stats;
     s->steps++;
     s->step_us += us;
+    int bucket = 0;
+    while (bucket < ENGINE_STEP_TIMES - 1 && us > engine_step_bound_us(bucket))
+        bucket++;
+    s->step_times[bucket]++;
     s->prefill_rows += add->prefill_rows;
     s->decode_rows += add->decode_rows;
     s->compile_rows += add->compile_rows;

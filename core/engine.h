@@ -178,8 +178,21 @@ struct engine_opts {
     void *wake_ud;
 };
 
+enum { ENGINE_STEP_TIMES = 42 };
+
+/* How long a step of the i-th bucket of step_times took at most, in microseconds: from 100 on, each a quarter
+ * more than the one before, so that a tail can be told within a quarter; the last has no bound. */
+static inline uint64_t engine_step_bound_us(int i)
+{
+    uint64_t bound = 100;
+    while (i-- > 0)
+        bound += bound / 4;
+    return bound;
+}
+
 struct engine_stats { /* counters since start, and gauges */
     uint64_t steps, step_us;
+    uint64_t step_times[ENGINE_STEP_TIMES]; /* steps, by how long they took */
     uint64_t prefill_rows;   /* prompt rows of requests computed; a prefix costs none */
     uint64_t decode_rows;
     uint64_t compile_rows;   /* rows of soft prompts and text adapters */

@@ -288,6 +288,8 @@ void metrics_set_engine(const struct metrics *m, const struct engine_stats *now)
 #define XX(name) s->counts.engine.name = s->engine_before.name + now->name;
     METRICS_ENGINE(XX)
 #undef XX
+    for (int i = 0; i < ENGINE_STEP_TIMES; i++)
+        s->counts.engine.step_times[i] = s->engine_before.step_times[i] + now->step_times[i];
     s->gauges.running = (uint64_t)now->running;
     s->gauges.waiting = (uint64_t)now->waiting;
     s->gauges.kv_blocks_used = (uint64_t)now->kv_blocks_used;

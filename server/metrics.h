@@ -15,6 +15,8 @@
 #ifndef PREFIXD_METRICS_H
 #define PREFIXD_METRICS_H
 
+#include "core/engine.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -101,6 +103,7 @@ struct metrics_tenant {
 #define XX(name) uint64_t name;
 struct metrics_engine {
     METRICS_ENGINE(XX)
+    uint64_t step_times[ENGINE_STEP_TIMES];
 };
 
 struct metrics_adapters {

@@ -166,6 +166,21 @@ static void add_gauges(const struct page *p)
               (double)g->body_bytes);
 }
 
+static void add_step_times(struct buf *out, const struct metrics_engine *e)
+{
+    static const char name[] = "prefixd_step_duration_seconds";
+    uint64_t n = 0;
+    add_head(out, "step_duration_seconds", "histogram", "How long forward passes took");
+    for (int i = 0; i < ENGINE_STEP_TIMES; i++) {
+        n += e->step_times[i];
+        if (i < ENGINE_STEP_TIMES - 1)
+            buf_printf(out, "%s_bucket{le=\"%g\"} %" PRIu64 "\n", name,
+                       (double)engine_step_bound_us(i) / 1e6, n);
+    }
+    buf_printf(out, "%s_bucket{le=\"+Inf\"} %" PRIu64 "\n%s_sum %.6f\n%s_count %" PRIu64 "\n",
+               name, n, name, (double)e->step_us / 1e6, name, n);
+}
+
 static void add_engine(const struct page *p)
 {
     const struct metrics_engine *e = &p->counts->engine;
@@ -182,6 +197,7 @@ static void add_engine(const struct page *p)
     add_counter(out, "prefix_rows_total", "Rows that read a prefix", e->prefix_rows);
     add_counter(out, "steps_total", "Forward passes", e->steps);
     add_seconds(out, "step_seconds_total", "Time spent in forward passes", e->step_us);
+    add_step_times(out, e);
     add_gauge(out, "rows_per_step", "Rows of a forward pass, on average since the start",
               average(e->prefill_rows + e->decode_rows + e->compile_rows, e->steps));
     add_gauge(out, "rows_per_prefix_read",

@@ -35,6 +35,7 @@ TEST(metrics_add_up_over_workers)
         metrics_enter(all, i);
         metrics_set_engine(&m, &(struct engine_stats){.steps = 10,
                                                       .step_us = 1500000,
+                                                      .step_times = {1, 2, [41] = 7},
                                                       .decode_rows = 30,
                                                       .prefix_reads = 4,
                                                       .prefix_rows = 6,
@@ -54,6 +55,10 @@ TEST(metrics_add_up_over_workers)
     EXPECT_LINE(all, "prefixd_worker_deaths_total 0");
     EXPECT_LINE(all, "prefixd_steps_total 20");
     EXPECT_LINE(all, "prefixd_step_seconds_total 3.000000");
+    EXPECT_LINE(all, "prefixd_step_duration_seconds_bucket{le=\"0.0001\"} 2");
+    EXPECT_LINE(all, "prefixd_step_duration_seconds_bucket{le=\"0.000125\"} 6");
+    EXPECT_LINE(all, "prefixd_step_duration_seconds_bucket{le=\"+Inf\"} 20");
+    EXPECT_LINE(all, "prefixd_step_duration_seconds_count 20");
     EXPECT_LINE(all, "prefixd_rows_per_step 3");
     EXPECT_LINE(all, "prefixd_rows_per_prefix_read 1.5");
     EXPECT_LINE(all, "prefixd_num_requests_running{model_name=\"a\\\"base\"} 6");
