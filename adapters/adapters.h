@@ -4,6 +4,8 @@
  * change acknowledged by any process is seen by the next request of every other. What a process keeps in
  * memory are compiled versions, by tenant and digest, under a budget.
  *
+ * Thread: loop, the one of adapters_open; adapter_change_run, adapter_load_run and adapters_set_flags on the pool.
+ *
  * A request pins the version that its name means now:
  *
  *     struct adapter_load *l = NULL;

@@ -88,8 +88,7 @@ void home_leave(struct home *h)
     h->lock = -1;
 }
 
-/* ---- a temporary folder's end
- * ------------------------------------------------------------ */
+/* ---- a temporary folder's end -------------------------------------------------------- */
 
 static void discard_in(void *ud, const char *name)
 {

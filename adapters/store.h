@@ -13,7 +13,7 @@
  *
  *     struct store *s = store_open(&(struct store_opts){.dir = dir}, &err);
  *     store_put(s, &(struct store_entry){.tenant = 1, .name = "support", .version = digest, ...},
- *               files, n_files, NULL, &err);
+ *               files, n_files, NULL, NULL, &err);
  */
 #ifndef PREFIXD_STORE_H
 #define PREFIXD_STORE_H

@@ -123,8 +123,7 @@ int store_each_all(struct store *s, void (*fn)(void *ud, const struct store_entr
     return each_entry(s, st, SIZE_MAX, NULL, fn, ud, err);
 }
 
-/* ---- versions
- * ---------------------------------------------------------------------------- */
+/* ---- versions ------------------------------------------------------------------------ */
 
 #define VERSION                                                                            \
     "SELECT v.digest, v.kind, v.created, v.number, b.bytes, v.n_tokens, v.n_tasks"         \

@@ -89,8 +89,7 @@ int store_collect(struct store *s, int64_t tenant, const char *but, struct buf *
     return rc;
 }
 
-/* ---- compiled files
- * ---------------------------------------------------------------------- */
+/* ---- compiled files ------------------------------------------------------------------ */
 
 static int open_compiled(const struct store *s)
 {
@@ -124,8 +123,7 @@ void store_forget_compiled(struct store *s, struct buf *gone)
     buf_free(gone);
 }
 
-/* ---- everything, at boot
- * ----------------------------------------------------------------- */
+/* ---- everything, at boot ------------------------------------------------------------- */
 
 struct sweeping {
     struct store *s;

@@ -57,8 +57,7 @@ static int begin_with(struct change *c, const struct store_condition *only_if,
     return store_collect(c->s, c->tenant, version, &c->gone, c->err);
 }
 
-/* ---- put
- * --------------------------------------------------------------------------------- */
+/* ---- put ----------------------------------------------------------------------------- */
 
 static int need_tenant(const struct change *c)
 {
@@ -240,8 +239,7 @@ int store_put(struct store *s, const struct store_entry *e, const struct blob_fi
     return rc;
 }
 
-/* ---- rollback and delete
- * ----------------------------------------------------------------- */
+/* ---- rollback and delete ------------------------------------------------------------- */
 
 static int need_version(const struct change *c, const char *version)
 {
@@ -304,8 +302,7 @@ int store_delete(struct store *s, int64_t tenant, const char *name, bool stays_d
     return rc;
 }
 
-/* ---- what is told about them
- * ------------------------------------------------------------- */
+/* ---- what is told about them --------------------------------------------------------- */
 
 static int check_public(const struct change *c)
 {

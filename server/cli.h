@@ -3,6 +3,8 @@
  * They work on the state folder, whether or not a daemon serves from it. A command answers
  * on stdout, or says in one line on stderr what is wrong and what is accepted.
  *
+ * Thread: the only one.
+ *
  *     if (cli_is_command(argc, argv)) return cli_run(argc, argv);
  */
 #ifndef PREFIXD_CLI_H

@@ -148,8 +148,7 @@ TEST(store_refuses_a_registry_that_it_does_not_understand)
     free(dir);
 }
 
-/* ---- version 2 of the tables
- * ------------------------------------------------------------- */
+/* ---- version 2 of the tables --------------------------------------------------------- */
 
 /* As the daemons made them that knew one tenant and shared blobs. */
 static const char version_2[] =

@@ -127,8 +127,7 @@ TEST(store_survive_kill_9)
     free(dir);
 }
 
-/* ---- a process that dies inside a change
- * --------------------------------------------------- */
+/* ---- a process that dies inside a change --------------------------------------------- */
 
 static int die(void *ud, const char *current, bool is_from_folder, struct err *err)
 {
@@ -207,8 +206,7 @@ TEST(store_writes_a_blob_again_that_others_collected)
     free(dir);
 }
 
-/* ---- changes of others
- * --------------------------------------------------------------------- */
+/* ---- changes of others --------------------------------------------------------------- */
 
 static void change_something(struct store *s)
 {
@@ -355,8 +353,7 @@ TEST(store_is_changed_by_many_processes)
     free(dir);
 }
 
-/* ---- threads of one process
- * ---------------------------------------------------------------- */
+/* ---- threads of one process ---------------------------------------------------------- */
 
 struct thread {
     pthread_t id;
@@ -402,8 +399,7 @@ TEST(store_is_changed_by_threads_while_the_loop_reads)
     free(dir);
 }
 
-/* ---- copies
- * -------------------------------------------------------------------------------- */
+/* ---- copies -------------------------------------------------------------------------- */
 
 static pid_t start_changing(const char *dir)
 {

@@ -158,8 +158,7 @@ TEST(store_lists_pages_of_what_a_tenant_sees)
     close_two(&t);
 }
 
-/* ---- what is told of a version
- * ----------------------------------------------------------- */
+/* ---- what is told of a version ------------------------------------------------------- */
 
 static void check_entry(void *ud, const struct store_entry *e)
 {
@@ -283,8 +282,7 @@ TEST(store_remembers_what_was_put_over_the_folder)
     close_two(&t);
 }
 
-/* ---- limits
- * ------------------------------------------------------------------------------ */
+/* ---- limits -------------------------------------------------------------------------- */
 
 static int put_within(struct two *t, int64_t tenant, int name, int v, int64_t names,
                       int64_t blobs)
@@ -338,8 +336,7 @@ TEST(store_limits_bytes_of_kept_versions)
     close_two(&t);
 }
 
-/* ---- compiled files
- * ---------------------------------------------------------------------- */
+/* ---- compiled files ------------------------------------------------------------------ */
 
 static void make_compiled(const char *dir, int64_t tenant, int v, const char *rest)
 {

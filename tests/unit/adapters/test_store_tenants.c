@@ -33,8 +33,7 @@ static void close_place(struct place *p)
     free(p->dir);
 }
 
-/* ---- tenants
- * ----------------------------------------------------------------------------- */
+/* ---- tenants ------------------------------------------------------------------------- */
 
 static const struct tenant_limits as_it_is = {INT64_MIN, INT64_MIN, INT64_MIN, INT64_MIN,
                                               INT64_MIN, INT64_MIN, INT64_MIN};
@@ -178,8 +177,7 @@ TEST(store_tenants_are_removed_with_what_is_theirs)
     close_place(&p);
 }
 
-/* ---- keys
- * -------------------------------------------------------------------------------- */
+/* ---- keys ---------------------------------------------------------------------------- */
 
 TEST(store_keys_are_found_by_their_hash)
 {
@@ -326,8 +324,7 @@ TEST(store_keys_are_nowhere_in_the_files)
     close_place(&p);
 }
 
-/* ---- usage
- * ------------------------------------------------------------------------------- */
+/* ---- usage --------------------------------------------------------------------------- */
 
 enum { DAY = 86400, HOUR = 3600 };
 
