@@ -233,15 +233,21 @@ const char *adapter_load_version(const struct adapter_load *l)
     return l->digest;
 }
 
+int64_t adapter_load_owner(const struct adapter_load *l)
+{
+    return l->tenant;
+}
+
 void adapters_give_up(struct adapters *a, struct adapter_load *l)
 {
     CHECK_ON_THREAD(a->owner);
     leave(a, l);
 }
 
-void adapters_mark_broken(struct adapters *a, const char *version, int64_t until, const char *why)
+void adapters_mark_broken(struct adapters *a, int64_t tenant, const char *version, int64_t until,
+                          const char *why)
 {
     CHECK_ON_THREAD(a->owner);
     if (blobs_is_digest(version))
-        broken_mark(&a->broken, version, until, why);
+        broken_mark(&a->broken, tenant, version, until, why);
 }

@@ -184,17 +184,21 @@ void adapters_release(struct adapter_version *v);
 
 struct adapter_load *adapters_next_load(struct adapters *a); /* to run now; NULL: none */
 const char *adapter_load_version(const struct adapter_load *l); /* its digest */
+int64_t adapter_load_owner(const struct adapter_load *l);       /* the tenant whose it is */
 void adapter_load_run(struct adapter_load *l);               /* pool; blocks */
 void adapters_load_done(struct adapters *a, struct adapter_load *l);
 
-/* The version is not loaded again before until (Unix seconds); requests for it get why. */
-void adapters_mark_broken(struct adapters *a, const char *version, int64_t until, const char *why);
+/* This version of this tenant is not loaded again before until (Unix seconds); requests for it get
+ * why. The same content of another tenant is none of it. */
+void adapters_mark_broken(struct adapters *a, int64_t tenant, const char *version, int64_t until,
+                          const char *why);
 
 /* The prefix for a task; has_task false is fine unless there are several (ERR_INVALID, param task_id).
  * Borrowed while the version is pinned. */
 const struct kv_prefix *adapter_version_prefix(const struct adapter_version *v, bool has_task,
                                                int64_t task, struct err *err);
 const char *adapter_version_digest(const struct adapter_version *v);
+int64_t adapter_version_owner(const struct adapter_version *v); /* of a public one its owner */
 const char *adapter_version_name(const struct adapter_version *v); /* by which it was loaded */
 
 /* ---- looking: loop ------------------------------------------------------------------------------ */

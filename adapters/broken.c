@@ -15,12 +15,15 @@ static uint64_t key_of(const char *digest)
     return key;
 }
 
-static struct broken_version *entry_of(const struct broken *b, int64_t tenant, const char *digest)
+/* A mark and a memory of the same version are two entries. */
+static struct broken_version *entry_of(const struct broken *b, int64_t tenant,
+                                       const char *digest, bool is_mark)
 {
     uint64_t key = key_of(digest);
     for (size_t i = 0; i < b->n; i++) {
         struct broken_version *v = &b->versions[i];
-        if (v->key == key && v->tenant == tenant && strcmp(v->digest, digest) == 0)
+        if (v->key == key && v->tenant == tenant && v->is_mark == is_mark &&
+            strcmp(v->digest, digest) == 0)
             return v;
     }
     return NULL;
@@ -36,10 +39,10 @@ const struct broken_version *broken_find(const struct broken *b, int64_t tenant,
                                          const char *digest, const struct broken_stamp *stamp,
                                          int64_t now)
 {
-    const struct broken_version *marked = entry_of(b, 0, digest);
+    const struct broken_version *marked = entry_of(b, tenant, digest, true);
     if (marked && marked->until > now)
         return marked;
-    const struct broken_version *v = entry_of(b, tenant, digest);
+    const struct broken_version *v = entry_of(b, tenant, digest, false);
     return v && v->until > now && !has_changed(v, stamp) ? v : NULL;
 }
 
@@ -49,22 +52,22 @@ static struct broken_version *least_needed(const struct broken *b)
     struct broken_version *least = &b->versions[0];
     for (size_t i = 1; i < b->n; i++) {
         struct broken_version *v = &b->versions[i];
-        bool is_mark = v->tenant == 0, was_mark = least->tenant == 0;
-        if (is_mark != was_mark ? was_mark : v->until < least->until)
+        if (v->is_mark != least->is_mark ? least->is_mark : v->until < least->until)
             least = v;
     }
     return least;
 }
 
-static struct broken_version *need_entry(struct broken *b, int64_t tenant, const char *digest)
+static struct broken_version *need_entry(struct broken *b, int64_t tenant, const char *digest,
+                                         bool is_mark)
 {
-    struct broken_version *v = entry_of(b, tenant, digest);
+    struct broken_version *v = entry_of(b, tenant, digest, is_mark);
     if (v)
         return v;
     if (!b->versions)
         b->versions = xcalloc(BROKEN_MAX, sizeof *b->versions);
     v = b->n < BROKEN_MAX ? &b->versions[b->n++] : least_needed(b);
-    *v = (struct broken_version){.key = key_of(digest), .tenant = tenant};
+    *v = (struct broken_version){.key = key_of(digest), .tenant = tenant, .is_mark = is_mark};
     snprintf(v->digest, sizeof v->digest, "%s", digest);
     return v;
 }
@@ -73,7 +76,7 @@ const struct broken_version *broken_note(struct broken *b, int64_t tenant, const
                                          const struct broken_stamp *stamp, const char *why,
                                          int64_t now)
 {
-    struct broken_version *v = need_entry(b, tenant, digest);
+    struct broken_version *v = need_entry(b, tenant, digest, false);
     int64_t pause = v->pause_s && !has_changed(v, stamp) ? 2 * v->pause_s : BROKEN_FIRST_S;
     v->pause_s = pause < BROKEN_LONGEST_S ? pause : BROKEN_LONGEST_S;
     v->until = now + v->pause_s;
@@ -82,16 +85,17 @@ const struct broken_version *broken_note(struct broken *b, int64_t tenant, const
     return v;
 }
 
-void broken_mark(struct broken *b, const char *digest, int64_t until, const char *why)
+void broken_mark(struct broken *b, int64_t tenant, const char *digest, int64_t until,
+                 const char *why)
 {
-    struct broken_version *v = need_entry(b, 0, digest);
+    struct broken_version *v = need_entry(b, tenant, digest, true);
     v->until = until;
     snprintf(v->why, sizeof v->why, "%s", why);
 }
 
 void broken_clear(struct broken *b, int64_t tenant, const char *digest)
 {
-    struct broken_version *v = b->n && tenant ? entry_of(b, tenant, digest) : NULL;
+    struct broken_version *v = b->n ? entry_of(b, tenant, digest, false) : NULL;
     if (v)
         *v = b->versions[--b->n];
 }

@@ -27,8 +27,9 @@ struct broken_stamp { /* of a version's files; zeroed: there are none */
 
 struct broken_version {
     uint64_t key;
-    int64_t tenant; /* 0: anybody's of this digest, marked from outside */
+    int64_t tenant;
     int64_t until, pause_s;
+    bool is_mark; /* from outside; holds whatever the files are */
     char digest[DIGEST_HEX + 1];
     char why[BROKEN_WHY_SIZE];
     struct broken_stamp stamp;
@@ -49,8 +50,9 @@ const struct broken_version *broken_note(struct broken *b, int64_t tenant, const
                                          const struct broken_stamp *stamp, const char *why,
                                          int64_t now);
 
-/* Anybody's of this digest is out of service until then. */
-void broken_mark(struct broken *b, const char *digest, int64_t until, const char *why);
+/* It is out of service until then. */
+void broken_mark(struct broken *b, int64_t tenant, const char *digest, int64_t until,
+                 const char *why);
 
 /* It loads; a mark stays. */
 void broken_clear(struct broken *b, int64_t tenant, const char *digest);

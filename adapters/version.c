@@ -93,6 +93,11 @@ const char *adapter_version_digest(const struct adapter_version *v)
     return v->digest;
 }
 
+int64_t adapter_version_owner(const struct adapter_version *v)
+{
+    return v->tenant;
+}
+
 const char *adapter_version_name(const struct adapter_version *v)
 {
     return v->name;

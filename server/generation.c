@@ -256,7 +256,8 @@ static int acquire(struct exchange *x, const char *name, struct err *err)
     int rc = adapters_acquire(s->parts.adapters, x->caller.tenant, name, &g->version, &load,
                               err);
     if (rc == 0) {
-        running_set_version(x->running, name, adapter_load_version(load));
+        running_set_version(x->running, name, adapter_load_owner(load),
+                            adapter_load_version(load));
         loads_wait(s, &g->wait, load, x);
     }
     return rc;
@@ -266,7 +267,8 @@ static int use_version(struct exchange *x, const char *name, struct err *err)
 {
     struct generation *g = x->gen;
     g->adapter = name;
-    running_set_version(x->running, name, adapter_version_digest(g->version));
+    running_set_version(x->running, name, adapter_version_owner(g->version),
+                        adapter_version_digest(g->version));
     g->job.prefix =
         adapter_version_prefix(g->version, g->req.has_task, g->req.task_id, err);
     return g->job.prefix ? 0 : -1;

@@ -33,29 +33,32 @@ static bool is_worth_less(const struct quarantine_entry *a,
     return last_death(a) < last_death(b);
 }
 
-static struct quarantine_entry *entry_of(struct quarantine *q, const char *digest,
-                                         int64_t now)
+static struct quarantine_entry *entry_of(struct quarantine *q, int64_t owner,
+                                         const char *digest, int64_t now)
 {
     struct quarantine_entry *least = &q->entries[0];
     for (int i = 0; i < QUARANTINE_MAX; i++) {
-        if (strcmp(q->entries[i].digest, digest) == 0)
-            return &q->entries[i];
-        if (is_worth_less(&q->entries[i], least, now))
-            least = &q->entries[i];
+        struct quarantine_entry *e = &q->entries[i];
+        if (e->owner == owner && strcmp(e->digest, digest) == 0)
+            return e;
+        if (is_worth_less(e, least, now))
+            least = e;
     }
     memset(least, 0, sizeof *least);
+    least->owner = owner;
     memcpy(least->digest, digest, DIGEST_HEX);
     return least;
 }
 
 /* A change cannot be read half: who dies in the middle of one takes all workers along. */
-bool quarantine_add_death(struct quarantine *q, const char *digest, int64_t now)
+bool quarantine_add_death(struct quarantine *q, int64_t owner, const char *digest,
+                          int64_t now)
 {
     if (strspn(digest, "0123456789abcdef") != DIGEST_HEX || digest[DIGEST_HEX])
         return false;
     __atomic_store_n(&q->seq, q->seq | 1, __ATOMIC_RELAXED);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    struct quarantine_entry *e = entry_of(q, digest, now);
+    struct quarantine_entry *e = entry_of(q, owner, digest, now);
     int64_t *oldest = &e->deaths[e->n_deaths % QUARANTINE_DEATHS];
     *oldest = now;
     e->n_deaths++;
@@ -85,8 +88,8 @@ static bool read_entry(const struct quarantine *q, int i, struct quarantine_entr
     return false;
 }
 
-bool quarantine_has(const struct quarantine *q, const char *digest, int64_t now,
-                    int64_t *until)
+bool quarantine_has(const struct quarantine *q, int64_t owner, const char *digest,
+                    int64_t now, int64_t *until)
 {
     struct quarantine_entry e;
     if (__atomic_load_n(&q->seq, __ATOMIC_ACQUIRE) == 0)
@@ -94,7 +97,8 @@ bool quarantine_has(const struct quarantine *q, const char *digest, int64_t now,
     for (int i = 0; i < QUARANTINE_MAX; i++) {
         if (!q->entries[i].digest[0] || !read_entry(q, i, &e))
             continue;
-        if (e.until > now && memcmp(e.digest, digest, DIGEST_HEX) == 0) {
+        if (e.until > now && e.owner == owner &&
+            memcmp(e.digest, digest, DIGEST_HEX) == 0) {
             *until = e.until;
             return true;
         }
@@ -112,13 +116,15 @@ bool quarantine_changed(const struct quarantine *q, uint32_t *seen)
 }
 
 void quarantine_each(const struct quarantine *q, int64_t now,
-                     void (*fn)(const char *digest, int64_t until, void *ud), void *ud)
+                     void (*fn)(int64_t owner, const char *digest, int64_t until,
+                                void *ud),
+                     void *ud)
 {
     struct quarantine_entry e;
     for (int i = 0; i < QUARANTINE_MAX; i++) {
         if (!read_entry(q, i, &e) || e.until <= now)
             continue;
         e.digest[DIGEST_HEX] = '\0';
-        fn(e.digest, e.until, ud);
+        fn(e.owner, e.digest, e.until, ud);
     }
 }

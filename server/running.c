@@ -95,7 +95,8 @@ struct running_entry *running_begin(struct running *r,
     return e;
 }
 
-void running_set_version(struct running_entry *e, const char *adapter, const char *digest)
+void running_set_version(struct running_entry *e, const char *adapter, int64_t owner,
+                         const char *digest)
 {
     if (!e)
         return;
@@ -103,6 +104,7 @@ void running_set_version(struct running_entry *e, const char *adapter, const cha
     begin_write(e);
     copy_text(t->adapter, sizeof t->adapter, adapter);
     copy_text(t->version, sizeof t->version, digest);
+    t->owner = owner;
     end_write(e);
 }
 
@@ -174,35 +176,46 @@ void running_each(const struct running *r,
             fn(&copy, ud);
 }
 
+struct version {
+    int64_t owner;
+    char digest[DIGEST_HEX + 1];
+};
+
 struct versions {
-    char (*digests)[DIGEST_HEX + 1];
+    struct version *all;
     int n;
 };
 
 static void add_version(const struct running_request *request, void *ud)
 {
     struct versions *v = ud;
-    if (request->texts.version[0])
-        memcpy(v->digests[v->n++], request->texts.version, DIGEST_HEX + 1);
+    if (!request->texts.version[0])
+        return;
+    struct version *one = &v->all[v->n++];
+    one->owner = request->texts.owner;
+    memcpy(one->digest, request->texts.version, sizeof one->digest);
 }
 
 static int compare(const void *a, const void *b)
 {
-    return strcmp(a, b);
+    const struct version *v = a, *w = b;
+    int owners = (v->owner > w->owner) - (v->owner < w->owner);
+    return owners ? owners : strcmp(v->digest, w->digest);
 }
 
 void running_each_version(const struct running *r,
-                          void (*fn)(const char *digest, int n_requests, void *ud),
+                          void (*fn)(int64_t owner, const char *digest, int n_requests,
+                                     void *ud),
                           void *ud)
 {
-    struct versions v = {.digests = xcalloc(RUNNING_MAX, sizeof *v.digests)};
+    struct versions v = {.all = xcalloc(RUNNING_MAX, sizeof *v.all)};
     running_each(r, add_version, &v);
-    qsort(v.digests, (size_t)v.n, sizeof *v.digests, compare);
+    qsort(v.all, (size_t)v.n, sizeof *v.all, compare);
     for (int i = 0, first = 0; i < v.n; i++) {
-        if (i + 1 < v.n && strcmp(v.digests[i], v.digests[i + 1]) == 0)
+        if (i + 1 < v.n && compare(&v.all[i], &v.all[i + 1]) == 0)
             continue;
-        fn(v.digests[i], i + 1 - first, ud);
+        fn(v.all[i].owner, v.all[i].digest, i + 1 - first, ud);
         first = i + 1;
     }
-    free(v.digests);
+    free(v.all);
 }

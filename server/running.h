@@ -8,7 +8,7 @@
  *     struct running *all = running_new(n_workers);          supervisor, before it forks
  *     running_start(&all[place]);                            worker, when it starts
  *     struct running_entry *e = running_begin(&all[place], &(struct running_request){...});
- *     running_set_version(e, "support", digest); ...; running_end(&all[place], e);
+ *     running_set_version(e, "support", owner, digest); ...; running_end(&all[place], e);
  *     running_each(&all[place], fn, ud);                     anybody
  */
 #ifndef PREFIXD_RUNNING_H
@@ -20,11 +20,12 @@
 
 enum { RUNNING_MAX = 1024, RUNNING_ID_MAX = 128, RUNNING_NAME_MAX = 64 };
 
-struct running_texts { /* "" where there is none */
+struct running_texts { /* change together; "" where there is none */
     char id[RUNNING_ID_MAX + 1];
     char tenant_name[RUNNING_NAME_MAX + 1];
     char adapter[RUNNING_NAME_MAX + 1];
     char version[DIGEST_HEX + 1];
+    int64_t owner; /* the tenant whose version it is, and changes with it; 0: none */
 };
 
 struct running_numbers { /* each is written by itself */
@@ -61,7 +62,8 @@ void running_clear(struct running *r); /* by whoever saw its worker end */
 /* NULL if there is no place; all that follow accept NULL. Texts are cut to their fields. */
 struct running_entry *running_begin(struct running *r,
                                     const struct running_request *request);
-void running_set_version(struct running_entry *e, const char *adapter, const char *digest);
+void running_set_version(struct running_entry *e, const char *adapter, int64_t owner,
+                         const char *digest);
 void running_set_station(struct running_entry *e, int station);
 void running_set_tokens(struct running_entry *e, int prompt, int virtual, int generated);
 void running_end(struct running *r, struct running_entry *e);
@@ -70,9 +72,10 @@ void running_end(struct running *r, struct running_entry *e);
 void running_each(const struct running *r,
                   void (*fn)(const struct running_request *request, void *ud), void *ud);
 
-/* Every version once, with the number of requests that use it. */
+/* Every version of an owner once, with the number of requests that use it. */
 void running_each_version(const struct running *r,
-                          void (*fn)(const char *digest, int n_requests, void *ud),
+                          void (*fn)(int64_t owner, const char *digest, int n_requests,
+                                     void *ud),
                           void *ud);
 
 #endif

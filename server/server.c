@@ -56,9 +56,9 @@ void server_wake(void *server)
     loop_wake(server_of(server)->loop);
 }
 
-static void mark_broken(const char *digest, int64_t until, void *ud)
+static void mark_broken(int64_t owner, const char *digest, int64_t until, void *ud)
 {
-    adapters_mark_broken(ud, digest, until, QUARANTINE_WHY);
+    adapters_mark_broken(ud, owner, digest, until, QUARANTINE_WHY);
 }
 
 void server_heed_quarantine(struct server *s)

@@ -236,8 +236,9 @@ static const struct running *table_of(const struct supervisor *sv, const struct 
     return &sv->shared.running[place_of(sv, w)];
 }
 
-static void add_version(const char *digest, int n_requests, void *ud)
+static void add_version(int64_t owner, const char *digest, int n_requests, void *ud)
 {
+    (void)owner;
     buf_printf(ud, " %.12s (%d)", digest, n_requests);
 }
 
@@ -258,10 +259,10 @@ static void log_death(struct supervisor *sv, const struct worker *w, int status)
     buf_free(&b);
 }
 
-static void blame_version(const char *digest, int n_requests, void *ud)
+static void blame_version(int64_t owner, const char *digest, int n_requests, void *ud)
 {
     (void)n_requests;
-    if (quarantine_add_death(ud, digest, (int64_t)time(NULL)))
+    if (quarantine_add_death(ud, owner, digest, (int64_t)time(NULL)))
         log_error("workers", "adapter version %.12s is quarantined for %d s: it ran in %d "
                              "workers that died",
                   digest, QUARANTINE_S, QUARANTINE_DEATHS);

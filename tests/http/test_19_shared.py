@@ -2,11 +2,13 @@
 adapter versions are not run any more because workers died of them."""
 
 import os
+import pathlib
 import re
 import signal
 import time
 
 from harness import GQA_ADAPTERS, limit, run_all
+from tenants import ADMIN_KEY, View, add_tenant, patch
 from test_12_workers import LONG, WorkerCase, fresh, until, worker_of
 
 COUNTER = re.compile(r"prefixd_\w+(_total|_count|_sum|_bucket)(\{|$)")
@@ -37,6 +39,13 @@ class SharedCase(WorkerCase):
         until(lambda: fresh(d, worker), 10)
         for s in streams:
             s.drop()
+
+    def administered(self, *flags):
+        """A daemon as its administrator sees it."""
+        keys = pathlib.Path(self.tmp, "admin-keys")
+        keys.write_text(ADMIN_KEY + "\n")
+        keys.chmod(0o600)
+        return View(self.daemon("--admin-key-file", keys, *flags), ADMIN_KEY)
 
 
 class Metrics(SharedCase):
@@ -218,6 +227,39 @@ class Quarantine(SharedCase):
         end = time.monotonic() + limit(0.5)
         while time.monotonic() < end:
             self.assertEqual({s for s, _ in run_all([lambda: state_of(d, name)] * 4)}, {422})
+
+    def text(self, view, name):
+        put = view.request("PUT", f"/v1/adapters/{name}", {"kind": "text", "text": "Hi there"})
+        self.assertEqual(put.status, 201, put)
+
+    def test_it_is_the_tenants_alone_whose_version_it_is(self):
+        """What another has of the same content tells nothing of it."""
+        admin = self.administered("--state", pathlib.Path(self.tmp, "state"))
+        a, b = add_tenant(admin, "acme"), add_tenant(admin, "bolt")
+        self.text(a, "mine")
+        self.text(b, "other")
+        for _ in range(3):
+            self.assertEqual(state_of(a, "mine")[0], 200)
+            self.crash_with(a, "mine")
+        self.assertEqual(state_of(a, "mine")[0], 422)
+        self.assertEqual(a.get("/v1/adapters/mine").json["state"], "broken")
+        self.text(b, "again")
+        for name in "other", "again":
+            self.assertEqual(b.get(f"/v1/adapters/{name}").json["state"], "ready")
+            self.assertEqual(state_of(b, name), (200, ""))
+
+    def test_of_a_public_one_its_owner_counts(self):
+        admin = self.administered("--state", pathlib.Path(self.tmp, "state"))
+        a, b = add_tenant(admin, "acme"), add_tenant(admin, "bolt")
+        self.text(a, "shared")
+        self.text(b, "own")
+        made = patch(admin, "/v1/adapters/shared?tenant=acme", {"public": True})
+        self.assertEqual(made.status, 200, made)
+        for _ in range(3):
+            self.assertEqual(state_of(b, "shared")[0], 200)
+            self.crash_with(b, "shared")
+        self.assertEqual([state_of(v, "shared")[0] for v in (a, b)], [422, 422])
+        self.assertEqual(state_of(b, "own"), (200, ""))
 
 
 if __name__ == "__main__":

@@ -50,19 +50,22 @@ TEST(broken_is_tried_again_with_other_files)
     broken_fini(&b);
 }
 
-TEST(broken_marks_hold_for_everybody)
+TEST(broken_marks_hold_for_one_tenants_version)
 {
     struct broken b = {0};
-    broken_mark(&b, digest_of(1), 2000, "taken out");
-    for (int64_t tenant = 1; tenant < 3; tenant++) {
-        const struct broken_version *v = broken_find(&b, tenant, digest_of(1), &stamp, 1999);
-        ASSERT(v);
-        EXPECT_STR(v->why, "taken out");
-        EXPECT(broken_find(&b, tenant, digest_of(1), &stamp, 2000) == NULL);
-        broken_clear(&b, tenant, digest_of(1)); /* it loads, and stays out */
-    }
+    const struct broken_stamp changed = {8, 1, 1};
+    broken_mark(&b, 1, digest_of(1), 2000, "taken out");
+    const struct broken_version *v = broken_find(&b, 1, digest_of(1), &changed, 1999);
+    ASSERT(v);
+    EXPECT_STR(v->why, "taken out");
+    EXPECT(broken_find(&b, 1, digest_of(1), &stamp, 2000) == NULL);
+    EXPECT(broken_find(&b, 2, digest_of(1), &stamp, 1999) == NULL);
+    EXPECT(broken_find(&b, 1, digest_of(2), &stamp, 1999) == NULL);
+    broken_note(&b, 1, digest_of(1), &stamp, "does not load", 1000);
+    broken_clear(&b, 1, digest_of(1)); /* it loads, and stays out */
+    broken_clear(&b, 1, digest_of(1));
     EXPECT(broken_find(&b, 1, digest_of(1), &stamp, 1000) != NULL);
-    broken_mark(&b, digest_of(1), 0, "");
+    broken_mark(&b, 1, digest_of(1), 0, "");
     EXPECT(broken_find(&b, 1, digest_of(1), &stamp, 1000) == NULL);
     broken_fini(&b);
 }
@@ -70,7 +73,7 @@ TEST(broken_marks_hold_for_everybody)
 TEST(broken_is_bounded)
 {
     struct broken b = {0};
-    broken_mark(&b, digest_of(0), 1001, "taken out");
+    broken_mark(&b, 1, digest_of(0), 1001, "taken out");
     for (int i = 1; i < 3 * BROKEN_MAX; i++)
         broken_note(&b, 1, digest_of(i), &stamp, "why", 1000 + i);
     EXPECT_EQ(b.n, BROKEN_MAX);

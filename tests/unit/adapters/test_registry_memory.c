@@ -530,19 +530,29 @@ TEST(registry_marked_one_is_out_of_service)
     struct adapter_info a, info;
     if (!open_with(&f, 8, 2))
         return;
+    int64_t other = fixture_add_tenant(&f, "other");
+    put_number(&f, other, "its", 0); /* the same content */
     EXPECT_EQ(adapters_info(f.a, TENANT, "a", &a, &err), 0);
     struct adapter_version *v = acquire(&f, "a", &err);
     int64_t until = (int64_t)time(NULL) + 100;
-    adapters_mark_broken(f.a, "no digest", until, "x");
-    adapters_mark_broken(f.a, a.version, until, "quarantined");
+    adapters_mark_broken(f.a, TENANT, "no digest", until, "x");
+    adapters_mark_broken(f.a, TENANT, a.version, until, "quarantined");
     EXPECT(!acquire(&f, "a", &err) && err.code == ERR_ADAPTER);
     EXPECT(strstr(err.msg, "quarantined") != NULL);
     EXPECT_EQ(adapters_info(f.a, TENANT, "a", &info, &err), 0);
     EXPECT(info.state == ADAPTER_BROKEN && info.until == until);
     EXPECT_STR(info.why, "quarantined");
+    EXPECT_EQ(adapters_info(f.a, other, "its", &info, &err), 0);
+    EXPECT_STR(info.version, a.version);
+    EXPECT_EQ(info.state, ADAPTER_READY);
+    struct adapter_version *w = acquire_of(&f, other, "its", &err);
+    ASSERT(w);
+    EXPECT_EQ(adapter_version_owner(w), other);
+    EXPECT_EQ(adapter_version_owner(v), TENANT);
+    adapters_release(w);
     use(&f, "b");
     adapters_release(v);
-    adapters_mark_broken(f.a, a.version, 0, "");
+    adapters_mark_broken(f.a, TENANT, a.version, 0, "");
     use(&f, "a");
     fixture_close(&f);
 }
@@ -580,7 +590,7 @@ TEST(registry_tells_states_of_versions)
     expect_states(&f, "*ready:0 draining:1 ");
     adapters_release(old);
     expect_states(&f, "*ready:0 ready:0 ");
-    adapters_mark_broken(f.a, second, (int64_t)time(NULL) + 100, "why");
+    adapters_mark_broken(f.a, TENANT, second, (int64_t)time(NULL) + 100, "why");
     expect_states(&f, "*broken:0 ready:0 ");
     ASSERT(fixture_restart(&f));
     ASSERT(adapters_acquire(f.a, TENANT, "x", &v, &l, &err) == 0);

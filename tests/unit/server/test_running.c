@@ -24,12 +24,13 @@ static struct running_entry *begin(struct running *r, const char *id, const char
     strcpy(request.texts.tenant_name, "acme");
     struct running_entry *e = running_begin(r, &request);
     if (digest)
-        running_set_version(e, "support", digest);
+        running_set_version(e, "support", 7, digest);
     return e;
 }
 
-static void add_up(const char *digest, int n, void *ud)
+static void add_up(int64_t owner, const char *digest, int n, void *ud)
 {
+    (void)owner;
     int *sums = ud;
     sums[0]++;
     sums[1] += n;
@@ -78,12 +79,13 @@ TEST(running_tells_what_was_noted)
     EXPECT_EQ(got.n.tenant, 7);
     EXPECT_EQ(got.n.start_us, 12);
     EXPECT_EQ(got.n.station, 3);
-    running_set_version(e, "support", digest_no(5));
+    running_set_version(e, "support", 7, digest_no(5));
     running_set_station(e, 6);
     running_set_tokens(e, 11, 20, 3);
     running_each(r, keep_last, &got);
     EXPECT_STR(got.texts.adapter, "support");
     EXPECT_STR(got.texts.version, digest_no(5));
+    EXPECT_EQ(got.texts.owner, 7);
     EXPECT_EQ(got.n.station, 6);
     EXPECT_EQ(got.n.prompt_tokens, 11);
     EXPECT_EQ(got.n.virtual_tokens, 20);
@@ -111,6 +113,27 @@ TEST(running_counts_requests_of_versions)
     running_clear(r);
     EXPECT_EQ(n_requests(r), 0);
     EXPECT_EQ(r->pid, 0);
+    running_free(r, 1);
+}
+
+static void note_owner(int64_t owner, const char *digest, int n, void *ud)
+{
+    int *requests = ud;
+    EXPECT_STR(digest, digest_no(1));
+    if (owner >= 0 && owner < 4)
+        requests[owner] += n;
+}
+
+TEST(running_tells_owners_of_the_same_content_apart)
+{
+    struct running *r = running_new(1);
+    static const int owners[] = {2, 1, 2, 3};
+    int requests[4] = {0};
+    for (int i = 0; i < 4; i++)
+        running_set_version(begin(r, "x", NULL), "support", owners[i], digest_no(1));
+    expect_versions(r, 3, 4);
+    running_each_version(r, note_owner, requests);
+    EXPECT(requests[1] == 1 && requests[2] == 2 && requests[3] == 1);
     running_free(r, 1);
 }
 
@@ -181,13 +204,14 @@ struct texts_seen {
     int n, n_torn;
 };
 
-/* The writer's texts agree with each other: adapter "n7" has the digest of 7. */
+/* The writer's texts agree with each other: adapter "n7" has the digest of 7, and is 7's. */
 static void check_pair(const struct running_request *request, void *ud)
 {
     struct texts_seen *seen = ud;
     const char *adapter = request->texts.adapter;
     seen->n++;
-    if (adapter[0] && strcmp(digest_no(atoi(adapter + 1)), request->texts.version) != 0)
+    if (adapter[0] && (strcmp(digest_no(atoi(adapter + 1)), request->texts.version) != 0 ||
+                       atoi(adapter + 1) != request->texts.owner))
         seen->n_torn++;
 }
 
@@ -201,7 +225,7 @@ TEST(running_is_never_read_torn)
         for (int i = 0;; i++) {
             char name[16];
             snprintf(name, sizeof name, "n%d", i);
-            running_set_version(e, name, digest_no(i));
+            running_set_version(e, name, i, digest_no(i));
         }
     }
     while (seen.n < 20000)
