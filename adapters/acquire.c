@@ -126,7 +126,11 @@ void adapter_load_run(struct adapter_load *l)
     const struct maker *m = &l->a->maker;
     l->rc = make_from_store(m, l->tenant, l->digest, &l->made, &l->err);
     const struct compiled *c = &l->made.compiled;
-    if (l->rc == 0 && !l->is_known)
+    if (l->rc < 0)
+        return;
+    if (l->made.has_computed && !blobs_has(store_blobs(m->store), l->tenant, l->digest))
+        make_unkeep(m, l->tenant, l->digest); /* deleted before its compiled file was there */
+    if (!l->is_known)
         store_note_compiled(m->store, l->tenant, l->digest, kind_name(l->made.kind), c->n_tokens,
                             c->n_prefixes, c->ms, NULL);
 }

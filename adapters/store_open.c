@@ -138,6 +138,7 @@ void store_close(struct store *s)
     close_if_open(s->collect_lock);
     close_if_open(s->dir);
     pthread_mutex_destroy(&s->lock);
+    buf_free(&s->orphans);
     free(s->path);
     free(s);
 }

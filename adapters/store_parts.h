@@ -25,7 +25,8 @@ struct store {
     struct blobs blobs;
     int keep_versions;
     bool is_volatile;
-    pthread_mutex_t lock; /* of writer: this process' changes one at a time */
+    pthread_mutex_t lock; /* of writer and orphans: this process' changes one at a time */
+    struct buf orphans;   /* names of blobs that were written for changes that did not begin */
     sqlite3 *writer, *reader;
     sqlite3_stmt *is_version;                                /* of writer */
     sqlite3_stmt *find, *find_own, *find_key, *data_version; /* of reader */
@@ -55,16 +56,24 @@ int store_record_put(struct store *s, const struct store_entry *e, bool is_new,
 int store_point_at(struct store *s, const struct store_entry *e, struct err *err);
 
 /* In a change, before anything else of it: files of some blobs that earlier changes dropped
- * go, but for one that is about to be (tenant, digest; "" for none). Their names are added
- * to gone. */
+ * go, and those of orphans, but for one that is about to be (tenant, digest; "" for none).
+ * Their names are added to gone. */
 int store_collect(struct store *s, int64_t tenant, const char *but, struct buf *gone,
                   struct err *err);
+
+/* Collects in a change of its own, if it can begin; whether anything went. */
+bool store_collect_now(struct store *s);
+
+/* The blob was written for a change that did not happen: it goes, in a change of its own,
+ * unless it has a row. */
+void store_withdraw(struct store *s, int64_t tenant, const char *digest);
+void store_note_orphan(struct store *s, int64_t tenant,
+                       const char *digest); /* for the next change to withdraw */
 bool store_is_version(struct store *s, int64_t tenant,
                       const char *digest); /* or cannot be told */
 
 /* After a change: compiled files of what is gone; frees gone. */
 void store_forget_compiled(struct store *s, struct buf *gone);
-void store_add_gone(struct buf *gone, int64_t tenant, const char *digest);
 
 /* Columns of tenants t, in the order of store_read_tenant. */
 #define STORE_TENANT_COLUMNS                                                               \

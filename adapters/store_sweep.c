@@ -1,8 +1,8 @@
 /* Clearing away: blobs that are no version of anything any more, and what was compiled from
  * them.
  *
- * A blob that a change dropped keeps its files until a later change, for readers that come
- * late. Compiled files are only a cache: they go outside of transactions. While somebody
+ * A blob that a put dropped keeps its files until a later change, for readers that come
+ * late; what a delete dropped goes when it is done. Compiled files are only a cache: they go outside of transactions. While somebody
  * makes a backup (store_snapshot) no blob goes. */
 #include "adapters/store.h"
 
@@ -37,8 +37,9 @@ bool store_is_version(struct store *s, int64_t tenant, const char *digest)
     return is;
 }
 
-/* gone holds names as blobs_name makes them, one behind the other with their NULs. */
-void store_add_gone(struct buf *gone, int64_t tenant, const char *digest)
+/* gone, as orphans, holds names as blobs_name makes them, one behind the other with their
+ * NULs. */
+static void add_name(struct buf *gone, int64_t tenant, const char *digest)
 {
     char name[BLOB_NAME_SIZE];
     blobs_name(name, tenant, digest);
@@ -56,7 +57,7 @@ static int find_dropped(struct store *s, int64_t tenant, const char *but, struct
     int rc = st ? 1 : -1;
     while (rc == 1 && (rc = db_step(s->writer, st, err)) == 1)
         if (blobs_is_digest(db_text(st, 1)))
-            store_add_gone(gone, sqlite3_column_int64(st, 0), db_text(st, 1));
+            add_name(gone, sqlite3_column_int64(st, 0), db_text(st, 1));
     sqlite3_finalize(st);
     return rc;
 }
@@ -75,6 +76,40 @@ static int forget_blob(struct store *s, const char *name, struct err *err)
                   "is", tenant, digest);
 }
 
+/* Or cannot be told. */
+static bool has_row(struct store *s, int64_t tenant, const char *digest)
+{
+    sqlite3_stmt *st =
+        db_prepare(s->writer, NULL, "SELECT 1 FROM blobs WHERE tenant = ? AND digest = ?",
+                   "is", tenant, digest);
+    bool has = !st || db_step(s->writer, st, NULL) != 0;
+    sqlite3_finalize(st);
+    return has;
+}
+
+static void discard_unless_known(struct store *s, int64_t tenant, const char *digest,
+                                 struct buf *gone)
+{
+    if (has_row(s, tenant, digest))
+        return;
+    blobs_discard(&s->blobs, tenant, digest);
+    add_name(gone, tenant, digest);
+}
+
+/* Another process may be about to make a version of one: it looks again, within its own
+ * change, whether the files are there. */
+static void discard_orphans(struct store *s, int64_t but_tenant, const char *but,
+                            struct buf *gone)
+{
+    char digest[DIGEST_HEX + 1];
+    int64_t tenant;
+    for (size_t at = 0; at < s->orphans.len; at += strlen(s->orphans.data + at) + 1)
+        if (blobs_parse_name(s->orphans.data + at, &tenant, digest, NULL) &&
+            !(tenant == but_tenant && strcmp(digest, but) == 0))
+            discard_unless_known(s, tenant, digest, gone);
+    buf_free(&s->orphans);
+}
+
 /* If the change fails later the rows are back without files, and nothing misses them. */
 int store_collect(struct store *s, int64_t tenant, const char *but, struct buf *gone,
                   struct err *err)
@@ -85,8 +120,39 @@ int store_collect(struct store *s, int64_t tenant, const char *but, struct buf *
     int rc = find_dropped(s, tenant, but, gone, err);
     for (size_t at = from; rc == 0 && at < gone->len; at += strlen(gone->data + at) + 1)
         rc = forget_blob(s, gone->data + at, err);
+    discard_orphans(s, tenant, but, gone);
     flock(s->collect_lock, LOCK_UN);
     return rc;
+}
+
+bool store_collect_now(struct store *s)
+{
+    struct buf gone = {0};
+    if (store_begin(s, NULL) < 0)
+        return false;
+    int rc = store_end(s, store_collect(s, STORE_DEFAULT_TENANT, "", &gone, NULL), NULL);
+    bool has_gone = rc == 0 && gone.len > 0;
+    store_forget_compiled(s, &gone);
+    return has_gone;
+}
+
+void store_note_orphan(struct store *s, int64_t tenant, const char *digest)
+{
+    pthread_mutex_lock(&s->lock);
+    add_name(&s->orphans, tenant, digest);
+    pthread_mutex_unlock(&s->lock);
+}
+
+void store_withdraw(struct store *s, int64_t tenant, const char *digest)
+{
+    struct buf gone = {0};
+    if (store_begin(s, NULL) < 0) {
+        store_note_orphan(s, tenant, digest);
+        return;
+    }
+    discard_unless_known(s, tenant, digest, &gone);
+    store_end(s, 0, NULL);
+    store_forget_compiled(s, &gone);
 }
 
 /* ---- compiled files ------------------------------------------------------------------ */

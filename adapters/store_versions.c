@@ -45,14 +45,20 @@ static int find_current(struct change *c)
 }
 
 /* What the name is now, which only_if has seen. */
-static int begin_with(struct change *c, const struct store_condition *only_if,
-                      const char *version)
+static int look(struct change *c, const struct store_condition *only_if)
 {
     const struct current *was = &c->was;
     if (find_current(c) < 0)
         return -1;
-    if (only_if && only_if->allow(only_if->ud, was->is_known ? was->version : NULL,
-                                  was->is_from_folder, c->err) < 0)
+    return only_if ? only_if->allow(only_if->ud, was->is_known ? was->version : NULL,
+                                    was->is_from_folder, c->err)
+                   : 0;
+}
+
+static int begin_with(struct change *c, const struct store_condition *only_if,
+                      const char *version)
+{
+    if (look(c, only_if) < 0)
         return -1;
     return store_collect(c->s, c->tenant, version, &c->gone, c->err);
 }
@@ -121,14 +127,20 @@ int store_point_at(struct store *s, const struct store_entry *e, struct err *err
                   (int64_t)STORE_FROM_FOLDER, (int64_t)STORE_OVER_FOLDER);
 }
 
+/* What the files have on disk; before they are there, what they will have. */
+static int64_t bytes_of(const struct store *s, const struct store_entry *e)
+{
+    int64_t bytes = blobs_bytes(&s->blobs, e->tenant, e->version);
+    return bytes > 0 ? bytes : e->bytes;
+}
+
 int store_record_put(struct store *s, const struct store_entry *e, bool is_new,
                      struct err *err)
 {
     if (db_run(s->writer, err,
                "INSERT INTO blobs VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET bytes = "
                "excluded.bytes",
-               "isi", e->tenant, e->version,
-               blobs_bytes(&s->blobs, e->tenant, e->version)) < 0 ||
+               "isi", e->tenant, e->version, bytes_of(s, e)) < 0 ||
         store_point_at(s, e, err) < 0 || (is_new && add_version(s, e, err) < 0))
         return -1;
     return e->n_tokens > 0 ? note_compiled(s, e, err) : 0;
@@ -179,6 +191,18 @@ static int check_bytes(const struct change *c, int64_t most)
                    (long long)n, (long long)most);
 }
 
+static int record_within(struct change *c, const struct store_entry *e,
+                         const struct store_limits *limits)
+{
+    bool is_new = strcmp(c->was.version, e->version) != 0;
+    if (store_record_put(c->s, e, is_new, c->err) < 0)
+        return -1;
+    if (!is_new || !limits)
+        return 0;
+    return check_names(c, limits->max_adapters) < 0 ? -1
+                                                    : check_bytes(c, limits->max_bytes);
+}
+
 struct put {
     const struct store_entry *e;
     const struct blob_file *files;
@@ -195,30 +219,14 @@ static int put(struct change *c, const struct put *p)
     if (!blobs_has(&c->s->blobs, e->tenant, e->version) &&
         blobs_put(&c->s->blobs, e->tenant, e->version, p->files, p->n_files, c->err) < 0)
         return -1;
-    bool is_new = strcmp(c->was.version, e->version) != 0;
-    if (store_record_put(c->s, e, is_new, c->err) < 0)
-        return -1;
-    if (!is_new || !p->limits)
-        return 0;
-    return check_names(c, p->limits->max_adapters) < 0
-               ? -1
-               : check_bytes(c, p->limits->max_bytes);
+    return record_within(c, e, p->limits);
 }
 
-/* A blob that was written for a change which is refused has no row to be collected by. */
-static void discard_unless_known(struct change *c, const struct store_entry *e)
+static int check_entry(const struct store_entry *e, struct err *err)
 {
-    if (store_begin(c->s, NULL) < 0)
-        return;
-    sqlite3_stmt *st = db_prepare(c->s->writer, NULL,
-                                  "SELECT 1 FROM blobs WHERE tenant = ? AND digest = ?",
-                                  "is", e->tenant, e->version);
-    if (st && db_step(c->s->writer, st, NULL) == 0) {
-        blobs_discard(&c->s->blobs, e->tenant, e->version);
-        store_add_gone(&c->gone, e->tenant, e->version);
-    }
-    sqlite3_finalize(st);
-    store_end(c->s, 0, NULL);
+    if (name_is_valid(e->name) && blobs_is_digest(e->version) && e->tenant > 0)
+        return 0;
+    return err_set(err, ERR_INTERNAL, "not a name or a version");
 }
 
 int store_put(struct store *s, const struct store_entry *e, const struct blob_file *files,
@@ -227,15 +235,34 @@ int store_put(struct store *s, const struct store_entry *e, const struct blob_fi
 {
     struct change c = {.s = s, .tenant = e->tenant, .name = e->name, .err = err};
     const struct put p = {e, files, n_files, only_if, limits};
-    if (!name_is_valid(e->name) || !blobs_is_digest(e->version) || e->tenant <= 0)
-        return err_set(err, ERR_INTERNAL, "not a name or a version");
-    if (blobs_put(&s->blobs, e->tenant, e->version, files, n_files, err) < 0 ||
-        store_begin(s, err) < 0)
+    if (check_entry(e, err) < 0)
         return -1;
+    if (blobs_put(&s->blobs, e->tenant, e->version, files, n_files, err) < 0 ||
+        store_begin(s, err) < 0) {
+        store_note_orphan(s, e->tenant, e->version);
+        return -1;
+    }
     int rc = store_end(s, put(&c, &p), err);
-    if (rc < 0)
-        discard_unless_known(&c, e);
+    if (rc < 0) /* it has no row to be collected by */
+        store_withdraw(s, e->tenant, e->version);
     store_forget_compiled(s, &c.gone);
+    return rc;
+}
+
+/* The put itself, without its files, taken back: so the two never differ. */
+int store_check_put(struct store *s, const struct store_entry *e,
+                    const struct store_condition *only_if,
+                    const struct store_limits *limits, struct err *err)
+{
+    struct change c = {.s = s, .tenant = e->tenant, .name = e->name, .err = err};
+    if (check_entry(e, err) < 0 || store_begin(s, err) < 0)
+        return -1;
+    int rc = need_tenant(&c);
+    if (rc == 0)
+        rc = look(&c, only_if);
+    if (rc == 0)
+        rc = record_within(&c, e, limits);
+    store_end(s, -1, NULL);
     return rc;
 }
 
@@ -298,6 +325,8 @@ int store_delete(struct store *s, int64_t tenant, const char *name, bool stays_d
     if (rc == 0)
         rc = remove_name(&c, stays_deleted);
     rc = store_end(s, rc, err);
+    if (rc == 0) /* who still wants to read it learns that the name is gone */
+        store_collect_now(s);
     store_forget_compiled(s, &c.gone);
     return rc;
 }

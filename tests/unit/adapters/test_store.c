@@ -4,11 +4,13 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sqlite3.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "adapters/store_parts.h"
 #include "core/base/buf.h"
 #include "core/base/mem.h"
 #include "tests/support/adapter_files.h"
@@ -238,6 +240,63 @@ TEST(store_drop_old_versions)
     EXPECT_EQ(stored_put(s, 1, 2, 3, &err), 0);
     EXPECT_EQ(stored_put(s, 1, 2, 3, &err), 0);
     EXPECT_EQ(stored_count(dir, "blobs", false), 1);
+    store_close(s);
+    adapter_files_remove_dir(dir);
+    free(dir);
+}
+
+static sqlite3 *lock_db(const char *dir)
+{
+    char path[512];
+    sqlite3 *db = NULL;
+    snprintf(path, sizeof path, "%s/registry.db", dir);
+    EXPECT_EQ(sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, NULL), SQLITE_OK);
+    EXPECT_EQ(sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
+    return db;
+}
+
+/* The files are written before anybody has to wait for others' changes. */
+TEST(store_put_that_could_not_begin_leaves_nothing)
+{
+    char *dir = adapter_files_tmp_dir();
+    struct err err = {0};
+    struct store *s = stored_open(dir, 1, &err);
+    ASSERT(s && stored_put(s, 1, 0, 0, &err) == 0);
+    sqlite3_busy_timeout(s->writer, 1);
+    for (int is_wanted = 0; is_wanted < 2; is_wanted++) {
+        sqlite3 *db = lock_db(dir);
+        EXPECT_EQ(stored_put(s, 1, 1, 1, &err), -1);
+        EXPECT_EQ(stored_put(s, 1, 1, 0, &err), -1); /* another's version, too */
+        EXPECT_EQ(err.code, ERR_IO);
+        sqlite3_close(db);
+        EXPECT_EQ(stored_put(s, 1, 2, is_wanted ? 1 : 2, &err), 0);
+        EXPECT_EQ(stored_put(s, 1, 2, is_wanted ? 1 : 2, &err), 0);
+        EXPECT_EQ(stored_is_whole(s, 1, 1), is_wanted);
+        EXPECT(stored_is_whole(s, 1, 0));
+        EXPECT_EQ(stored_count(dir, "blobs", false), 2);
+    }
+    store_close(s);
+    adapter_files_remove_dir(dir);
+    free(dir);
+}
+
+TEST(store_delete_clears_away_at_once)
+{
+    char *dir = adapter_files_tmp_dir(), copy[512];
+    struct err err = {0};
+    int hold;
+    struct store *s = stored_open(dir, 3, &err);
+    ASSERT(s && stored_put(s, 1, 0, 0, &err) == 0 && stored_put(s, 1, 0, 1, &err) == 0 &&
+           stored_put(s, 1, 1, 1, &err) == 0);
+    EXPECT_EQ(stored_delete(s, 1, 0, false, &err), 0);
+    EXPECT(stored_is_whole(s, 1, 1) && stored_count(dir, "blobs", false) == 1);
+    snprintf(copy, sizeof copy, "%s/copy", dir);
+    ASSERT(store_snapshot(s, copy, &hold, &err) == 0);
+    EXPECT_EQ(stored_delete(s, 1, 1, true, &err), 0);
+    EXPECT(stored_is_whole(s, 1, 1)); /* somebody copies */
+    close(hold);
+    EXPECT_EQ(stored_put(s, 1, 0, 0, &err), 0);
+    EXPECT(!stored_is_whole(s, 1, 1) && stored_count(dir, "blobs", false) == 1);
     store_close(s);
     adapter_files_remove_dir(dir);
     free(dir);

@@ -85,11 +85,10 @@ TEST(store_gives_each_tenant_names_of_his_own)
     EXPECT_EQ(stored_roll_back(t.s, t.one, 0, 1, &t.err), -1);
     EXPECT_EQ(stored_delete(t.s, t.other, 0, false, &t.err), 0);
     EXPECT_EQ(stored_delete(t.s, t.other, 1, false, &t.err), 0);
-    EXPECT_EQ(stored_put(t.s, t.one, 1, 2, &t.err), 0); /* collects them */
     EXPECT(stored_is_whole(t.s, t.one, 0) && !stored_is_whole(t.s, t.other, 0));
     EXPECT_EQ(stored_put(t.s, 77, 0, 0, &t.err), -1); /* nobody */
     EXPECT_EQ(t.err.code, ERR_NOT_FOUND);
-    EXPECT_EQ(stored_count(t.dir, "blobs", false), 2);
+    EXPECT_EQ(stored_count(t.dir, "blobs", false), 1);
     close_two(&t);
 }
 
@@ -336,6 +335,51 @@ TEST(store_limits_bytes_of_kept_versions)
     close_two(&t);
 }
 
+/* What a put would be refused for is told without one; a check changes nothing. */
+static int check_within(struct two *t, int64_t tenant, int name, int v, int64_t names,
+                        int64_t blobs)
+{
+    char version[DIGEST_HEX + 1];
+    stored_version(v, version);
+    const struct store_entry e = {.tenant = tenant,
+                                  .name = stored_name(name),
+                                  .version = version,
+                                  .bytes = STORED_BYTES + 2};
+    const struct store_limits limits = {.max_adapters = names,
+                                        .max_bytes = blobs * (STORED_BYTES + 2)};
+    t->err = (struct err){0};
+    return store_check_put(t->s, &e, NULL, &limits, &t->err);
+}
+
+TEST(store_check_puts_before_they_cost_anything)
+{
+    struct two t;
+    ASSERT(open_two(&t)); /* which keeps 3 versions */
+    for (int v = 0; v < 3; v++) {
+        EXPECT_EQ(check_within(&t, t.one, 0, v, 1, v + 1), 0);
+        EXPECT_EQ(check_within(&t, t.one, 0, v, 1, v + 1), 0); /* nothing was done */
+        EXPECT_EQ(put_within(&t, t.one, 0, v, 1, v + 1), 0);
+    }
+    EXPECT_EQ(check_within(&t, t.one, 1, 0, 1, 0), -1);
+    EXPECT_EQ(t.err.code, ERR_FORBIDDEN);
+    EXPECT_STR(t.err.msg, "the limit of 1 adapters is reached: there are 1");
+    EXPECT_EQ(check_within(&t, t.one, 1, 3, 0, 3), -1);
+    EXPECT_EQ(t.err.code, ERR_TOO_LARGE);
+    EXPECT_STR(t.err.msg,
+               "all kept versions together would be 160008 bytes, and the limit is 120006");
+    EXPECT_EQ(check_within(&t, t.one, 0, 3, 1, 3), 0); /* the oldest goes for it */
+    EXPECT_EQ(check_within(&t, t.one, 1, 2, 2, 3), 0); /* equal content counts once */
+    EXPECT_EQ(check_within(&t, t.one, 0, 2, 1, 1), 0); /* what it has already */
+    EXPECT_EQ(check_within(&t, t.other, 0, 2, 1, 1), 0);
+    EXPECT_EQ(check_within(&t, 99, 0, 0, 0, 0), -1);
+    EXPECT_EQ(t.err.code, ERR_NOT_FOUND);
+    EXPECT(stored_in(t.s, t.one, 0) == 2 && stored_in(t.s, t.one, 1) == STORED_NOTHING);
+    EXPECT_EQ(stored_in(t.s, t.other, 0), STORED_NOTHING);
+    EXPECT_EQ(stored_count(t.dir, "blobs", false), 3);
+    EXPECT(stored_is_whole(t.s, t.one, 0) && stored_is_whole(t.s, t.one, 2));
+    close_two(&t);
+}
+
 /* ---- compiled files ------------------------------------------------------------------ */
 
 static void make_compiled(const char *dir, int64_t tenant, int v, const char *rest)
@@ -368,12 +412,12 @@ TEST(store_compiled_files_go_with_their_blob)
     make_compiled(t.dir, t.one, 0, "-n-f16");
     make_compiled(t.dir, t.one, 1, "-m-f32");
     make_compiled(t.dir, t.other, 0, "-m-f32");
-    EXPECT_EQ(stored_delete(t.s, t.one, 0, false, &t.err), 0);
+    for (int v = 1; v < 4; v++)
+        EXPECT_EQ(stored_put(t.s, t.one, 0, v, &t.err), 0); /* drops the first */
     EXPECT(has_compiled(t.dir, t.one, 0, "-m-f32"));
     EXPECT_EQ(stored_put(t.s, t.one, 0, 0, &t.err), 0); /* wanted again: it stays */
     EXPECT(has_compiled(t.dir, t.one, 0, "-m-f32"));
     EXPECT_EQ(stored_delete(t.s, t.one, 0, false, &t.err), 0);
-    EXPECT_EQ(stored_put(t.s, t.one, 1, 1, &t.err), 0);
     EXPECT(!has_compiled(t.dir, t.one, 0, "-m-f32") &&
            !has_compiled(t.dir, t.one, 0, "-n-f16"));
     EXPECT(has_compiled(t.dir, t.one, 1, "-m-f32") &&
