@@ -22,12 +22,11 @@ enum { CHUNK = 65536, BLOB_MAX_FILES = 16, PLACE_TRIES = 8 };
 
 struct backup {
     const char *path;
-    struct buf partial, snapshot; /* paths */
-    int fd, hold;
+    struct buf partial, snapshot; /* paths; the second goes at the end in every case */
+    int fd, hold;                 /* fd -1: the place is another's */
     struct archive *tar;
     int blobs; /* descriptor of the folder */
     struct backup_stats stats;
-    int rc;
     struct err *err;
 };
 
@@ -152,22 +151,16 @@ static int add_folder(struct backup *b, const char *name, int fd)
     return add_header(b, name, &st);
 }
 
-/* Nothing of the copy is left once it is in the archive, nor after a kill but for the
- * moment between. */
 static int add_registry(struct backup *b, struct store *s)
 {
-    unlink(b->snapshot.data); /* of a backup that was killed in that moment */
-    if (store_snapshot(s, b->snapshot.data, &b->hold, b->err) < 0) {
-        unlink(b->snapshot.data);
+    unlink(b->snapshot.data); /* of a backup that was killed */
+    if (store_snapshot(s, b->snapshot.data, &b->hold, b->err) < 0)
         return -1;
-    }
     int fd = open(b->snapshot.data, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    int rc = fd < 0 ? failed(b, "reading the copy of the registry for") : 0;
-    unlink(b->snapshot.data);
-    if (rc == 0)
-        rc = add_file(b, "registry.db", fd);
-    if (fd >= 0)
-        close(fd);
+    if (fd < 0)
+        return failed(b, "reading the copy of the registry for");
+    int rc = add_file(b, "registry.db", fd);
+    close(fd);
     return rc;
 }
 
@@ -212,9 +205,9 @@ static int open_blob(struct backup *b, struct blob *blob, const char *name)
 {
     *blob = (struct blob){0};
     blob->folder = openat(b->blobs, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-    blob->is_gone = blob->folder < 0;
     if (blob->folder >= 0 && durable_each(blob->folder, open_blob_file, blob, b->err) < 0)
         return -1;
+    blob->is_gone = blob->is_gone || blob->n == 0;
     if (blob->is_odd)
         return err_set(b->err, ERR_IO, "blobs/%.80s of the state folder has too many files",
                        name);
@@ -235,31 +228,37 @@ static int add_blob_files(struct backup *b, const struct blob *blob, const char 
     return rc;
 }
 
-/* One that is being replaced because it was damaged vanishes for a moment and is looked at
- * again. What the snapshot speaks of does not go for good; what a put has just withdrawn
- * may. */
-static int add_blob(struct backup *b, const char *name)
+/* 1, or 0 if it is not there. */
+static int add_if_there(struct backup *b, const char *name)
 {
-    for (int i = 0; i < PLACE_TRIES; i++) {
-        struct blob blob;
-        int rc = open_blob(b, &blob, name);
-        if (rc == 0 && !blob.is_gone)
-            rc = add_blob_files(b, &blob, name);
-        close_blob(&blob);
-        if (rc < 0 || !blob.is_gone) {
-            b->stats.n_blobs += rc == 0;
-            return rc;
-        }
-        usleep(1000);
-    }
-    return 0;
+    struct blob blob;
+    int rc = open_blob(b, &blob, name);
+    if (rc == 0 && !blob.is_gone)
+        rc = add_blob_files(b, &blob, name) < 0 ? -1 : 1;
+    close_blob(&blob);
+    return rc;
 }
 
-static void add_blob_of(void *ud, const char *name)
+/* One that is being replaced because it was damaged vanishes for a moment and is looked at
+ * again; but what the snapshot speaks of does not go for good. */
+static int add_blob(void *ud, const struct store_snapshot_blob *v)
 {
     struct backup *b = ud;
-    if (b->rc == 0 && name[0] != '.') /* those are half-done */
-        b->rc = add_blob(b, name);
+    char name[BLOB_NAME_SIZE];
+    blobs_name(name, v->tenant, v->digest);
+    for (int i = 0; i < PLACE_TRIES; i++) {
+        int rc = add_if_there(b, name);
+        if (rc == 0 && v->tenant == STORE_DEFAULT_TENANT)
+            rc = add_if_there(b, v->digest); /* as older daemons called it */
+        b->stats.n_blobs += rc == 1;
+        if (rc != 0)
+            return rc < 0 ? -1 : 0;
+        usleep(1000);
+    }
+    return err_set(b->err, ERR_IO,
+                   "the files of version %.12s of the adapter \"%.64s\" of the tenant \"%.64s\" "
+                   "are missing: without them there is no whole backup",
+                   v->digest, v->adapter, v->tenant_name);
 }
 
 static int add_blobs(struct backup *b, struct store *s)
@@ -267,10 +266,9 @@ static int add_blobs(struct backup *b, struct store *s)
     b->blobs = openat(store_folder(s), "blobs", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (b->blobs < 0)
         return failed(b, "reading the state folder for");
-    if (add_folder(b, "blobs", b->blobs) < 0 ||
-        durable_each(b->blobs, add_blob_of, b, b->err) < 0)
+    if (add_folder(b, "blobs", b->blobs) < 0)
         return -1;
-    return b->rc;
+    return store_snapshot_each(b->snapshot.data, add_blob, b, b->err);
 }
 
 /* ---- all of it ----------------------------------------------------------------------- */
@@ -290,6 +288,8 @@ static void give_back(struct backup *b, int rc)
 {
     if (rc < 0 && b->fd >= 0)
         unlink(b->partial.data);
+    if (b->fd >= 0)
+        unlink(b->snapshot.data);
     archive_write_free(b->tar);
     const int fds[] = {b->hold, b->blobs, b->fd};
     for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)

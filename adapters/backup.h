@@ -1,9 +1,9 @@
 /* A copy of the registry in one file, taken while daemons serve.
  *
  * Thread: any; blocks for the disk. The file is a pax archive which, unpacked into an empty
- * folder, is a state folder: registry.db as it was at one moment, and blobs/ with at least
- * what that moment's versions are made of. It holds hashes of keys and everybody's
- * adapters, so it is readable by its owner alone.
+ * folder, is a state folder: registry.db as it was at one moment, and blobs/ with what that
+ * moment's versions are made of: all of it, or there is no backup. It holds hashes of keys
+ * and everybody's adapters, so it is readable by its owner alone.
  *
  *     struct backup_stats done;
  *     if (backup_write(store, "/backups/monday.tar", &done, &err) < 0) return -1;

@@ -130,30 +130,46 @@ void durable_discard(int dir, const char *name)
     unlinkat(dir, name, AT_REMOVEDIR);
 }
 
+static DIR *open_listing(int dir)
+{
+    int own = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *d = own < 0 ? NULL : fdopendir(own);
+    if (!d && own >= 0)
+        close(own);
+    return d;
+}
+
+struct names {
+    char **at;
+    size_t n;
+};
+
+static int take_names(DIR *d, struct names *out, struct err *err)
+{
+    struct dirent *entry;
+    while ((errno = 0, entry = readdir(d))) {
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+            continue;
+        out->at = xrealloc(out->at, (out->n + 1) * sizeof *out->at);
+        out->at[out->n++] = xstrdup(entry->d_name);
+    }
+    return errno ? failed(err, "reading a folder") : 0;
+}
+
 /* Names are taken first: removing entries while reading a folder may skip others. */
 int durable_each(int dir, void (*fn)(void *ud, const char *name), void *ud, struct err *err)
 {
-    char **names = NULL;
-    size_t n = 0;
-    struct dirent *entry;
-    int own = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *d = own < 0 ? NULL : fdopendir(own);
-    if (!d) {
-        if (own >= 0)
-            close(own);
+    struct names names = {0};
+    DIR *d = open_listing(dir);
+    if (!d)
         return failed(err, "reading a folder");
-    }
-    while ((entry = readdir(d))) {
-        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
-            continue;
-        names = xrealloc(names, (n + 1) * sizeof *names);
-        names[n++] = xstrdup(entry->d_name);
-    }
+    int rc = take_names(d, &names, err);
     closedir(d);
-    for (size_t i = 0; i < n; i++) {
-        fn(ud, names[i]);
-        free(names[i]);
+    for (size_t i = 0; i < names.n; i++) {
+        if (rc == 0)
+            fn(ud, names.at[i]);
+        free(names.at[i]);
     }
-    free(names);
-    return 0;
+    free(names.at);
+    return rc;
 }

@@ -29,7 +29,8 @@ int durable_sync(int dir, struct err *err);
 /* Removes a file, or a folder of files; not synced, and what cannot be removed stays. */
 void durable_discard(int dir, const char *name);
 
-/* Calls fn with every name in dir but "." and ".."; fn may remove it. */
+/* Calls fn with every name in dir but "." and ".."; fn may remove it. With none if they
+ * cannot be read to the last. */
 int durable_each(int dir, void (*fn)(void *ud, const char *name), void *ud, struct err *err);
 
 #endif

@@ -90,6 +90,12 @@ int store_put(struct store *s, const struct store_entry *entry, const struct blo
               int n_files, const struct store_condition *only_if, const struct store_limits *limits,
               struct err *err);
 
+/* Whether such a put, of this many bytes, would be refused now, and with what. Blocks as a put does, but for the
+ * disk. */
+int store_check_put(struct store *s, const struct store_entry *entry,
+                    const struct store_condition *only_if, const struct store_limits *limits,
+                    struct err *err);
+
 /* Makes a kept version the current one again; ERR_NOT_FOUND if it is not kept. */
 int store_rollback(struct store *s, int64_t tenant, const char *name, const char *version,
                    const struct store_condition *only_if, struct err *err);
@@ -149,5 +155,14 @@ int store_folder(const struct store *s);                /* descriptor of the sta
 /* A copy of the database as it is at one moment, to path; for a backup. Any thread; has its own connection. While
  * *hold (a descriptor, closed by the caller) is open, no process collects blobs. */
 int store_snapshot(struct store *s, const char *path, int *hold, struct err *err);
+
+struct store_snapshot_blob { /* with the names of a tenant's adapter that has it, for messages; lent */
+    int64_t tenant;
+    const char *digest, *tenant_name, *adapter;
+};
+
+/* Every blob that versions in such a copy are made of, once; fn returns 0 to go on. */
+int store_snapshot_each(const char *path, int (*fn)(void *ud, const struct store_snapshot_blob *b),
+                        void *ud, struct err *err);
 
 #endif

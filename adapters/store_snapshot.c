@@ -38,22 +38,27 @@ static int make_empty(const char *path, struct err *err)
     return fd;
 }
 
+static sqlite3 *open_db(const char *path, int flags, struct err *err)
+{
+    sqlite3 *db = NULL;
+    int rc = sqlite3_open_v2(path, &db, flags | SQLITE_OPEN_NOMUTEX, NULL);
+    if (rc == SQLITE_OK) {
+        sqlite3_busy_timeout(db, BUSY_MS);
+        return db;
+    }
+    err_set(err, ERR_IO, "the registry in the state folder: %s", sqlite3_errstr(rc));
+    sqlite3_close(db);
+    return NULL;
+}
+
 static int copy_db(const struct store *s, const char *path, struct err *err)
 {
     struct buf from = {0};
-    sqlite3 *db = NULL;
     buf_printf(&from, "%s/registry.db", s->path);
-    int rc =
-        sqlite3_open_v2(from.data, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
-    buf_free(&from);
-    if (rc == SQLITE_OK) {
-        sqlite3_busy_timeout(db, BUSY_MS);
-        rc = db_run(db, err, "VACUUM INTO ?", "s", path);
-    } else {
-        rc = err_set(err, ERR_IO, "the registry in the state folder: %s",
-                     sqlite3_errstr(rc));
-    }
+    sqlite3 *db = open_db(from.data, SQLITE_OPEN_READWRITE, err);
+    int rc = db ? db_run(db, err, "VACUUM INTO ?", "s", path) : -1;
     sqlite3_close(db);
+    buf_free(&from);
     return rc;
 }
 
@@ -82,4 +87,26 @@ int store_snapshot(struct store *s, const char *path, int *hold, struct err *err
     close(*hold);
     *hold = -1;
     return -1;
+}
+
+int store_snapshot_each(const char *path,
+                        int (*fn)(void *ud, const struct store_snapshot_blob *b), void *ud,
+                        struct err *err)
+{
+    sqlite3 *db = open_db(path, SQLITE_OPEN_READONLY, err);
+    sqlite3_stmt *st =
+        db ? db_prepare(db, err,
+                        "SELECT v.tenant, v.digest, t.name, min(v.name) FROM versions v"
+                        "  LEFT JOIN tenants t ON t.id = v.tenant GROUP BY v.tenant, v.digest",
+                        "")
+           : NULL;
+    int rc = st ? 0 : -1;
+    while (rc == 0 && (rc = db_step(db, st, err)) == 1)
+        rc = fn(ud, &(struct store_snapshot_blob){.tenant = sqlite3_column_int64(st, 0),
+                                                  .digest = db_text(st, 1),
+                                                  .tenant_name = db_text(st, 2),
+                                                  .adapter = db_text(st, 3)});
+    sqlite3_finalize(st);
+    sqlite3_close(db);
+    return rc;
 }
