@@ -145,9 +145,7 @@ static void end_change(struct exchange *x)
     struct asked *a = x->extra;
     upload_free(a->body);
     a->change = NULL;
-    x->is_work_live = false;
-    x->on_late = NULL;
-    exchange_release(x);
+    exchange_end_work(x);
 }
 
 /* The deadline was over before its turn came: nothing happens to the name. */
@@ -252,10 +250,9 @@ static enum exchange_step_result queue(struct exchange *x, const struct asked *w
     c.on_done = on_done;
     c.ud = x;
     x->extra = a;
-    x->is_work_live = true;
     x->on_late = drop_change;
     a->change = changes_add(x->server, &c);
-    return STEP_WAIT;
+    return exchange_begin_work(x, EXCHANGE_change);
 }
 
 /* What begin made goes on its way, or with err. */

@@ -187,9 +187,10 @@ static enum exchange_step_result answer_options(struct exchange *x)
     return exchange_reply(x, 204, NULL, &none);
 }
 
-static int check_state(const struct exchange *x, struct err *err)
+int admit_check_state(const struct exchange *x, struct err *err)
 {
-    if (!server_is_draining(x->server) || x->match->route->body == ROUTE_NO_BODY)
+    bool is_look = strcmp(x->method, "GET") == 0 || strcmp(x->method, "HEAD") == 0;
+    if (!server_is_draining(x->server) || is_look)
         return 0;
     return err_set(err, ERR_CLOSING, "The server is shutting down");
 }
@@ -211,7 +212,7 @@ enum exchange_step_result admit_run(struct exchange *x)
         return exchange_fail(x, &err);
     if (found < 0)
         return exchange_fail(x, &no_route);
-    if (check_state(x, &err) < 0 || accept_body(x, &err) < 0)
+    if (admit_check_state(x, &err) < 0 || accept_body(x, &err) < 0)
         return exchange_fail(x, &err);
     return STEP_MORE;
 }

@@ -9,4 +9,7 @@
 
 enum exchange_step_result admit_run(struct exchange *x);
 
+/* While the server drains, nothing is begun that could change anything. */
+int admit_check_state(const struct exchange *x, struct err *err);
+
 #endif

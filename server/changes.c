@@ -139,7 +139,7 @@ static void on_run(void *ud)
     struct changes *q = s->changes;
     int more = c->is_failed || !c->work ? 0 : adapter_change_next(c->work, &c->err);
     if (more > 0) {
-        loop_work(s->loop, run_change, on_run, c);
+        loop_block(s->loop, LOOP_CHANGES, run_change, on_run, c);
         return;
     }
     c->is_failed |= more < 0;
@@ -149,7 +149,6 @@ static void on_run(void *ud)
     q->n_running--;
     free_change(c);
     run_more(q);
-    server_leave_home(s);
 }
 
 static void begin(struct changes *q, struct lane *l)
@@ -163,7 +162,7 @@ static void begin(struct changes *q, struct lane *l)
         c->is_failed = err_set(&c->err, ERR_CLOSING, "The server is shutting down") < 0;
     else if (c->on_begin)
         c->on_begin(c);
-    loop_work(q->server->loop, run_change, on_run, c);
+    loop_block(q->server->loop, LOOP_CHANGES, run_change, on_run, c);
 }
 
 static struct lane *lane_to_run(const struct changes *q)
@@ -177,7 +176,7 @@ static struct lane *lane_to_run(const struct changes *q)
 static void run_more(struct changes *q)
 {
     struct lane *l;
-    while (q->n_running < CHANGES_AT_ONCE && (l = lane_to_run(q)))
+    while (q->n_running < LOOP_CHANGES_AT_ONCE && (l = lane_to_run(q)))
         begin(q, l);
 }
 
@@ -204,5 +203,4 @@ void changes_drop(struct change *c)
     CHECK(!c->is_begun);
     take_out(s->changes, c);
     free_change(c);
-    server_leave_home(s);
 }

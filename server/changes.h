@@ -1,5 +1,5 @@
-/* The queue of changes to adapters: one at a time for each tenant, those of several tenants at
- * once.
+/* The queue of changes to adapters: one at a time for each tenant, those of LOOP_CHANGES_AT_ONCE
+ * tenants at once.
  *
  * Thread: loop; the slow part of a change runs on the pool. A change that is in the queue is
  * carried through, whoever waits for it, unless it is dropped before it began.
@@ -18,8 +18,6 @@
 
 #include <stdbool.h>
 #include <stdint.h>
-
-enum { CHANGES_AT_ONCE = 8 };
 
 struct server;
 struct changes;

@@ -63,6 +63,9 @@ static enum exchange_step_result ex_receive(struct exchange *x)
 
 static enum exchange_step_result ex_parse(struct exchange *x)
 {
+    struct err err = {0};
+    if (admit_check_state(x, &err) < 0) /* it may have waited long for its body */
+        return exchange_fail(x, &err);
     enum exchange_step_result got = x->match->route->handle(x);
     if (x->req)
         http_drop_body(x->req); /* who wants more of it has a copy, or has kept it */
@@ -89,6 +92,18 @@ static enum exchange_step_result ex_stream(struct exchange *x)
     return generation_answer(x);
 }
 
+static enum exchange_step_result ex_change(struct exchange *x)
+{
+    (void)x; /* its end answers */
+    return STEP_WAIT;
+}
+
+static enum exchange_step_result ex_registry(struct exchange *x)
+{
+    (void)x;
+    return STEP_WAIT;
+}
+
 static enum exchange_step_result ex_finish(struct exchange *x)
 {
     (void)x; /* what is left happens when all sides have let go */
@@ -106,12 +121,40 @@ void exchange_run(struct exchange *x)
     for (;;) {
         if (exchange_is_over(x))
             x->step = EXCHANGE_finish;
+        running_set_station(x->running, x->step);
         enum exchange_step_result got = steps[x->step](x);
         if (got == STEP_WAIT)
             return;
         x->step = got == STEP_DONE ? EXCHANGE_finish : x->step + 1;
-        running_set_station(x->running, x->step);
     }
+}
+
+enum exchange_step_result exchange_begin_work(struct exchange *x, enum exchange_step step)
+{
+    CHECK(step == EXCHANGE_change || step == EXCHANGE_registry);
+    x->is_work_live = true;
+    x->step = step;
+    running_set_station(x->running, step);
+    return STEP_WAIT;
+}
+
+static void end_extra(struct exchange *x)
+{
+    if (x->fini_extra)
+        x->fini_extra(x);
+    x->fini_extra = NULL;
+}
+
+/* A client that reads slowly has the time of read_grace_ms from now on. */
+void exchange_end_work(struct exchange *x)
+{
+    CHECK(x->is_work_live && exchange_is_over(x));
+    end_extra(x);
+    x->is_work_live = false;
+    x->on_late = NULL;
+    x->deadline_us = loop_now_us();
+    exchange_run(x);
+    exchange_release(x);
 }
 
 /* ---- life ---------------------------------------------------------------------------- */
@@ -193,8 +236,7 @@ static void free_now(struct exchange *x)
     running_end(table_of(x), x->running);
     usage_add_exchange(x->server->usage, x, true);
     server_remove(x->server, x);
-    if (x->fini_extra)
-        x->fini_extra(x);
+    end_extra(x);
     generation_fini(x);
     arena_free(&x->arena);
     x->magic = 0;

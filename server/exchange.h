@@ -1,9 +1,10 @@
 /* One HTTP request and its answer, from headers to the last byte.
  *
- * Thread: loop. An exchange lives until three sides have let go of it: HTTP (req), the
- * engine (is_job_live) and the pool (is_work_live); exchange_release frees it when none is
- * left. Its arena dies with it. It changes state in exchange_run alone: every asynchronous
- * completion ends there.
+ * Thread: loop. An exchange lives until four sides have let go of it: HTTP (req), the
+ * engine (is_job_live), the pool or the queue of changes (is_work_live), and the wake-up whose
+ * events touched it (is_touched); exchange_release frees it when none is left. Its arena dies
+ * with it. Steps follow each other in exchange_run alone, but for a handler's own work:
+ * exchange_begin_work takes the exchange out of its step, exchange_end_work to its last.
  */
 #ifndef PREFIXD_EXCHANGE_H
 #define PREFIXD_EXCHANGE_H
@@ -26,6 +27,8 @@
     XX(adapt, "acquiring the adapter") /* waits: load */                                   \
     XX(post, "queueing for the engine") /* waits: the tenant's limits */                   \
     XX(stream, "streaming") /* waits: events */                                            \
+    XX(change, "changing an adapter") /* waits: queue of changes; from parse to finish */  \
+    XX(registry, "asking the registry") /* waits: pool; from parse to finish */            \
     XX(finish, "closing")
 
 enum exchange_step {
@@ -67,11 +70,12 @@ struct exchange {
     struct limits_hold limits; /* of the caller's tenant; limits.h */
     int retry_after_s; /* of a refusal; 0: a second */
     struct usage_counters counted; /* of what usage.c knows already */
-    int64_t start_us, deadline_us;
+    int64_t start_us, deadline_us; /* INT64_MAX: what comes of its work has to be told */
     struct arena arena;
     struct generation *gen; /* completions */
     struct running_entry *running; /* in the worker's table; NULL: not noted */
-    /* Of what a handler keeps beside the arena; may be NULL. */
+    /* Of what a handler keeps beside the arena, at the end of its work or of the exchange;
+     * may be NULL. */
     void (*fini_extra)(struct exchange *x);
     void *extra;
     void (*on_late)(struct exchange *x); /* the deadline is over; may be NULL */
@@ -98,6 +102,11 @@ void exchange_tick(struct exchange *x, int64_t now_us);
 void exchange_release(struct exchange *x); /* frees x if nobody holds it any more */
 
 /* ---- called by handlers -------------------------------------------------------------- */
+
+/* Work that a handler has done elsewhere and whose end it answers by itself: in the step
+ * change or registry, until exchange_end_work, after which x may be gone. */
+enum exchange_step_result exchange_begin_work(struct exchange *x, enum exchange_step step);
+void exchange_end_work(struct exchange *x);
 
 /* Each answers and returns STEP_DONE. */
 enum exchange_step_result exchange_fail(struct exchange *x, const struct err *err);

@@ -32,8 +32,13 @@ struct loads *loads_new(struct server *s)
 
 void loads_free(struct loads *l)
 {
-    CHECK(!l || (!l->waiting && !l->n_running));
+    CHECK(!l || loads_are_over(l));
     free(l);
+}
+
+bool loads_are_over(const struct loads *l)
+{
+    return !l->waiting && !l->n_running;
 }
 
 /* ---- lists --------------------------------------------------------------------------- */
@@ -101,12 +106,12 @@ static void run_more(struct loads *l)
 {
     struct server *s = l->server;
     struct adapter_load *load;
-    while (s->state != SERVER_STOPPED && l->n_running < LOADS_AT_ONCE &&
+    while (s->state != SERVER_STOPPED && l->n_running < LOOP_LOADS_AT_ONCE &&
            (load = adapters_next_load(s->parts.adapters))) {
         struct running_load *r = xmalloc(sizeof *r);
         *r = (struct running_load){s, load};
         l->n_running++;
-        loop_work(s->loop, run_load, on_loaded, r);
+        loop_block(s->loop, LOOP_LOADS, run_load, on_loaded, r);
     }
 }
 

@@ -1,8 +1,8 @@
 /* Bringing adapters into memory for the requests that wait for them.
  *
- * Thread: loop; the loads themselves run on the pool, bounded, at most one of a tenant at a time
- * (which the registry sees to). A request that has to wait joins the list of its load; when the
- * load is done, each of them is run again and takes what came of it.
+ * Thread: loop; the loads themselves run on the pool, LOOP_LOADS_AT_ONCE of them, at most one of
+ * a tenant (which the registry sees to). A request that has to wait joins the list of its load;
+ * when the load is done, each of them is run again and takes what came of it.
  *
  *     rc = adapters_acquire(a, tenant, name, &version, &load, &err);
  *     if (rc == 0) { loads_wait(s, &g->wait, load, x); return STEP_WAIT; }
@@ -15,8 +15,6 @@
 #include "adapters/adapters.h"
 
 #include <stdbool.h>
-
-enum { LOADS_AT_ONCE = 8 };
 
 struct exchange;
 struct server;
@@ -31,6 +29,8 @@ struct load_wait { /* zeroed: waits for nothing */
 
 struct loads *loads_new(struct server *s);
 void loads_free(struct loads *l); /* accepts NULL; nobody waits any more */
+
+bool loads_are_over(const struct loads *l); /* none waits or runs */
 
 void loads_wait(struct server *s, struct load_wait *w, struct adapter_load *load,
                 struct exchange *x);

@@ -16,9 +16,19 @@
 
 enum { N_SIGNALS = 2, MAX_RUNS = 8 };
 
-/* Work that blocks long (loads and changes of adapters, for all tenants, and the disk) takes
- * at most 16 of them, so that what is short, as tokenising, always finds one. */
-#define POOL_THREADS "24"
+/* More than all lanes may take together: the rest is for what is short. */
+#define POOL_THREADS 32
+#define TEXT_OF(number) #number
+#define TEXT(macro) TEXT_OF(macro)
+
+#define XX(name, at_once) +at_once
+_Static_assert(LOOP_LANES(XX) < POOL_THREADS, "no thread is left for what is short");
+#undef XX
+
+struct lane {
+    int n_running;
+    struct loop_work *first, **end; /* waiting */
+};
 
 struct loop {
     uv_loop_t uv;
@@ -28,6 +38,7 @@ struct loop {
     uv_signal_t signals[N_SIGNALS];
     struct http *http;
     struct loop_timer *timers;
+    struct lane lanes[LOOP_N_LANES];
     struct loop_handlers on;
     bool is_ticking, has_poll;
 };
@@ -43,6 +54,8 @@ struct loop_timer {
 struct loop_work {
     uv_work_t req;
     struct loop *loop;
+    struct lane *lane;      /* NULL: short */
+    struct loop_work *next; /* waiting in the lane */
     void (*work)(void *ud);
     void (*done)(void *ud);
     void *ud;
@@ -123,7 +136,9 @@ struct loop *loop_new(const struct loop_handlers *h, struct err *err)
 {
     struct loop *l = xcalloc(1, sizeof *l);
     l->on = *h;
-    setenv("UV_THREADPOOL_SIZE", POOL_THREADS, 0); /* read when the pool starts */
+    for (int i = 0; i < LOOP_N_LANES; i++)
+        l->lanes[i].end = &l->lanes[i].first;
+    setenv("UV_THREADPOOL_SIZE", TEXT(POOL_THREADS), 1); /* read when the pool starts */
     int rc = uv_loop_init(&l->uv);
     if (rc < 0) {
         err_set(err, ERR_IO, "the event loop does not start: %s", uv_strerror(rc));
@@ -262,22 +277,61 @@ static void run_work(uv_work_t *req)
     w->work(w->ud);
 }
 
+static void start_waiting(struct loop *l, struct lane *lane);
+
 static void end_work(uv_work_t *req, int status)
 {
     struct loop_work *w = req->data;
     struct loop *l = w->loop;
     CHECK(status == 0);
+    if (w->lane) {
+        w->lane->n_running--;
+        start_waiting(l, w->lane);
+    }
     w->done(w->ud);
     free(w);
     pump(l);
+}
+
+static void start_work(struct loop_work *w)
+{
+    w->req.data = w;
+    CHECK(uv_queue_work(&w->loop->uv, &w->req, run_work, end_work) == 0);
+}
+
+static void start_waiting(struct loop *l, struct lane *lane)
+{
+    static const int at_once[LOOP_N_LANES] = {
+#define XX(name, n) n,
+        LOOP_LANES(XX)
+#undef XX
+    };
+    while (lane->first && lane->n_running < at_once[lane - l->lanes]) {
+        struct loop_work *w = lane->first;
+        lane->first = w->next;
+        if (!lane->first)
+            lane->end = &lane->first;
+        lane->n_running++;
+        start_work(w);
+    }
 }
 
 void loop_work(struct loop *l, void (*work)(void *ud), void (*done)(void *ud), void *ud)
 {
     struct loop_work *w = xcalloc(1, sizeof *w);
     *w = (struct loop_work){.loop = l, .work = work, .done = done, .ud = ud};
-    w->req.data = w;
-    CHECK(uv_queue_work(&l->uv, &w->req, run_work, end_work) == 0);
+    start_work(w);
+}
+
+void loop_block(struct loop *l, enum loop_lane lane, void (*work)(void *ud),
+                void (*done)(void *ud), void *ud)
+{
+    struct loop_work *w = xcalloc(1, sizeof *w);
+    *w = (struct loop_work){
+        .loop = l, .lane = &l->lanes[lane], .work = work, .done = done, .ud = ud};
+    *w->lane->end = w;
+    w->lane->end = &w->next;
+    start_waiting(l, w->lane);
 }
 
 /* ---- folders ------------------------------------------------------------------------- */

@@ -53,8 +53,32 @@ struct loop_folder *loop_folder_new(struct loop *l, const char *path, void (*fn)
                                     void *ud);
 void loop_folder_free(struct loop_folder *f); /* accepts NULL */
 
-/* work(ud) on the pool, then done(ud) on the loop. */
+/* work(ud) on the pool, then done(ud) on the loop. What computes for a moment, as tokenising;
+ * it always finds a thread. */
 void loop_work(struct loop *l, void (*work)(void *ud), void (*done)(void *ud), void *ud);
+
+/* What may wait, for the disk or for another writer of the registry, or takes long. Each lane
+ * has so many threads; what comes beyond them waits for its turn, in order. */
+#define LOOP_LANES(XX)                                                                     \
+    XX(LOADS, 8)     /* of adapters */                                                     \
+    XX(CHANGES, 8)   /* of adapters */                                                     \
+    XX(REGISTRY, 12) /* tenants, keys, usage; the adapters folder */
+
+enum loop_lane {
+#define XX(name, at_once) LOOP_##name,
+    LOOP_LANES(XX)
+#undef XX
+    LOOP_N_LANES
+};
+
+enum {
+#define XX(name, at_once) LOOP_##name##_AT_ONCE = at_once,
+    LOOP_LANES(XX)
+#undef XX
+};
+
+void loop_block(struct loop *l, enum loop_lane lane, void (*work)(void *ud),
+                void (*done)(void *ud), void *ud);
 
 int64_t loop_now_us(void); /* any thread; monotonic */
 

@@ -65,9 +65,7 @@ static void end(struct exchange *x)
     x->server->uploads.used -= l->taken;
     loaded_fini(&l->loaded);
     beneath_files_fini(&l->files);
-    x->is_work_live = false;
-    x->on_late = NULL;
-    exchange_release(x);
+    exchange_end_work(x);
 }
 
 /* The deadline was over before its turn came: nothing happens to the name. */
@@ -108,10 +106,9 @@ static enum exchange_step_result start(struct exchange *x, const struct lora *wh
     struct lora *l = arena_alloc(&x->arena, sizeof *l);
     *l = *what;
     x->extra = l;
-    x->is_work_live = true;
     x->on_late = drop;
     queue(x, work, run);
-    return STEP_WAIT;
+    return exchange_begin_work(x, EXCHANGE_change);
 }
 
 /* ---- loading ------------------------------------------------------------------------- */

@@ -26,12 +26,11 @@ static void on_done(void *ud)
 {
     struct offload *o = ud;
     struct exchange *x = exchange_of(o->x);
-    x->is_work_live = false;
     if (o->is_failed)
         exchange_fail(x, &o->err);
     else
         o->answer(x, o->ud);
-    exchange_release(x); /* frees o with it, if the client is gone */
+    exchange_end_work(x); /* frees o with it, if the client is gone */
 }
 
 enum exchange_step_result
@@ -40,8 +39,7 @@ offload_run(struct exchange *x, int (*work)(void *ud, struct err *err),
 {
     struct offload *o = arena_alloc(&x->arena, sizeof *o);
     *o = (struct offload){.x = x, .work = work, .answer = answer, .ud = ud};
-    x->is_work_live = true;
-    x->deadline_us = INT64_MAX; /* what comes of it has to be told */
-    loop_work(x->server->loop, run_work, on_done, o);
-    return STEP_WAIT;
+    x->deadline_us = INT64_MAX;
+    loop_block(x->server->loop, LOOP_REGISTRY, run_work, on_done, o);
+    return exchange_begin_work(x, EXCHANGE_registry);
 }

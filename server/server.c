@@ -104,6 +104,26 @@ static void drain(struct server *s)
     }
 }
 
+/* Whether it changes something or may still do: loads store what they made. */
+static bool is_at_work(const struct exchange *x)
+{
+    return x->is_work_live || x->step == EXCHANGE_adapt;
+}
+
+/* The folder's lock goes once nothing changes but counts of usage: these are rows, which a
+ * process beside the folder's owner may add like any command. */
+static void leave_home(struct server *s)
+{
+    bool is_busy = !changes_are_over(s->changes) || !loads_are_over(s->loads) ||
+                   usage_is_writing(s->usage);
+    for (const struct exchange *x = s->exchanges; x && !is_busy; x = x->next)
+        is_busy = is_at_work(x);
+    if (is_busy || !s->parts.home)
+        return;
+    home_leave(s->parts.home);
+    s->parts.home = NULL;
+}
+
 static void start_draining(struct server *s)
 {
     if (s->state == SERVER_DRAINING)
@@ -111,7 +131,7 @@ static void start_draining(struct server *s)
     s->state = SERVER_DRAINING;
     s->stop_us = loop_now_us() + s->cfg->drain_ms * 1000;
     http_stop_listening(s->http);
-    server_leave_home(s);
+    leave_home(s);
     loop_set_ticking(s->loop, true);
     drain(s);
 }
@@ -141,15 +161,6 @@ void server_watch_life(struct server *s, int fd)
     loop_watch_life(s->loop, fd);
 }
 
-/* What is under way is carried through first. */
-void server_leave_home(struct server *s)
-{
-    if (s->state < SERVER_DRAINING || !s->parts.home || !changes_are_over(s->changes))
-        return;
-    home_leave(s->parts.home);
-    s->parts.home = NULL;
-}
-
 /* ---- running ------------------------------------------------------------------------- */
 
 static void on_wake(void *ud)
@@ -165,10 +176,12 @@ static void on_tick(void *ud)
     metrics_refresh(s);
     for (struct exchange *x = s->exchanges; x; x = x->next)
         exchange_tick(x, now);
-    if (s->state == SERVER_DRAINING)
+    if (s->state == SERVER_DRAINING) {
+        leave_home(s);
         drain(s);
-    else if (!s->exchanges && !http_has_connections(s->http))
+    } else if (!s->exchanges && !http_has_connections(s->http)) {
         loop_set_ticking(s->loop, false);
+    }
 }
 
 void server_add(struct server *s, struct exchange *x)

@@ -112,6 +112,5 @@ void server_add(struct server *s, struct exchange *x);
 void server_remove(struct server *s, struct exchange *x);
 void server_heed_quarantine(struct server *s); /* costs nothing when nothing changed */
 bool server_is_draining(const struct server *s);
-void server_leave_home(struct server *s); /* when draining and nothing changes any more */
 
 #endif

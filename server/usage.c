@@ -18,6 +18,9 @@
 enum { N_BUCKETS = 1024, HOUR = 3600, LAST_TRIES = 3 };
 enum { MAX_QUESTIONS = 8, QUESTIONS_EACH = 2 };
 
+_Static_assert((int)MAX_QUESTIONS < (int)LOOP_REGISTRY_AT_ONCE,
+               "questions leave threads for what is written");
+
 struct counted {
     struct counted *next;
     struct usage_row row;
@@ -148,11 +151,15 @@ static void on_timer(void *ud)
 {
     struct usage *u = ud;
     take_rows(u);
-    loop_work(u->o.loop, write_rows, on_written, u);
+    loop_block(u->o.loop, LOOP_REGISTRY, write_rows, on_written, u);
 }
 
-/* ---- questions ------------------------------------------------------------------------
- */
+bool usage_is_writing(const struct usage *u)
+{
+    return u->rows != NULL;
+}
+
+/* ---- questions ----------------------------------------------------------------------- */
 
 int usage_begin_question(struct usage *u, int64_t tenant, struct err *err)
 {

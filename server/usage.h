@@ -32,6 +32,8 @@ struct usage *usage_new(const struct usage_opts *opts);
 void usage_stop(struct usage *u); /* accepts NULL */
 void usage_free(struct usage *u); /* accepts NULL; blocks */
 
+bool usage_is_writing(const struct usage *u); /* on the pool */
+
 /* Sums over long times take threads of the pool, of which nobody gets many: -1 with
  * ERR_QUEUE_FULL if too many are being made, or two for this tenant (0: for all). */
 int usage_begin_question(struct usage *u, int64_t tenant, struct err *err);
