@@ -6,17 +6,11 @@
 
 #include "adapters/refuse.h"
 #include "adapters/registry.h"
+#include "core/base/clock.h"
 #include "core/base/log.h"
 #include "core/base/mem.h"
 
 enum { MAX_LOADS_OF_TENANT = 1024, MAX_WAITERS_OF_LOAD = 65536 };
-
-static int64_t now_us(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
-}
 
 static int does_not_exist(const char *name, struct err *err)
 {
@@ -49,7 +43,7 @@ static struct adapter_load *new_load(struct adapters *a, const struct row *row)
     l->is_known = e->n_tokens > 0;
     l->bytes = room_for(a, e->n_tokens, e->n_tasks);
     l->stamp = registry_stamp(a, e->tenant, row->version);
-    l->asked_us = now_us();
+    l->asked_us = clock_us();
     memcpy(l->digest, row->version, sizeof l->digest);
     memcpy(l->name, row->name, sizeof l->name);
     load_queue_add(&a->queue, l);
@@ -175,7 +169,7 @@ static void succeed(struct adapters *a, struct adapter_load *l)
     note_pin(v, l->name, l->is_pinned);
     broken_clear(&a->broken, l->tenant, l->digest);
     a->stats.loads++;
-    a->stats.load_us += (uint64_t)(now_us() - l->asked_us);
+    a->stats.load_us += (uint64_t)(clock_us() - l->asked_us);
     if (l->made.has_computed) {
         a->stats.compiles++;
         a->stats.compile_us += (uint64_t)(ms * 1e3);

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "adapters/durable.h"
+#include "adapters/state_files.h"
 #include "core/base/buf.h"
 #include "core/base/mem.h"
 
@@ -159,7 +160,7 @@ static int add_registry(struct backup *b, struct store *s)
     int fd = open(b->snapshot.data, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0)
         return failed(b, "reading the copy of the registry for");
-    int rc = add_file(b, "registry.db", fd);
+    int rc = add_file(b, STATE_DB, fd);
     close(fd);
     return rc;
 }
@@ -209,7 +210,7 @@ static int open_blob(struct backup *b, struct blob *blob, const char *name)
         return -1;
     blob->is_gone = blob->is_gone || blob->n == 0;
     if (blob->is_odd)
-        return err_set(b->err, ERR_IO, "blobs/%.80s of the state folder has too many files",
+        return err_set(b->err, ERR_IO, STATE_BLOBS "/%.80s of the state folder has too many files",
                        name);
     return 0;
 }
@@ -217,11 +218,11 @@ static int open_blob(struct backup *b, struct blob *blob, const char *name)
 static int add_blob_files(struct backup *b, const struct blob *blob, const char *name)
 {
     struct buf path = {0};
-    buf_printf(&path, "blobs/%s", name);
+    buf_printf(&path, STATE_BLOBS "/%s", name);
     int rc = add_folder(b, path.data, blob->folder);
     for (int i = 0; rc == 0 && i < blob->n; i++) {
         buf_clear(&path);
-        buf_printf(&path, "blobs/%s/%s", name, blob->names[i]);
+        buf_printf(&path, STATE_BLOBS "/%s/%s", name, blob->names[i]);
         rc = add_file(b, path.data, blob->fds[i]);
     }
     buf_free(&path);
@@ -263,10 +264,10 @@ static int add_blob(void *ud, const struct store_snapshot_blob *v)
 
 static int add_blobs(struct backup *b, struct store *s)
 {
-    b->blobs = openat(store_folder(s), "blobs", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    b->blobs = openat(store_folder(s), STATE_BLOBS, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (b->blobs < 0)
         return failed(b, "reading the state folder for");
-    if (add_folder(b, "blobs", b->blobs) < 0)
+    if (add_folder(b, STATE_BLOBS, b->blobs) < 0)
         return -1;
     return store_snapshot_each(b->snapshot.data, add_blob, b, b->err);
 }

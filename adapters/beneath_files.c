@@ -41,7 +41,7 @@ static int open_one(struct beneath_files *f, int dir, const char *name, size_t m
 
 static bool has_pickle(int dir)
 {
-    static const char *const pickles[] = {"adapter_model.bin", "adapter_model.pt"};
+    static const char *const pickles[] = PEFT_FILES_PICKLES;
     int fd = -1;
     for (size_t i = 0; i < sizeof pickles / sizeof *pickles && fd < 0; i++)
         fd = beneath_open(dir, pickles[i], NULL);

@@ -14,6 +14,7 @@
 
 #include "adapters/durable.h"
 #include "adapters/file_read.h"
+#include "adapters/state_files.h"
 #include "core/base/check.h"
 
 /* of what is half-done: ".new-<thread>-<blob>" */
@@ -21,7 +22,7 @@ enum { NAME_SIZE = BLOB_NAME_SIZE + 32, OLD_TENANT = 1 };
 
 int blobs_open(struct blobs *b, int dir, struct err *err)
 {
-    b->folder = durable_folder(dir, "blobs", err);
+    b->folder = durable_folder(dir, STATE_BLOBS, err);
     return b->folder < 0 ? -1 : 0;
 }
 

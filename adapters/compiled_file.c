@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "adapters/state_files.h"
 #include "core/base/buf.h"
 #include "core/base/log.h"
 #include "core/base/mem.h"
@@ -44,7 +45,7 @@ static void file_name(const struct compiled_file *f, char out[NAME_SIZE])
 
 static int open_folder(const struct compiled_file *f)
 {
-    return openat(f->folder, COMPILED_FOLDER, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    return openat(f->folder, STATE_COMPILED, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 }
 
 static struct header header_of(const struct compiled_file *f)
@@ -287,7 +288,7 @@ static int write_file(int folder, const struct compiled_file *f, const struct co
 
 void compiled_file_write(const struct compiled_file *f, const struct compiled *c, enum kind kind)
 {
-    if (mkdirat(f->folder, COMPILED_FOLDER, 0700) < 0 && errno != EEXIST)
+    if (mkdirat(f->folder, STATE_COMPILED, 0700) < 0 && errno != EEXIST)
         return log_warn("adapters", "no folder for compiled files: %s", strerror(errno));
     int folder = open_folder(f);
     if (folder < 0 || write_file(folder, f, c, kind) < 0)

@@ -17,8 +17,6 @@
 
 #include "adapters/compile.h"
 
-#define COMPILED_FOLDER "compiled"
-
 struct compiled_file {
     int folder; /* descriptor of the state folder */
     const struct base_model *base;

@@ -214,7 +214,7 @@ int folder_scan(const char *dir, struct folder *out, struct err *err)
     if (s.root < 0)
         return cannot_read(errno, err);
     out->has_links = lstat(dir, &st) == 0 && S_ISLNK(st.st_mode);
-    int rc = scan_inside(&s, FOLDER_DEFAULT_TENANT, "");
+    int rc = scan_inside(&s, STORE_DEFAULT_TENANT_NAME, "");
     close(s.root);
     if (rc < 0)
         folder_fini(out);
@@ -281,7 +281,7 @@ static enum folder_state read_file(struct read *r, const char *path, const char 
 /* Says what to do where somebody saved the older format only. */
 static enum folder_state explain_missing_weights(struct read *r)
 {
-    static const char *const pickles[] = {"adapter_model.bin", "adapter_model.pt"};
+    static const char *const pickles[] = PEFT_FILES_PICKLES;
     enum folder_state state = FOLDER_UNFINISHED;
     for (size_t i = 0; i < sizeof pickles / sizeof *pickles; i++) {
         struct buf path = {0};

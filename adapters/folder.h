@@ -24,8 +24,6 @@
 
 enum { FOLDER_MAX_ENTRIES = 1 << 20 };
 
-#define FOLDER_DEFAULT_TENANT "default"
-
 enum folder_kind {
     FOLDER_TENANT, /* a sub-folder that is no adapter */
     FOLDER_PEFT,

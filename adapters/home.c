@@ -9,11 +9,10 @@
 #include <unistd.h>
 
 #include "adapters/durable.h"
+#include "adapters/state_files.h"
 #include "adapters/store_parts.h"
 #include "core/base/buf.h"
 #include "core/base/mem.h"
-
-enum { LOCK_WAIT_MS = 2000 };
 
 struct home {
     char *path;
@@ -45,7 +44,7 @@ static int take_lock(struct home *h, struct err *err)
     int dir = durable_folder(AT_FDCWD, h->path, err);
     if (dir < 0)
         return -1;
-    h->lock = store_lock_folder(dir, LOCK_WAIT_MS, err);
+    h->lock = store_lock_folder(dir, STORE_LOCK_WAIT_MS, err);
     close(dir);
     return h->lock < 0 ? -1 : 0;
 }
@@ -110,7 +109,7 @@ static void remove_temporary(const struct home *h)
     int dir = open(h->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (dir < 0)
         return;
-    empty_folder(dir, "blobs");
+    empty_folder(dir, STATE_BLOBS);
     empty_folder(AT_FDCWD, h->path);
     close(dir);
     rmdir(h->path);

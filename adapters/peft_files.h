@@ -12,6 +12,9 @@
 #define PEFT_FILES_PICKLE \
     "pickle files are refused: save with safe_serialization=True (safetensors)"
 
+/* Older formats of the weights, of which only the names are looked at. */
+#define PEFT_FILES_PICKLES {"adapter_model.bin", "adapter_model.pt"}
+
 /* Fills s; -1 with ERR_ADAPTER naming what contradicts what. */
 int peft_files_check(struct adapter_spec *s, const struct adapter_file *config,
                      const struct adapter_file *weights, const struct spec_limits *lim,

@@ -13,6 +13,7 @@
 #include "adapters/durable.h"
 #include "adapters/file_read.h"
 #include "adapters/name.h"
+#include "adapters/state_files.h"
 #include "core/base/json_check.h"
 #include "core/base/log.h"
 #include "core/base/mem.h"
@@ -59,7 +60,7 @@ static void read_one(void *ud, const char *file)
     if (name_is_valid(p.name))
         r->fn(r->ud, &p);
     else
-        log_warn("adapters", "state folder: adapters/%s is no adapter's and left aside",
+        log_warn("adapters", "state folder: " STATE_POINTERS "/%s is no adapter's and left aside",
                  file);
     free(text);
     free(p.name);
@@ -67,7 +68,7 @@ static void read_one(void *ud, const char *file)
 
 static int open_folder(int dir)
 {
-    return openat(dir, "adapters", O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    return openat(dir, STATE_POINTERS, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 }
 
 int pointers_each(int dir, void (*fn)(void *ud, const struct pointer *p), void *ud,
@@ -108,10 +109,10 @@ void pointers_remove(int dir)
     pointers_each(dir, remove_one, &folder, NULL);
     durable_each(folder, remove_hidden, &folder, NULL);
     close(folder);
-    unlinkat(dir, "adapters", AT_REMOVEDIR);
+    unlinkat(dir, STATE_POINTERS, AT_REMOVEDIR);
 }
 
 bool pointers_are_left(int dir)
 {
-    return faccessat(dir, "adapters", F_OK, 0) == 0;
+    return faccessat(dir, STATE_POINTERS, F_OK, 0) == 0;
 }

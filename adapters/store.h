@@ -26,7 +26,8 @@
 #include "core/base/digest.h"
 #include "core/base/err.h"
 
-enum { STORE_KEEP_VERSIONS = 10, STORE_DEFAULT_TENANT = 1 };
+enum { STORE_KEEP_VERSIONS = 10, STORE_DEFAULT_TENANT = 1 /* always there */ };
+#define STORE_DEFAULT_TENANT_NAME "default"
 
 struct store;
 

@@ -10,12 +10,12 @@
 #include <unistd.h>
 
 #include "adapters/durable.h"
+#include "adapters/state_files.h"
 #include "adapters/store_parts.h"
 #include "core/base/check.h"
 #include "core/base/mem.h"
 
-#define DB_FILE "registry.db"
-enum { BUSY_MS = 10000, READER_BUSY_MS = 20, PAUSE_US = 1000 };
+enum { READER_BUSY_MS = 20, PAUSE_US = 1000 };
 
 /* Short pauses of one length: SQLite's own grow to 100 ms, and nobody here writes for so
  * long. */
@@ -23,7 +23,7 @@ static int wait_for_writer(void *ud, int n_tries)
 {
     (void)ud;
     usleep(PAUSE_US);
-    return n_tries < BUSY_MS * 1000 / PAUSE_US;
+    return n_tries < STORE_BUSY_MS * 1000 / PAUSE_US;
 }
 
 /* Made with its mode beforehand: what SQLite puts beside it gets the same. Never opened
@@ -31,7 +31,7 @@ static int wait_for_writer(void *ud, int n_tries)
  * have on the file. */
 static int make_db_file(struct store *s, struct err *err)
 {
-    if (mknodat(s->dir, DB_FILE, S_IFREG | 0600, 0) == 0)
+    if (mknodat(s->dir, STATE_DB, S_IFREG | 0600, 0) == 0)
         return durable_sync(s->dir, err);
     if (errno == EEXIST)
         return 0;
@@ -43,7 +43,7 @@ static sqlite3 *open_db(const struct store *s, struct err *err)
 {
     struct buf path = {0};
     sqlite3 *db = NULL;
-    buf_printf(&path, "%s/" DB_FILE, s->path);
+    buf_printf(&path, "%s/" STATE_DB, s->path);
     int rc =
         sqlite3_open_v2(path.data, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
     buf_free(&path);
@@ -77,7 +77,7 @@ static int open_reader(struct store *s, struct err *err)
 static int open_collect_lock(struct store *s, struct err *err)
 {
     s->collect_lock =
-        openat(s->dir, "collect.lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+        openat(s->dir, STATE_COLLECT_LOCK, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (s->collect_lock < 0)
         return err_set(err, ERR_IO, "cannot make a lock in the state folder: %s",
                        strerror(errno));

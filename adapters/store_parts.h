@@ -13,6 +13,8 @@
 #include "adapters/store_tenants.h"
 #include "core/base/buf.h"
 
+enum { STORE_BUSY_MS = 10000 /* at most, for others' changes */, STORE_LOCK_WAIT_MS = 2000 };
+
 /* The current version of a name that nobody can tell any more. */
 #define STORE_DAMAGED "?"
 

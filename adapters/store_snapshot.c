@@ -7,15 +7,14 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include "adapters/state_files.h"
 #include "adapters/store_parts.h"
-
-enum { BUSY_MS = 10000 };
 
 /* Shared with other backups; who collects blobs finds it taken (store_sweep.c). */
 static int take_hold(const struct store *s, struct err *err)
 {
     int fd =
-        openat(s->dir, "collect.lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+        openat(s->dir, STATE_COLLECT_LOCK, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         return err_set(err, ERR_IO, "cannot open a lock in the state folder: %s",
                        strerror(errno));
@@ -43,7 +42,7 @@ static sqlite3 *open_db(const char *path, int flags, struct err *err)
     sqlite3 *db = NULL;
     int rc = sqlite3_open_v2(path, &db, flags | SQLITE_OPEN_NOMUTEX, NULL);
     if (rc == SQLITE_OK) {
-        sqlite3_busy_timeout(db, BUSY_MS);
+        sqlite3_busy_timeout(db, STORE_BUSY_MS);
         return db;
     }
     err_set(err, ERR_IO, "the registry in the state folder: %s", sqlite3_errstr(rc));
@@ -54,7 +53,7 @@ static sqlite3 *open_db(const char *path, int flags, struct err *err)
 static int copy_db(const struct store *s, const char *path, struct err *err)
 {
     struct buf from = {0};
-    buf_printf(&from, "%s/registry.db", s->path);
+    buf_printf(&from, "%s/" STATE_DB, s->path);
     sqlite3 *db = open_db(from.data, SQLITE_OPEN_READWRITE, err);
     int rc = db ? db_run(db, err, "VACUUM INTO ?", "s", path) : -1;
     sqlite3_close(db);

@@ -13,6 +13,7 @@
 
 #include "adapters/durable.h"
 #include "adapters/pointers.h"
+#include "adapters/state_files.h"
 #include "adapters/store_parts.h"
 #include "core/base/log.h"
 
@@ -159,7 +160,7 @@ void store_withdraw(struct store *s, int64_t tenant, const char *digest)
 
 static int open_compiled(const struct store *s)
 {
-    return openat(s->dir, "compiled", O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    return openat(s->dir, STATE_COMPILED, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 }
 
 struct forgetting {

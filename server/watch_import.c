@@ -1,6 +1,7 @@
 /* One name of the adapters folder on its way into the registry. */
 #include "server/watch_import.h"
 
+#include "adapters/store.h"
 #include "core/base/log.h"
 
 #include <string.h>
@@ -8,7 +9,7 @@
 /* "acme/sql", or "sql" of the tenant everybody is who has no other. */
 static const char *prefix_of(const struct watch_import *i)
 {
-    return strcmp(i->tenant_name, FOLDER_DEFAULT_TENANT) == 0 ? "" : i->tenant_name;
+    return strcmp(i->tenant_name, STORE_DEFAULT_TENANT_NAME) == 0 ? "" : i->tenant_name;
 }
 
 static void skipped(const struct watch_import *i, const char *why)
