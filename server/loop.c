@@ -6,6 +6,7 @@
 #include "server/loop.h"
 
 #include "core/base/check.h"
+#include "core/base/clock.h"
 #include "core/base/mem.h"
 #include "server/http.h"
 
@@ -63,9 +64,7 @@ struct loop_work {
 
 int64_t loop_now_us(void)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+    return clock_us();
 }
 
 static void on_http_timer(uv_timer_t *t);

@@ -8,6 +8,7 @@
 
 #include "core/base/buf.h"
 #include "core/base/check.h"
+#include "core/base/clock.h"
 #include "core/base/log.h"
 #include "core/base/mem.h"
 #include "server/metrics.h"
@@ -51,13 +52,6 @@ struct supervisor {
     int64_t kill_us;  /* stopping: when patience ends */
     int status;
 };
-
-static int64_t now_us(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
-}
 
 static void close_fd(int *fd)
 {
@@ -170,7 +164,7 @@ static int be_worker(struct supervisor *sv, const struct worker *w)
 
 static void put_off(struct supervisor *sv, struct worker *w)
 {
-    int64_t now = now_us(), wait = restart_delay_us(&sv->restart, now);
+    int64_t now = clock_us(), wait = restart_delay_us(&sv->restart, now);
     w->due_us = now + wait;
     if (wait)
         log_warn("workers", "many deaths: the next start waits %lld ms",
@@ -182,7 +176,7 @@ static struct worker *find_due(struct supervisor *sv)
 {
     int n = sv->is_stopping ? 0 : sv->is_up ? sv->opts->n_workers : 1;
     for (int i = 0; i < n; i++)
-        if (!sv->workers[i].pid && sv->workers[i].due_us <= now_us())
+        if (!sv->workers[i].pid && sv->workers[i].due_us <= clock_us())
             return &sv->workers[i];
     return NULL;
 }
@@ -190,7 +184,7 @@ static struct worker *find_due(struct supervisor *sv)
 /* True in the new process. */
 static bool start(struct supervisor *sv, struct worker *w)
 {
-    w->start_us = now_us();
+    w->start_us = clock_us();
     w->is_ready = false;
     fflush(NULL);
     sv->n_started++;
@@ -224,7 +218,7 @@ static void hear_ready(struct supervisor *sv)
             continue; /* dead already */
         w->is_ready = true;
         log_info("workers", "worker %d is ready after %lld ms", (int)pid,
-                 (long long)(now_us() - w->start_us) / 1000);
+                 (long long)(clock_us() - w->start_us) / 1000);
         if (!sv->is_up && !sv->is_stopping)
             sv->opts->on_up(sv->opts->ud);
         sv->is_up = true;
@@ -247,7 +241,7 @@ static void add_version(int64_t owner, const char *digest, int n_requests, void 
 static void log_death(struct supervisor *sv, const struct worker *w, int status)
 {
     struct buf b = {0};
-    long long ms = (long long)(now_us() - w->start_us) / 1000;
+    long long ms = (long long)(clock_us() - w->start_us) / 1000;
     running_each_version(table_of(sv, w), add_version, &b);
     if (WIFSIGNALED(status))
         log_error("workers", "worker %d died after %lld ms: killed by signal %d (%s)%s%s",
@@ -336,7 +330,7 @@ static void stop(struct supervisor *sv, int signum)
     }
     log_info("stop", "signal %d: draining", signum);
     sv->is_stopping = true;
-    sv->kill_us = now_us() + sv->opts->stop_ms * 1000;
+    sv->kill_us = clock_us() + sv->opts->stop_ms * 1000;
     sv->opts->on_stop(sv->opts->ud);
     close_fd(&sv->life[1]);
     kill_workers(sv, SIGTERM, true);
@@ -344,7 +338,7 @@ static void stop(struct supervisor *sv, int signum)
 
 static void end_patience(struct supervisor *sv)
 {
-    if (!sv->is_stopping || !sv->kill_us || now_us() < sv->kill_us)
+    if (!sv->is_stopping || !sv->kill_us || clock_us() < sv->kill_us)
         return;
     log_error("stop", "a worker does not end and is killed");
     kill_workers(sv, SIGKILL, false);
@@ -381,7 +375,7 @@ static int time_left(const struct supervisor *sv)
             next = sv->workers[i].due_us;
     if (next == INT64_MAX)
         return -1;
-    int64_t ms = (next - now_us()) / 1000 + 1;
+    int64_t ms = (next - clock_us()) / 1000 + 1;
     return ms < 0 ? 0 : ms > 60000 ? 60000 : (int)ms;
 }
 
