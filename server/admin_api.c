@@ -21,17 +21,10 @@ static enum exchange_step_result reply_tenant(struct exchange *x, int status,
     return exchange_reply_json(x, status, &json);
 }
 
-struct listing {
-    struct buf *out;
-    int n;
-};
-
 static void list_one(void *ud, const struct tenant *t)
 {
-    struct listing *l = ud;
-    if (l->n++)
-        buf_add_char(l->out, ',');
-    tenant_json(l->out, t);
+    paging_next(ud);
+    tenant_json(ud, t);
 }
 
 enum exchange_step_result admin_api_list(struct exchange *x)
@@ -39,13 +32,12 @@ enum exchange_step_result admin_api_list(struct exchange *x)
     struct err err = {0};
     struct paging page;
     struct buf json = {0};
-    struct listing l = {.out = &json};
     bool has_more = false;
     if (paging_parse(&page, x->req, &err) < 0)
         return exchange_fail(x, &err);
-    buf_add_str(&json, "{\"object\":\"list\",\"data\":[");
+    paging_open_list(&json);
     if (store_each_tenant(x->server->parts.store, page.after, (size_t)page.limit, &has_more,
-                          list_one, &l, &err) < 0) {
+                          list_one, &json, &err) < 0) {
         buf_free(&json);
         return exchange_fail(x, &err);
     }

@@ -13,53 +13,34 @@
 #include "server/tenant_json.h"
 
 #include <sodium.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 /* ---- showing ------------------------------------------------------------------------- */
 
-struct listing {
-    struct buf *out;
-    int n;
-};
-
 static void list_one(void *ud, const struct tenant_key *k)
 {
-    struct listing *l = ud;
-    if (l->n++)
-        buf_add_char(l->out, ',');
-    tenant_json_key(l->out, k, NULL);
-}
-
-/* Of "key_12"; 0: it is none. */
-static int64_t id_of(const char *text)
-{
-    const char *digits = text + 4;
-    size_t n = strncmp(text, "key_", 4) == 0 ? strspn(digits, "0123456789") : 0;
-    if (n == 0 || n > 18 || digits[n] || digits[0] == '0')
-        return 0;
-    return strtoll(digits, NULL, 10);
+    paging_next(ud);
+    tenant_json_key(ud, k, NULL);
 }
 
 static int list(struct exchange *x, struct buf *json, struct err *err)
 {
     struct store *store = x->server->parts.store;
     const char *tenant = http_query(x->req, "tenant");
-    struct listing l = {.out = json};
     struct paging page;
     struct tenant t;
     bool has_more = false;
     if (paging_parse(&page, x->req, err) < 0)
         return -1;
-    if (page.after[0] && !id_of(page.after))
+    if (page.after[0] && !tenant_json_key_id(page.after))
         return err_param(err, ERR_INVALID, "after",
                          "after has to be a key's id, as key_12");
     if (tenant && store_find_tenant(store, tenant, &t, err) < 0)
         return -1;
-    buf_add_str(json, "{\"object\":\"list\",\"data\":[");
-    if (store_each_key(store, tenant, page.after[0] ? id_of(page.after) : 0,
-                       (size_t)page.limit, &has_more, list_one, &l, err) < 0)
+    paging_open_list(json);
+    if (store_each_key(store, tenant, page.after[0] ? tenant_json_key_id(page.after) : 0,
+                       (size_t)page.limit, &has_more, list_one, json, err) < 0)
         return -1;
     paging_close_list(json, has_more);
     return 0;
@@ -149,7 +130,7 @@ enum exchange_step_result keys_api_revoke(struct exchange *x)
     struct err err = {0};
     struct key_change *c = arena_alloc(&x->arena, sizeof *c);
     c->store = x->server->parts.store;
-    c->id = id_of(x->match->args[0]);
+    c->id = tenant_json_key_id(x->match->args[0]);
     if (!c->id) {
         err_set(&err, ERR_NOT_FOUND, "there is no such key");
         return exchange_fail(x, &err);

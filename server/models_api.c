@@ -52,8 +52,8 @@ static void list_adapter(const struct adapter_info *info, void *ud)
     l->is_cut = l->n == l->limit;
     if (l->is_cut)
         return;
-    if (l->n++)
-        buf_add_char(l->out, ',');
+    l->n++;
+    paging_next(l->out);
     add_adapter(l->out, l->server, info);
 }
 
@@ -67,7 +67,7 @@ enum exchange_step_result models_api_list(struct exchange *x)
         return exchange_fail(x, &err);
     struct listing l = {.out = &json, .server = x->server, .limit = page.limit};
     bool is_after_base = strcmp(page.after, x->server->base_name) == 0;
-    buf_add_str(&json, "{\"object\":\"list\",\"data\":[");
+    paging_open_list(&json);
     if (!page.after[0]) {
         add_base(&json, x->server);
         l.n++;

@@ -35,6 +35,17 @@ int paging_flag(const struct http_req *r, const char *name, bool *on, struct err
     return err_param(err, ERR_INVALID, name, "%s has to be 1 or 0", name);
 }
 
+void paging_open_list(struct buf *json)
+{
+    buf_add_str(json, "{\"object\":\"list\",\"data\":[");
+}
+
+void paging_next(struct buf *json)
+{
+    if (json->data[json->len - 1] != '[')
+        buf_add_char(json, ',');
+}
+
 void paging_close_list(struct buf *json, bool has_more)
 {
     buf_printf(json, "],\"has_more\":%s}", has_more ? "true" : "false");

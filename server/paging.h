@@ -24,7 +24,9 @@ int paging_parse(struct paging *p, const struct http_req *r, struct err *err);
 /* ?name, ?name=1, ?name=true; =0 and =false; false if absent. */
 int paging_flag(const struct http_req *r, const char *name, bool *on, struct err *err);
 
-/* A list around the items in json, which are separated by commas: the whole answer. */
+/* An answer that is a list: opened, then paging_next before each item, then closed. */
+void paging_open_list(struct buf *json);
+void paging_next(struct buf *json);
 void paging_close_list(struct buf *json, bool has_more);
 
 #endif

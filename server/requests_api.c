@@ -3,6 +3,7 @@
 
 #include "core/base/json_out.h"
 #include "server/loop.h"
+#include "server/paging.h"
 #include "server/running.h"
 #include "server/server.h"
 #include "server/shared.h"
@@ -12,7 +13,7 @@
 struct listing {
     struct buf *out;
     const struct exchange *asker; /* of whom nobody wants to hear */
-    int pid, n;
+    int pid;
     int64_t now_us;
 };
 
@@ -45,7 +46,8 @@ static void list_one(const struct running_request *r, void *ud)
     if (is_asker(l, r))
         return;
     double age_us = (double)(l->now_us - r->n.start_us);
-    buf_add_str(l->out, l->n++ ? ",{\"object\":\"request\"" : "{\"object\":\"request\"");
+    paging_next(l->out);
+    buf_add_str(l->out, "{\"object\":\"request\"");
     add_text(l->out, "id", r->texts.id);
     buf_printf(l->out, ",\"worker\":%d", l->pid);
     add_text(l->out, "tenant", r->texts.tenant_name);
@@ -63,7 +65,7 @@ enum exchange_step_result requests_api_list(struct exchange *x)
     const struct shared *sh = x->server->shared;
     struct buf json = {0};
     struct listing l = {.out = &json, .asker = x, .now_us = loop_now_us()};
-    buf_add_str(&json, "{\"object\":\"list\",\"data\":[");
+    paging_open_list(&json);
     for (int i = 0; i < sh->n_workers; i++) {
         l.pid = sh->running[i].pid;
         running_each(&sh->running[i], list_one, &l);

@@ -2,6 +2,8 @@
 #include "server/tenant_json.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "core/base/json_out.h"
 
@@ -28,6 +30,15 @@ static void add_time(struct buf *out, const char *name, int64_t seconds)
         buf_printf(out, ",\"%s\":%" PRId64, name, seconds);
     else
         buf_printf(out, ",\"%s\":null", name);
+}
+
+/* 18 digits always fit. */
+int64_t tenant_json_key_id(const char *id)
+{
+    size_t n = strncmp(id, "key_", 4) == 0 ? strspn(id + 4, "0123456789") : 0;
+    if (n == 0 || n > 18 || id[4 + n] || id[4] == '0')
+        return 0;
+    return strtoll(id + 4, NULL, 10);
 }
 
 void tenant_json_key(struct buf *out, const struct tenant_key *k, const char *text)

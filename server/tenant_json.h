@@ -9,6 +9,8 @@
 
 void tenant_json(struct buf *out, const struct tenant *t);
 
+int64_t tenant_json_key_id(const char *id); /* of "key_12"; 0: it is none */
+
 /* text: the key itself, told once when it is made; else NULL. */
 void tenant_json_key(struct buf *out, const struct tenant_key *k, const char *text);
 

@@ -40,8 +40,7 @@ static void list_one(const struct adapter_version_info *v, void *ud)
     }
     if (l->n++ >= l->page->limit)
         return;
-    if (l->n > 1)
-        buf_add_char(l->out, ',');
+    paging_next(l->out);
     add_version(l->out, v);
 }
 
@@ -53,7 +52,7 @@ enum exchange_step_result versions_api_list(struct exchange *x)
     if (paging_parse(&page, x->req, &err) < 0)
         return exchange_fail(x, &err);
     struct listing l = {.out = &json, .page = &page, .is_reached = !page.after[0]};
-    buf_add_str(&json, "{\"object\":\"list\",\"data\":[");
+    paging_open_list(&json);
     if (adapters_each_version(x->server->parts.adapters, x->caller.tenant, x->match->args[0],
                               list_one, &l, &err) < 0) {
         buf_free(&json);
