@@ -33,15 +33,25 @@ static struct dims dims_of(const struct model_shape *s, const struct model *m)
                          (size_t)linear_padded(m->desc.ffn), (size_t)s->head_dim / 2};
 }
 
+/* The widest input of a matrix. */
+static int widest(const struct dims *d)
+{
+    size_t most = d->D > d->Q ? d->D : d->Q;
+    return (int)(most > d->F ? most : d->F);
+}
+
 int forward_ws_init(struct forward_ws *ws, const struct model *m, const struct model_shape *s,
                     int max_rows, int max_logits, int n_threads, struct err *err)
 {
     struct dims d = dims_of(s, m);
     size_t T = (size_t)max_rows, G = (size_t)max_logits, V = (size_t)linear_padded(s->vocab);
-    float **parts[] = {&ws->x,  &ws->norm, &ws->q,    &ws->k,   &ws->v,     &ws->att,   &ws->gate,
-                       &ws->up, &ws->proj, &ws->cos,  &ws->sin, &ws->final, &ws->logits};
+    size_t rows = T > G ? T : G;
+    float *cast, **parts[] = {&ws->x,  &ws->norm, &ws->q,    &ws->k,   &ws->v,     &ws->att,   &ws->gate,
+                       &ws->up, &ws->proj, &ws->cos,  &ws->sin, &ws->final, &ws->logits,
+                       &cast};
     size_t sizes[] = {T * d.D,  T * d.D,  T * d.Qp,   T * d.KVp,  T * d.KVp, T * d.Q, T * d.Fp,
-                      T * d.Fp, T * d.Dp, T * d.half, T * d.half, G * d.D,   G * V};
+                      T * d.Fp, T * d.Dp, T * d.half, T * d.half, G * d.D,   G * V,
+                      (rows * linear_cast_len(widest(&d)) + 1) / 2};
     size_t total = 0, n_parts = sizeof sizes / sizeof sizes[0];
     for (size_t i = 0; i < n_parts; i++)
         total += (sizes[i] + 15) & ~(size_t)15;
@@ -54,6 +64,7 @@ int forward_ws_init(struct forward_ws *ws, const struct model *m, const struct m
         *parts[i] = at;
         at += (sizes[i] + 15) & ~(size_t)15;
     }
+    ws->cast = (uint16_t *)(void *)cast;
     ws->attention = attention_ws_new(s, max_rows, n_threads);
     return 0;
 }
@@ -133,10 +144,15 @@ static void add_proj(struct fwd *f)
             f->ws->x[r * d.D + i] += f->ws->proj[r * d.Dp + i];
 }
 
-static void project(struct fwd *f, const struct linear *l, const float *x, size_t ldx, float *y,
+static struct linear_in input(struct fwd *f, const struct linear *like, const float *x, size_t ldx)
+{
+    return linear_in(&like->w, x, ldx, f->b->n_rows, f->ws->cast, f->k, f->par);
+}
+
+static void project(struct fwd *f, const struct linear *l, const struct linear_in *in, float *y,
                     size_t ldy)
 {
-    linear(l, x, ldx, f->b->n_rows, y, ldy, f->k, f->par);
+    linear(l, in, y, ldy, f->k, f->par);
 }
 
 static void attention_block(struct fwd *f, const struct layer_weights *lw)
@@ -144,12 +160,14 @@ static void attention_block(struct fwd *f, const struct layer_weights *lw)
     struct forward_ws *ws = f->ws;
     struct dims d = dims_of(f->s, f->m);
     norm(f, lw->attn_norm);
-    project(f, &lw->q, ws->norm, d.D, ws->q, d.Qp);
-    project(f, &lw->k, ws->norm, d.D, ws->k, d.KVp);
-    project(f, &lw->v, ws->norm, d.D, ws->v, d.KVp);
+    struct linear_in in = input(f, &lw->q, ws->norm, d.D);
+    project(f, &lw->q, &in, ws->q, d.Qp);
+    project(f, &lw->k, &in, ws->k, d.KVp);
+    project(f, &lw->v, &in, ws->v, d.KVp);
     par_for(f->par, f->b->n_seqs, rotate_store_task, f);
     attention(ws->att, ws->q, d.Qp, f->layer, f->b, f->pool, f->s, f->k, ws->attention, f->par);
-    project(f, &lw->o, ws->att, d.Q, ws->proj, d.Dp);
+    in = input(f, &lw->o, ws->att, d.Q);
+    project(f, &lw->o, &in, ws->proj, d.Dp);
     add_proj(f);
 }
 
@@ -158,10 +176,12 @@ static void ffn_block(struct fwd *f, const struct layer_weights *lw)
     struct forward_ws *ws = f->ws;
     struct dims d = dims_of(f->s, f->m);
     norm(f, lw->ffn_norm);
-    project(f, &lw->gate, ws->norm, d.D, ws->gate, d.Fp);
-    project(f, &lw->up, ws->norm, d.D, ws->up, d.Fp);
+    struct linear_in in = input(f, &lw->gate, ws->norm, d.D);
+    project(f, &lw->gate, &in, ws->gate, d.Fp);
+    project(f, &lw->up, &in, ws->up, d.Fp);
     par_for(f->par, f->b->n_rows, silu_task, f);
-    project(f, &lw->down, ws->gate, d.Fp, ws->proj, d.Dp);
+    in = input(f, &lw->down, ws->gate, d.Fp);
+    project(f, &lw->down, &in, ws->proj, d.Dp);
     add_proj(f);
 }
 
@@ -177,8 +197,10 @@ static void head(struct fwd *f)
                            f->s->dim, f->m->desc.norm_eps);
     }
     struct linear l = {f->m->head, NULL};
-    if (f->b->n_logits)
-        linear(&l, ws->final, D, f->b->n_logits, ws->logits, ws->ld_logits, f->k, f->par);
+    if (!f->b->n_logits)
+        return;
+    struct linear_in in = linear_in(&l.w, ws->final, D, f->b->n_logits, ws->cast, f->k, f->par);
+    linear(&l, &in, ws->logits, ws->ld_logits, f->k, f->par);
 }
 
 void forward(const struct model *m, const struct model_shape *s, const struct batch *b,

@@ -5,6 +5,12 @@
  * output, so vector width changes nothing in the order of additions. */
 #include "core/kernels/kernels.h"
 
+#ifndef PAIRS /* a file may bring its own */
+#define PAIRS pairs
+#define CAST NULL
+#define OWN_PAIRS
+#endif
+
 #include <math.h>
 #include <stdint.h>
 
@@ -204,6 +210,75 @@ static inline float lanes_sum(const float *v, int n)
 PANELS(f32)
 PANELS(bf16)
 
+#ifdef OWN_PAIRS
+/* ---- bf16 weights in pairs of inputs -------------------------------------------------------------- */
+
+/* VW outputs' first and second inputs of a pair, as f32: the halves of their 32 bits. */
+static inline void load_pair(const uint16_t *w, vf *first, vf *second)
+{
+    vu both;
+    memcpy(&both, w, sizeof both);
+    vu lo = both << 16, hi = both & 0xffff0000u;
+    memcpy(first, &lo, sizeof lo);
+    memcpy(second, &hi, sizeof hi);
+}
+
+#define PAIR_ZERO(r) vf c##r = {0};
+#define PAIR_MADD(r)                                                                              \
+    c##r += w0 * x[(size_t)r * ldx + k];                                                          \
+    c##r += w1 * x[(size_t)r * ldx + k + 1];
+#define PAIR_LAST(r) c##r += w0 * x[(size_t)r * ldx + k];
+#define PAIR_KEEP(r) store(y + (size_t)r * a->ldy, c##r);
+#define EACH8(XX) XX(0) XX(1) XX(2) XX(3) XX(4) XX(5) XX(6) XX(7)
+#define EACH4(XX) XX(0) XX(1) XX(2) XX(3)
+#define EACH1(XX) XX(0)
+
+/* VW outputs of N rows. */
+#define PAIR_TILE(N)                                                                              \
+    static void pair_tile##N(const struct pairs_args *a, const float *x, const uint16_t *w,       \
+                             float *y)                                                            \
+    {                                                                                             \
+        size_t ldx = a->ldx, k = 0, even = (size_t)a->K / 2 * 2;                                  \
+        vf w0, w1;                                                                                \
+        EACH##N(PAIR_ZERO)                                                                        \
+        for (; k < even; k += 2, w += 32) {                                                       \
+            load_pair(w, &w0, &w1);                                                               \
+            EACH##N(PAIR_MADD)                                                                    \
+        }                                                                                         \
+        if (k < (size_t)a->K) {                                                                   \
+            load_pair(w, &w0, &w1);                                                               \
+            EACH##N(PAIR_LAST)                                                                    \
+        }                                                                                         \
+        EACH##N(PAIR_KEEP)                                                                        \
+    }
+
+PAIR_TILE(8)
+PAIR_TILE(4)
+PAIR_TILE(1)
+
+static int pair_tile(const struct pairs_args *a, int r, const uint16_t *w, float *y)
+{
+    const float *x = (const float *)a->x + (size_t)r * a->ldx;
+    int left = a->n_rows - r;
+    y += (size_t)r * a->ldy;
+    if (left >= 8)
+        return pair_tile8(a, x, w, y), 8;
+    if (left >= 4)
+        return pair_tile4(a, x, w, y), 4;
+    return pair_tile1(a, x, w, y), 1;
+}
+
+static void pairs(const struct pairs_args *a)
+{
+    enum { PER = 16 / VW };
+    for (int c = 0; c < a->n_panels * PER; c++) {
+        const uint16_t *w = a->w + (size_t)(c / PER) * a->panel_step + (size_t)(c % PER * VW * 2);
+        for (int r = 0; r < a->n_rows;)
+            r += pair_tile(a, r, w, a->y + (size_t)c * VW);
+    }
+}
+#endif
+
 /* exp of n values in place; a tail shorter than a vector goes through a padded copy. */
 static void exp_inplace(float *s, int n)
 {
@@ -293,6 +368,8 @@ const struct kernels NAME = {
     .name = ISA,
     .panels_f32 = panels_f32,
     .panels_bf16 = panels_bf16,
+    .pairs = PAIRS,
+    .cast = CAST,
     .softmax_span = softmax_span,
     .rms_norm = rms_norm,
     .silu_mul = silu_mul,

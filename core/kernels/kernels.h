@@ -12,6 +12,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 /* y[r][16*j + o] = (accumulate ? y : 0) + sum over k, in order, of x[r][k] * w[j*panel_step + k*ldw + o]
  * for r < n_rows, j < n_panels, o < 16. Strides in elements. */
@@ -27,12 +28,30 @@ struct panel_args {
     bool accumulate;
 };
 
+/* The same with bf16 weights whose inputs lie in pairs: sixteen outputs side by side, of each two inputs. y[r][16*j + o] =
+ * sum over k, in order, of x[r][k] * w[j*panel_step + (k/2*16 + o)*2 + k%2]. An odd K is padded with zero
+ * weights. */
+struct pairs_args {
+    const void *x; /* [n_rows, K], row stride ldx elements: bf16 if the table casts (zero behind an odd K), else f32 */
+    size_t ldx;
+    int n_rows;
+    const uint16_t *w;
+    size_t panel_step;
+    int n_panels, K;
+    float *y; /* [n_rows, 16 * n_panels], row stride ldy */
+    size_t ldy;
+};
+
 enum { SOFTMAX_SPAN = 128 }; /* keys between two rescalings of a row's running result */
 
 struct kernels {
     const char *name;
     void (*panels_f32)(const struct panel_args *a);
     void (*panels_bf16)(const struct panel_args *a);
+    void (*pairs)(const struct pairs_args *a);
+    /* Rows as pairs wants them; NULL: as they are. They are taken in groups: casts the group that begins at
+     * row, returns how many rows it has. out: [n_rows, ldo], ldo even and at least K. */
+    int (*cast)(uint16_t *out, size_t ldo, const float *x, size_t ldx, int row, int n_rows, int K);
     /* One row's next n <= SOFTMAX_SPAN scores: s[i] becomes exp(scale * s[i] - new maximum); *m is the
      * running maximum (of scaled scores), *l the running sum; returns the factor that rescales what was
      * accumulated before. */
@@ -47,12 +66,13 @@ struct kernels {
     double (*sum_exp)(const float *x, int n, float max, float scale);
 };
 
-/* The best table for this CPU, or the one that PREFIXD_ISA (generic, avx2, avx512) forces. */
+/* The best table for this CPU, or the one that PREFIXD_ISA (generic, avx2, avx512, avx512bf16)
+ * forces. */
 const struct kernels *kernels_get(void);
 
 extern const struct kernels kernels_generic;
 #if defined(__x86_64__)
-extern const struct kernels kernels_avx2, kernels_avx512;
+extern const struct kernels kernels_avx2, kernels_avx512, kernels_avx512bf16;
 #endif
 
 #endif
