@@ -3,8 +3,6 @@
 
 enum { PANELS_PER_TASK = 4 };
 
-enum { CAST_GROUP = 16 };
-
 struct cast_job {
     const struct kernels *k;
     const float *x;
@@ -47,24 +45,15 @@ static void add_bias(const struct linear_job *j, int first, int n)
             j->y[(size_t)r * j->ldy + (size_t)o] += j->l->bias[o];
 }
 
-static void f32_panels(const struct linear_job *j, int first, int n)
+static void some_panels(const struct linear_job *j, int first, int n)
 {
     const struct matrix *w = &j->l->w;
     size_t step = matrix_panel_elems(w->dtype, (size_t)w->n_in);
-    struct panel_args a = {j->in->x, j->in->ldx, j->in->n_rows,
-                           (const float *)w->data + (size_t)first * step, step, PANEL, n, w->n_in,
-                           j->y + (size_t)first * PANEL, j->ldy, false};
-    j->k->panels_f32(&a);
-}
-
-static void bf16_panels(const struct linear_job *j, int first, int n)
-{
-    const struct matrix *w = &j->l->w;
-    size_t step = matrix_panel_elems(w->dtype, (size_t)w->n_in);
-    struct pairs_args a = {j->in->x, j->in->ldx, j->in->n_rows,
-                           (const uint16_t *)w->data + (size_t)first * step, step, n, w->n_in,
-                           j->y + (size_t)first * PANEL, j->ldy};
-    j->k->pairs(&a);
+    const void *from = (const char *)w->data + (size_t)first * step * dtype_size(w->dtype);
+    struct panel_args a = {.x = j->in->x, .ldx = j->in->ldx, .n_rows = j->in->n_rows, .w = &from,
+                           .panel_step = step, .n_panels = n, .K = w->n_in, .part_len = w->n_in,
+                           .y = j->y + (size_t)first * PANEL, .ldy = j->ldy};
+    (w->dtype == DTYPE_F32 ? j->k->panels_f32 : j->k->panels_bf16)(&a);
 }
 
 static void panels_task(void *arg, int task, int thread)
@@ -73,10 +62,7 @@ static void panels_task(void *arg, int task, int thread)
     const struct linear_job *j = arg;
     int n_panels = linear_padded(j->l->w.n_out) / PANEL, first = task * PANELS_PER_TASK;
     int n = n_panels - first < PANELS_PER_TASK ? n_panels - first : PANELS_PER_TASK;
-    if (j->l->w.dtype == DTYPE_F32)
-        f32_panels(j, first, n);
-    else
-        bf16_panels(j, first, n);
+    some_panels(j, first, n);
     if (j->l->bias)
         add_bias(j, first * PANEL, n * PANEL);
 }

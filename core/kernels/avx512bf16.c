@@ -28,94 +28,139 @@ static inline void ahead(const uint16_t *w, size_t panel)
     _mm_prefetch((const char *)(w + panel), _MM_HINT_T1);
 }
 
-#define EACH16(XX) XX(0) XX(1) XX(2) XX(3) XX(4) XX(5) XX(6) XX(7) XX(8) XX(9) XX(10) XX(11) XX(12) XX(13) XX(14) XX(15)
-#define EACH8(XX) XX(0) XX(1) XX(2) XX(3) XX(4) XX(5) XX(6) XX(7)
-#define EACH4(XX) XX(0) XX(1) XX(2) XX(3)
-#define EACH2(XX) XX(0) XX(1)
+/* XX(i, y) for the first so many i. Accumulators are named variables, because gcc 12 keeps arrays of them in
+ * memory. */
+#define ROWS1(XX, p) XX(0, p)
+#define ROWS2(XX, p) ROWS1(XX, p) XX(1, p)
+#define ROWS3(XX, p) ROWS2(XX, p) XX(2, p)
+#define ROWS4(XX, p) ROWS3(XX, p) XX(3, p)
+#define ROWS5(XX, p) ROWS4(XX, p) XX(4, p)
+#define ROWS6(XX, p) ROWS5(XX, p) XX(5, p)
+#define ROWS7(XX, p) ROWS6(XX, p) XX(6, p)
+#define ROWS8(XX, p) ROWS7(XX, p) XX(7, p)
+#define ROWS9(XX, p) ROWS8(XX, p) XX(8, p)
+#define ROWS10(XX, p) ROWS9(XX, p) XX(9, p)
+#define ROWS11(XX, p) ROWS10(XX, p) XX(10, p)
+#define ROWS12(XX, p) ROWS11(XX, p) XX(11, p)
+#define ROWS13(XX, p) ROWS12(XX, p) XX(12, p)
+#define ROWS14(XX, p) ROWS13(XX, p) XX(13, p)
+#define ROWS15(XX, p) ROWS14(XX, p) XX(14, p)
+#define ROWS16(XX, p) ROWS15(XX, p) XX(15, p)
+#define COLS1(XX, N) XX(0, N)
+#define COLS2(XX, N) COLS1(XX, N) XX(1, N)
+#define COLS4(XX, N) COLS2(XX, N) XX(2, N) XX(3, N)
 
-#define ZERO(r) acc c##r = _mm512_setzero_ps();
-#define MADD(r) c##r = _mm512_dpbf16_ps(c##r, b, pair(x + 2 * r));
-#define KEEP(r) _mm512_storeu_ps(y + (size_t)r * ldy, c##r);
+#define BEGIN(r, p)                                                                                \
+    acc c##p##_##r = _mm512_setzero_ps();                                                          \
+    if (a->accumulate)                                                                             \
+        c##p##_##r = _mm512_loadu_ps(y + (size_t)r * ldy + 16 * p);
+#define STEP(r, p) c##p##_##r = _mm512_dpbf16_ps(c##p##_##r, b##p, pair(x + 2 * r));
+#define END(r, p) _mm512_storeu_ps(y + (size_t)r * ldy + 16 * p, c##p##_##r);
 
-/* One panel for N rows. Accumulators are named variables, because gcc 12 keeps arrays of them in memory. */
-#define TILE(N)                                                                                    \
-    static void tile##N(const struct pairs_args *a, const uint16_t *x, const uint16_t *w, float *y) \
+#define PANEL_BEGIN(p, N) ROWS##N(BEGIN, p)
+#define PANEL_PART(p, N)                                                                           \
+    const uint16_t *w##p = panel_part(a, j + p, t);
+#define PANEL_STEP(p, N)                                                                           \
+    __m512bh b##p = weights(w##p + at);                                                            \
+    ahead(w##p + at, next);                                                                        \
+    ROWS##N(STEP, p)
+#define PANEL_END(p, N) ROWS##N(END, p)
+
+/* P panels from j for N rows. Few rows take several panels, whose sums hide what one addition waits for the
+ * one before. */
+#define GROUP(N, P)                                                                                 \
+    static void tile##N(const struct panel_args *a, const uint16_t *x, int j, float *y)            \
     {                                                                                              \
-        size_t ldy = a->ldy, panel = a->panel_step;                                                \
-        EACH##N(ZERO)                                                                              \
-        for (int k = 0; k < a->K; k += 2, w += 32, x += 2 * N) {                                   \
-            __m512bh b = weights(w);                                                               \
-            ahead(w, panel);                                                                       \
-            EACH##N(MADD)                                                                          \
-        }                                                                                          \
-        EACH##N(KEEP)                                                                              \
+        GROUP_BODY(N, P)                                                                            \
+    }                                                                                              \
+    static void tile##N##_last(const struct panel_args *a, const uint16_t *x, int j, float *y)     \
+    {                                                                                              \
+        GROUP_BODY(N, 1)                                                                            \
     }
 
-TILE(16)
-TILE(8)
-TILE(4)
-TILE(2)
-
-#define ZERO1(p) acc c##p = _mm512_setzero_ps();
-#define MADD1(p) c##p = _mm512_dpbf16_ps(c##p, weights(w + (size_t)p * panel), both);
-#define KEEP1(p) _mm512_storeu_ps(y + (size_t)p * 16, c##p);
-
-/* N panels for one row: several sums at once hide what one addition waits for the one before. */
-#define ROW(N)                                                                                     \
-    static void row##N(const struct pairs_args *a, const uint16_t *x, const uint16_t *w, float *y)  \
-    {                                                                                              \
-        size_t panel = a->panel_step;                                                              \
-        EACH##N(ZERO1)                                                                             \
-        for (size_t k = 0; k < (size_t)a->K; k += 2, w += 32) {                                    \
-            __m512bh both = pair(x + k);                                                           \
-            EACH##N(MADD1)                                                                         \
+#define GROUP_BODY(N, P)                                                                            \
+    size_t ldy = a->ldy, next = P * a->panel_step, left = (size_t)a->K, len = (size_t)a->part_len; \
+    COLS##P(PANEL_BEGIN, N)                                                                        \
+    for (int t = 0; left > 0; t++) {                                                               \
+        size_t n = left < len ? left : len;                                                        \
+        COLS##P(PANEL_PART, N)                                                                     \
+        for (size_t at = 0; at < n * 16; at += 32, x += 2 * N) {                                   \
+            COLS##P(PANEL_STEP, N)                                                                 \
         }                                                                                          \
-        EACH##N(KEEP1)                                                                             \
-    }
+        left -= n;                                                                                 \
+    }                                                                                              \
+    COLS##P(PANEL_END, N)
 
-#define EACH1(XX) XX(0)
-ROW(4)
-ROW(1)
+static inline const uint16_t *panel_part(const struct panel_args *a, int j, int t)
+{
+    if (a->is_scattered)
+        return a->w[j + t];
+    return (const uint16_t *)a->w[t] + (size_t)j * a->panel_step;
+}
 
-/* Rows come packed in groups of so many. */
+GROUP(1, 4)
+GROUP(2, 4)
+GROUP(3, 4)
+GROUP(4, 2)
+GROUP(5, 2)
+GROUP(6, 2)
+GROUP(7, 2)
+GROUP(8, 2)
+GROUP(9, 1)
+GROUP(10, 1)
+GROUP(11, 1)
+GROUP(12, 1)
+GROUP(13, 1)
+GROUP(14, 1)
+GROUP(15, 1)
+GROUP(16, 1)
+
+#define ROW_OF_TABLE(N, P) {tile##N, tile##N##_last, P}
+
+static const struct {
+    void (*tile)(const struct panel_args *a, const uint16_t *x, int j, float *y);
+    void (*last)(const struct panel_args *a, const uint16_t *x, int j, float *y); /* of one panel */
+    int n_panels;
+} tiles[CAST_GROUP + 1] = {
+    {NULL, NULL, 0},     ROW_OF_TABLE(1, 4),  ROW_OF_TABLE(2, 4),  ROW_OF_TABLE(3, 4),
+    ROW_OF_TABLE(4, 2),  ROW_OF_TABLE(5, 2),  ROW_OF_TABLE(6, 2),  ROW_OF_TABLE(7, 2),
+    ROW_OF_TABLE(8, 2),  ROW_OF_TABLE(9, 1),  ROW_OF_TABLE(10, 1), ROW_OF_TABLE(11, 1),
+    ROW_OF_TABLE(12, 1), ROW_OF_TABLE(13, 1), ROW_OF_TABLE(14, 1), ROW_OF_TABLE(15, 1),
+    ROW_OF_TABLE(16, 1),
+};
+
 static int group_of(int left)
 {
-    return left >= 16 ? 16 : left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+    return left < CAST_GROUP ? left : CAST_GROUP;
 }
 
-static int tile(const struct pairs_args *a, int r, const uint16_t *w, float *y)
+/* Full groups, panel by panel: each panel meets all rows while it is in the cache. */
+static void full_groups(const struct panel_args *a, int n_full)
+{
+    for (int j = 0; j < a->n_panels; j++)
+        for (int r = 0; r < n_full; r += CAST_GROUP)
+            tile16(a, (const uint16_t *)a->x + (size_t)r * a->ldx, j,
+                   a->y + (size_t)r * a->ldy + j * 16);
+}
+
+static void last_group(const struct panel_args *a, int r)
 {
     const uint16_t *x = (const uint16_t *)a->x + (size_t)r * a->ldx;
-    int n = group_of(a->n_rows - r);
-    y += (size_t)r * a->ldy;
-    switch (n) {
-    case 16: tile16(a, x, w, y); break;
-    case 8: tile8(a, x, w, y); break;
-    case 4: tile4(a, x, w, y); break;
-    case 2: tile2(a, x, w, y); break;
-    default: row1(a, x, w, y); break;
-    }
-    return n;
+    float *y = a->y + (size_t)r * a->ldy;
+    int n = a->n_rows - r, per = tiles[n].n_panels, j = 0;
+    for (; j + per <= a->n_panels; j += per)
+        tiles[n].tile(a, x, j, y + j * 16);
+    for (; j < a->n_panels; j++)
+        tiles[n].last(a, x, j, y + j * 16);
 }
 
-static void one_row(const struct pairs_args *a)
+static void pair_panels(const struct panel_args *a)
 {
-    int p = 0;
-    for (; p + 4 <= a->n_panels; p += 4)
-        row4(a, a->x, a->w + (size_t)p * a->panel_step, a->y + p * 16);
-    for (; p < a->n_panels; p++)
-        row1(a, a->x, a->w + (size_t)p * a->panel_step, a->y + p * 16);
-}
-
-static void bf16_pairs(const struct pairs_args *a)
-{
-    if (a->n_rows == 1) {
-        one_row(a);
-        return;
-    }
-    for (int p = 0; p < a->n_panels; p++)
-        for (int r = 0; r < a->n_rows;)
-            r += tile(a, r, a->w + (size_t)p * a->panel_step, a->y + p * 16);
+    int n_full = a->n_rows / CAST_GROUP * CAST_GROUP;
+    if (n_full)
+        full_groups(a, n_full);
+    if (n_full < a->n_rows)
+        last_group(a, n_full);
 }
 
 /* One row's pairs, every n-th place of out. */
@@ -146,7 +191,7 @@ static int cast(uint16_t *out, size_t ldo, const float *x, size_t ldx, int row, 
 #define VW 16
 #define NAME kernels_avx512bf16
 #define ISA "avx512bf16"
-#define PAIRS bf16_pairs
+#define PANELS_BF16 pair_panels
 #define CAST cast
 #include "core/kernels/body.h"
 #endif
