@@ -3,9 +3,8 @@
  *
  * A lane holds one output; its sum takes the inputs two by two, in order, whatever the number of rows. */
 #if defined(__x86_64__)
+#include "core/kernels/avx512_vector.h"
 #include "core/kernels/kernels.h"
-
-#include <immintrin.h>
 
 typedef __m512 acc;
 
@@ -179,12 +178,49 @@ static void cast_row(uint32_t *out, int n, const float *x, int K)
     }
 }
 
+/* Sixteen inputs of rows a and b, as bf16. */
+static inline __m512i two_rows(const float *a, const float *b)
+{
+    __m256i lo = (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(a));
+    __m256i hi = (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(b));
+    return _mm512_inserti64x4(_mm512_castsi256_si512(lo), hi, 1);
+}
+
+/* Pairs 0 to 7 of rows i and i + 4 for i < 4, to t[j]: pair j of rows 0 to 3, pair j + 4 of them, the same of rows
+ * 4 to 7. */
+static inline void transpose_eight(const float *x, size_t ldx, __m512i t[4])
+{
+    __m512i r0 = two_rows(x, x + 4 * ldx), r1 = two_rows(x + ldx, x + 5 * ldx);
+    __m512i r2 = two_rows(x + 2 * ldx, x + 6 * ldx), r3 = two_rows(x + 3 * ldx, x + 7 * ldx);
+    __m512i a = _mm512_unpacklo_epi32(r0, r1), b = _mm512_unpackhi_epi32(r0, r1);
+    __m512i c = _mm512_unpacklo_epi32(r2, r3), d = _mm512_unpackhi_epi32(r2, r3);
+    t[0] = _mm512_unpacklo_epi64(a, c);
+    t[1] = _mm512_unpackhi_epi64(a, c);
+    t[2] = _mm512_unpacklo_epi64(b, d);
+    t[3] = _mm512_unpackhi_epi64(b, d);
+}
+
+/* Sixteen inputs of sixteen rows. */
+static void cast_block(uint32_t *out, const float *x, size_t ldx)
+{
+    __m512i t[4], u[4];
+    transpose_eight(x, ldx, t);
+    transpose_eight(x + 8 * ldx, ldx, u);
+    for (int j = 0; j < 4; j++) {
+        _mm512_storeu_si512(out + 16 * j, _mm512_shuffle_i32x4(t[j], u[j], 0x88)); /* lanes 0 and 2 of each */
+        _mm512_storeu_si512(out + 16 * (j + 4), _mm512_shuffle_i32x4(t[j], u[j], 0xdd));
+    }
+}
+
 static int cast(uint16_t *out, size_t ldo, const float *x, size_t ldx, int row, int n_rows, int K)
 {
-    int n = group_of(n_rows - row);
+    int n = group_of(n_rows - row), in_blocks = n == 16 ? K / 16 * 16 : 0;
     uint32_t *group = (uint32_t *)(void *)(out + (size_t)row * ldo);
+    x += (size_t)row * ldx;
+    for (int k = 0; k < in_blocks; k += 16, group += 8 * 16)
+        cast_block(group, x + k, ldx);
     for (int r = 0; r < n; r++)
-        cast_row(group + r, n, x + (size_t)(row + r) * ldx, K);
+        cast_row(group + r, n, x + (size_t)r * ldx + in_blocks, K - in_blocks);
     return n;
 }
 

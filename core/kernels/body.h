@@ -42,17 +42,39 @@ static inline vf pick(vi mask, vf a, vf b)
     return a;
 }
 
+/* A file may bring its own of these. */
+#ifndef LARGER /* a > b ? a : b, as the CPU's instructions have it: b if one is NaN */
+#define LARGER(a, b) pick((a) > (b), a, b)
+#define SMALLER(a, b) pick((a) < (b), a, b)
+#endif
+#ifndef TIMES_TWO_TO
+#define TIMES_TWO_TO(p, n) times_two_to(p, n)
+#define NEAREST(x) nearest(x)
+
+static inline vf nearest(vf x)
+{
+    x += 12582912.0f; /* 1.5 * 2^23: rounds to an integer */
+    return x - 12582912.0f;
+}
+
+/* n: whole numbers from -126 to 127 */
+static inline vf times_two_to(vf p, vf n)
+{
+    vi e = (__builtin_convertvector(n, vi) + 127) << 23;
+    vf two_n;
+    memcpy(&two_n, &e, sizeof two_n);
+    return p * two_n;
+}
+#endif
+
 /* exp(x) for x <= 0 (attention, sums relative to a maximum) and moderate x > 0 (silu); about 1 ulp.
  * Range reduction by log 2 in two parts, polynomial of degree 6 (coefficients: Cephes expf). */
 static inline vf vexp(vf x)
 {
     vf lo = (vf){0} - 87.3f, hi = (vf){0} + 88.0f;
-    x = pick(x < lo, lo, x); /* NaN stays NaN */
-    x = pick(x > hi, hi, x);
-    vf n = x * 1.44269504088896341f + 12582912.0f; /* 1.5 * 2^23: rounds to an integer */
-    vi e;
-    memcpy(&e, &n, sizeof e);
-    n -= 12582912.0f;
+    x = LARGER(lo, x); /* NaN stays NaN */
+    x = SMALLER(hi, x);
+    vf n = NEAREST(x * 1.44269504088896341f);
     vf r = x - n * 0.693359375f + n * 2.12194440e-4f;
     vf p = 1.9875691500e-4f * r + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
@@ -60,10 +82,7 @@ static inline vf vexp(vf x)
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    vi bits = (e - 0x4b400000 + 127) << 23;
-    vf two_n;
-    memcpy(&two_n, &bits, sizeof two_n);
-    return p * two_n;
+    return TIMES_TWO_TO(p, n);
 }
 
 /* Adds the lanes pairwise in a fixed order. */
@@ -76,6 +95,19 @@ static inline float lanes_sum(const float *v, int n)
             t[i] += t[i + half];
     return t[0];
 }
+
+#ifndef LANES_SUM
+#define LANES_SUM(v) lanes_sum((const float *)&(v), VW)
+#define LANES_MAX(v) lanes_max(v)
+
+static inline float lanes_max(vf v)
+{
+    float best = v[0];
+    for (int i = 1; i < VW; i++)
+        best = v[i] > best ? v[i] : best;
+    return best;
+}
+#endif
 
 /* ---- rows times panels ----------------------------------------------------------------------------
  *
@@ -266,40 +298,38 @@ static inline vi lanes_below(int n, int first)
     return lane < (vi){0} + (n - first);
 }
 
-static float largest_scaled(float *s, int n, float scale, float best)
+static float largest(const float *s, int n)
 {
-    float lanes[VW];
-    vf most = (vf){0} + best, none = (vf){0} - INFINITY;
-    for (int i = 0; i < n; i += VW) {
-        vf x = load(s + i) * scale;
-        if (i + VW > n)
-            x = pick(lanes_below(n, i), x, none);
-        most = pick(x > most, x, most);
-        store(s + i, x);
-    }
-    store(lanes, most);
-    for (int i = 0; i < VW; i++)
-        best = lanes[i] > best ? lanes[i] : best;
-    return best;
+    vf none = (vf){0} - INFINITY, most = none;
+    int i = 0;
+    for (; i + VW <= n; i += VW)
+        most = LARGER(load(s + i), most);
+    if (i < n)
+        most = LARGER(pick(lanes_below(n, i), load(s + i), none), most);
+    return LANES_MAX(most);
 }
 
 static float softmax_span(float *s, int n, float scale, float *m, float *l)
 {
-    float best = largest_scaled(s, n, scale, *m), lanes[VW];
+    float best = largest(s, n) * scale;
+    best = best > *m ? best : *m;
     vf sum = {0};
     int i = 0;
-    for (; i < n; i += VW) {
-        vf p = vexp(load(s + i) - best);
-        if (i + VW > n)
-            p = pick(lanes_below(n, i), p, (vf){0});
+    for (; i + VW <= n; i += VW) {
+        vf p = vexp(load(s + i) * scale - best);
         sum += p;
         store(s + i, p);
     }
+    if (i < n) {
+        vf p = pick(lanes_below(n, i), vexp(load(s + i) * scale - best), (vf){0});
+        sum += p;
+        store(s + i, p);
+        i += VW;
+    }
     for (; i % 16; i += VW)
         store(s + i, (vf){0});
-    store(lanes, sum);
     float rescale = *m == best ? 1.0f : *m == -INFINITY ? 0.0f : expf(*m - best);
-    *l = *l * rescale + lanes_sum(lanes, VW);
+    *l = *l * rescale + LANES_SUM(sum);
     *m = best;
     return rescale;
 }
@@ -316,6 +346,41 @@ static void rms_norm(float *y, const float *x, const float *w, int n, float eps)
     float inv = 1.0f / sqrtf(lanes_sum(lanes, 16) / (float)n + eps);
     for (i = 0; i < n; i++)
         y[i] = x[i] * inv * w[i];
+}
+
+/* Where not all are finite: -1 if one is NaN or the largest is infinite. */
+static int argmax_of_odd(const float *x, int n)
+{
+    int best = 0;
+    for (int i = 0; i < n; i++) {
+        if (x[i] != x[i])
+            return -1;
+        if (x[i] > x[best])
+            best = i;
+    }
+    return isfinite(x[best]) ? best : -1;
+}
+
+/* A tail shorter than a vector goes one by one. */
+static int argmax(const float *x, int n)
+{
+    vf most = (vf){0} - INFINITY, odd = {0};
+    int i = 0;
+    for (; i + VW <= n; i += VW) {
+        vf v = load(x + i);
+        most = LARGER(v, most);
+        odd += v - v; /* NaN for NaN, and for infinities */
+    }
+    float best = LANES_MAX(most), sum = LANES_SUM(odd);
+    for (; i < n; i++) {
+        best = x[i] > best ? x[i] : best;
+        sum += x[i] - x[i];
+    }
+    if (sum != sum)
+        return argmax_of_odd(x, n);
+    for (i = 0; x[i] != best; i++)
+        ;
+    return i;
 }
 
 static void silu_mul(float *a, const float *b, int n)
@@ -365,6 +430,7 @@ const struct kernels NAME = {
     .softmax_span = softmax_span,
     .rms_norm = rms_norm,
     .silu_mul = silu_mul,
+    .argmax = argmax,
     .exp_scaled = exp_scaled,
     .sum_exp = sum_exp,
 };

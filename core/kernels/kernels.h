@@ -54,6 +54,8 @@ struct kernels {
     void (*rms_norm)(float *y, const float *x, const float *w, int n, float eps);
     /* a = silu(a) * b, over n */
     void (*silu_mul)(float *a, const float *b, int n);
+    /* The first of the largest, n > 0; -1 if one is NaN or the largest is infinite. */
+    int (*argmax)(const float *x, int n);
     /* y[i] = exp((x[i] - max) * scale), over n; never 0, not even for -inf */
     void (*exp_scaled)(float *y, const float *x, int n, float max, float scale);
     /* sum over i of exp((x[i] - max) * scale), in fixed groups, in double */

@@ -473,6 +473,36 @@ TEST(kernels_sum_exp)
     with_tables(check_sum_exp);
 }
 
+static void check_argmax(const struct kernels *k)
+{
+    struct rng r = {14};
+    float x[MAX_SCORES];
+    for (int n = 1; n <= MAX_SCORES; n += n < 40 ? 1 : 53) {
+        int at = rng_below(&r, n), again = rng_below(&r, n), first = at < again ? at : again;
+        rng_fill(&r, x, (size_t)n, 3);
+        x[at] = x[again] = 400;
+        EXPECT_EQ(k->argmax(x, n), first);
+        if (n > 2) {
+            x[(again + 1) % n == at ? (again + 2) % n : (again + 1) % n] = -INFINITY;
+            EXPECT_EQ(k->argmax(x, n), first);
+        }
+        x[at] = INFINITY;
+        EXPECT_EQ(k->argmax(x, n), -1);
+        x[at] = NAN;
+        EXPECT_EQ(k->argmax(x, n), -1);
+        for (int i = 0; i < n; i++)
+            x[i] = -INFINITY;
+        EXPECT_EQ(k->argmax(x, n), -1);
+        x[at] = -5;
+        EXPECT_EQ(k->argmax(x, n), at);
+    }
+}
+
+TEST(kernels_argmax_is_the_first_of_the_largest)
+{
+    with_tables(check_argmax);
+}
+
 /* ---- rows of the network
  * ------------------------------------------------------------------------- */
 
