@@ -17,7 +17,9 @@ struct fwd {
     struct forward_ws *ws;
     struct par *par;
     int layer;
+    const struct layer_weights *lw;
     const float *norm_w;
+    struct linear_in in; /* what the products of this moment read */
 };
 
 struct dims {
@@ -90,18 +92,52 @@ static void embed_task(void *arg, int r, int thread)
     rope_angles(f->m->inv_freq, (int)half, row->pos, f->ws->cos + at * half, f->ws->sin + at * half);
 }
 
-static void norm_task(void *arg, int r, int thread)
+/* A group of rows, normed and packed for the products that read them. */
+static void norm_task(void *arg, int group, int thread)
 {
     (void)thread;
     struct fwd *f = arg;
-    size_t at = (size_t)r * (size_t)f->s->dim;
-    f->k->rms_norm(f->ws->norm + at, f->ws->x + at, f->norm_w, f->s->dim, f->m->desc.norm_eps);
+    size_t D = (size_t)f->s->dim;
+    int end = group * CAST_GROUP + CAST_GROUP < f->b->n_rows ? (group + 1) * CAST_GROUP : f->b->n_rows;
+    for (size_t r = (size_t)group * CAST_GROUP; r < (size_t)end; r++)
+        f->k->rms_norm(f->ws->norm + r * D, f->ws->x + r * D, f->norm_w, f->s->dim, f->m->desc.norm_eps);
+    linear_in_pack(&f->in, group, f->k);
 }
 
-static void norm(struct fwd *f, const float *w)
+static void norm(struct fwd *f, const float *w, const struct linear *for_what)
 {
     f->norm_w = w;
-    par_for(f->par, f->b->n_rows, norm_task, f);
+    f->in = linear_in(&for_what->w, f->ws->norm, (size_t)f->s->dim, f->b->n_rows, f->ws->cast, f->k);
+    par_for(f->par, linear_in_groups(&f->in), norm_task, f);
+}
+
+/* What `l` reads is x. */
+static void input(struct fwd *f, const struct linear *l, const float *x, size_t ldx)
+{
+    f->in = linear_in(&l->w, x, ldx, f->b->n_rows, f->ws->cast, f->k);
+    linear_in_pack_all(&f->in, f->k, f->par);
+}
+
+/* Tasks of q, then of k, then of v. */
+static void qkv_task(void *arg, int task, int thread)
+{
+    (void)thread;
+    struct fwd *f = arg;
+    const struct layer_weights *lw = f->lw;
+    struct dims d = dims_of(f->s, f->m);
+    int n_q = linear_n_tasks(&lw->q), n_k = linear_n_tasks(&lw->k);
+    if (task < n_q)
+        linear_task(&lw->q, &f->in, f->ws->q, d.Qp, f->k, task);
+    else if (task < n_q + n_k)
+        linear_task(&lw->k, &f->in, f->ws->k, d.KVp, f->k, task - n_q);
+    else
+        linear_task(&lw->v, &f->in, f->ws->v, d.KVp, f->k, task - n_q - n_k);
+}
+
+static void project_qkv(struct fwd *f)
+{
+    const struct layer_weights *lw = f->lw;
+    par_for(f->par, linear_n_tasks(&lw->q) + linear_n_tasks(&lw->k) + linear_n_tasks(&lw->v), qkv_task, f);
 }
 
 /* Rotates q and k of one sequence's rows and stores their k and v in its blocks. */
@@ -127,62 +163,68 @@ static void rotate_store_task(void *arg, int i, int thread)
     }
 }
 
-static void silu_task(void *arg, int r, int thread)
+/* gate = silu(gate x) * up x, for a piece of the outputs while it is in the cache. */
+static void swiglu_task(void *arg, int task, int thread)
 {
     (void)thread;
     struct fwd *f = arg;
-    size_t at = (size_t)r * (size_t)linear_padded(f->m->desc.ffn);
-    f->k->silu_mul(f->ws->gate + at, f->ws->up + at, f->m->desc.ffn);
+    size_t ld = (size_t)linear_padded(f->m->desc.ffn);
+    struct linear_piece p = linear_task(&f->lw->gate, &f->in, f->ws->gate, ld, f->k, task);
+    linear_task(&f->lw->up, &f->in, f->ws->up, ld, f->k, task);
+    for (size_t r = 0; r < (size_t)f->b->n_rows; r++) {
+        size_t at = r * ld + (size_t)p.first;
+        f->k->silu_mul(f->ws->gate + at, f->ws->up + at, p.n);
+    }
 }
 
-/* x += what the block computed. */
-static void add_proj(struct fwd *f)
+/* x += l(what it reads), o of attention or down of the feed-forward block. */
+struct residual {
+    struct fwd *f;
+    const struct linear *l;
+};
+
+static void residual_task(void *arg, int task, int thread)
 {
-    struct dims d = dims_of(f->s, f->m);
-    for (size_t r = 0; r < (size_t)f->b->n_rows; r++)
-        for (size_t i = 0; i < d.D; i++)
-            f->ws->x[r * d.D + i] += f->ws->proj[r * d.Dp + i];
+    (void)thread;
+    const struct residual *rs = arg;
+    struct fwd *f = rs->f;
+    size_t D = (size_t)f->s->dim, Dp = (size_t)linear_padded(f->s->dim);
+    struct linear_piece p = linear_task(rs->l, &f->in, f->ws->proj, Dp, f->k, task);
+    int end = p.first + p.n < f->s->dim ? p.first + p.n : f->s->dim;
+    for (size_t r = 0; r < (size_t)f->b->n_rows; r++) {
+        float *x = f->ws->x + r * D;
+        const float *add = f->ws->proj + r * Dp;
+        for (int i = p.first; i < end; i++)
+            x[i] += add[i];
+    }
 }
 
-static struct linear_in input(struct fwd *f, const struct linear *like, const float *x, size_t ldx)
+static void add_product(struct fwd *f, const struct linear *l)
 {
-    return linear_in(&like->w, x, ldx, f->b->n_rows, f->ws->cast, f->k, f->par);
+    struct residual rs = {f, l};
+    par_for(f->par, linear_n_tasks(l), residual_task, &rs);
 }
 
-static void project(struct fwd *f, const struct linear *l, const struct linear_in *in, float *y,
-                    size_t ldy)
+static void attention_block(struct fwd *f)
 {
-    linear(l, in, y, ldy, f->k, f->par);
-}
-
-static void attention_block(struct fwd *f, const struct layer_weights *lw)
-{
+    const struct layer_weights *lw = f->lw;
     struct forward_ws *ws = f->ws;
     struct dims d = dims_of(f->s, f->m);
-    norm(f, lw->attn_norm);
-    struct linear_in in = input(f, &lw->q, ws->norm, d.D);
-    project(f, &lw->q, &in, ws->q, d.Qp);
-    project(f, &lw->k, &in, ws->k, d.KVp);
-    project(f, &lw->v, &in, ws->v, d.KVp);
+    norm(f, lw->attn_norm, &lw->q);
+    project_qkv(f);
     par_for(f->par, f->b->n_seqs, rotate_store_task, f);
     attention(ws->att, ws->q, d.Qp, f->layer, f->b, f->pool, f->s, f->k, ws->attention, f->par);
-    in = input(f, &lw->o, ws->att, d.Q);
-    project(f, &lw->o, &in, ws->proj, d.Dp);
-    add_proj(f);
+    input(f, &lw->o, ws->att, d.Q);
+    add_product(f, &lw->o);
 }
 
-static void ffn_block(struct fwd *f, const struct layer_weights *lw)
+static void ffn_block(struct fwd *f)
 {
-    struct forward_ws *ws = f->ws;
-    struct dims d = dims_of(f->s, f->m);
-    norm(f, lw->ffn_norm);
-    struct linear_in in = input(f, &lw->gate, ws->norm, d.D);
-    project(f, &lw->gate, &in, ws->gate, d.Fp);
-    project(f, &lw->up, &in, ws->up, d.Fp);
-    par_for(f->par, f->b->n_rows, silu_task, f);
-    in = input(f, &lw->down, ws->gate, d.Fp);
-    project(f, &lw->down, &in, ws->proj, d.Dp);
-    add_proj(f);
+    const struct layer_weights *lw = f->lw;
+    norm(f, lw->ffn_norm, &lw->gate);
+    par_for(f->par, linear_n_tasks(&lw->gate), swiglu_task, f);
+    input(f, &lw->down, f->ws->gate, (size_t)linear_padded(f->m->desc.ffn));
+    add_product(f, &lw->down);
 }
 
 /* Final norm and head for the rows that want logits. */
@@ -199,18 +241,20 @@ static void head(struct fwd *f)
     struct linear l = {f->m->head, NULL};
     if (!f->b->n_logits)
         return;
-    struct linear_in in = linear_in(&l.w, ws->final, D, f->b->n_logits, ws->cast, f->k, f->par);
+    struct linear_in in = linear_in(&l.w, ws->final, D, f->b->n_logits, ws->cast, f->k);
+    linear_in_pack_all(&in, f->k, f->par);
     linear(&l, &in, ws->logits, ws->ld_logits, f->k, f->par);
 }
 
 void forward(const struct model *m, const struct model_shape *s, const struct batch *b,
              struct kv_pool *pool, const struct kernels *k, struct forward_ws *ws, struct par *par)
 {
-    struct fwd f = {m, s, b, pool, k, ws, par, 0, NULL};
+    struct fwd f = {.m = m, .s = s, .b = b, .pool = pool, .k = k, .ws = ws, .par = par};
     par_for(par, b->n_rows, embed_task, &f);
     for (f.layer = 0; f.layer < s->n_layers; f.layer++) {
-        attention_block(&f, &m->layers[f.layer]);
-        ffn_block(&f, &m->layers[f.layer]);
+        f.lw = &m->layers[f.layer];
+        attention_block(&f);
+        ffn_block(&f);
     }
     head(&f);
 }

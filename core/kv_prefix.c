@@ -131,7 +131,8 @@ static void hidden_layer(const struct model *m, const struct model_shape *s, str
     for (int t = 0; t < P; t++)
         kn->rms_norm(h + (size_t)t * D, hidden + (size_t)t * D, lw->attn_norm, s->dim,
                      m->desc.norm_eps);
-    struct linear_in in = linear_in(&lw->k.w, h, D, P, cast, kn, serial);
+    struct linear_in in = linear_in(&lw->k.w, h, D, P, cast, kn);
+    linear_in_pack_all(&in, kn, serial);
     linear(&lw->k, &in, k, ld, kn, serial);
     linear(&lw->v, &in, v, ld, kn, serial);
     free(cast);

@@ -69,7 +69,8 @@ static void check_linear(struct rng *r, enum dtype type, int n_out, int n_in, in
     rng_fill(r, out, (size_t)n_rows * ld, 1);
     struct par *par = par_new(n_threads);
     uint16_t *cast = xcalloc((size_t)n_rows * linear_cast_len(n_in), sizeof *cast);
-    struct linear_in in = linear_in(&y.l.w, x, ldx, n_rows, cast, k, par);
+    struct linear_in in = linear_in(&y.l.w, x, ldx, n_rows, cast, k);
+    linear_in_pack_all(&in, k, par);
     linear(&y.l, &in, out, ld, k, par);
     par_free(par);
     free(cast);
