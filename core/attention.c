@@ -1,4 +1,5 @@
-/* The shared attention kernel: prefixes once per step for all their rows, then every row's own keys. */
+/* The shared attention kernel: prefixes once per step for all their rows, then every row's own
+ * keys. */
 #include "core/attention.h"
 
 #include "core/base/check.h"
@@ -53,7 +54,8 @@ struct pass {
     struct attention_ws *ws;
 };
 
-/* The queries of a piece of rows that share a KV head: row i of all belongs to row i / n_rep of the piece. */
+/* The queries of a piece of rows that share a KV head: row i of all belongs to row i / n_rep of the
+ * piece. */
 struct queries {
     struct scratch *at;
     int n, dh, n_rep;
@@ -133,7 +135,8 @@ void attention_ws_free(struct attention_ws *ws)
     free(ws);
 }
 
-/* ---- one span of keys ------------------------------------------------------------------------------ */
+/* ---- one span of keys
+ * ------------------------------------------------------------------------------ */
 
 static bool casts(const struct queries *qs)
 {
@@ -145,8 +148,8 @@ static void panels(const struct queries *qs, const struct panel_args *a)
     (qs->dtype == DTYPE_F32 ? qs->k->panels_f32 : qs->k->panels_bf16)(a);
 }
 
-static void cast_rows(const struct queries *qs, uint16_t *out, size_t ldo, const float *x, size_t ldx, int n,
-                      int n_in)
+static void cast_rows(const struct queries *qs, uint16_t *out, size_t ldo, const float *x,
+                      size_t ldx, int n, int n_in)
 {
     for (int r = 0; r < n;)
         r += qs->k->cast(out, ldo, x, ldx, r, n, n_in);
@@ -221,8 +224,8 @@ static void add_values(const struct queries *qs, const struct span *sp, int from
     panels(qs, &a);
 }
 
-/* The first query that sees a key of the span, rounded down to a whole group. A query before its own first key
- * goes with the others, with zeros that change nothing. */
+/* The first query that sees a key of the span, rounded down to a whole group. A query before its
+ * own first key goes with the others, with zeros that change nothing. */
 static int first_query(const struct queries *qs, const struct span *sp)
 {
     int r = 0;
@@ -252,10 +255,12 @@ static struct span span_of(int first, int n_keys)
     return sp;
 }
 
-/* ---- pieces of rows -------------------------------------------------------------------------------- */
+/* ---- pieces of rows
+ * -------------------------------------------------------------------------------- */
 
 /* Queries of the piece's rows, all heads that share KV head g, into the thread's scratch. */
-static struct queries gather(const struct pass *ps, int thread, const struct piece *pc, int g, enum dtype t)
+static struct queries gather(const struct pass *ps, int thread, const struct piece *pc, int g,
+                             enum dtype t)
 {
     const struct model_shape *s = ps->s;
     int n_rep = n_rep_of(s), dh = s->head_dim;
@@ -263,8 +268,8 @@ static struct queries gather(const struct pass *ps, int thread, const struct pie
     struct scratch *to = &ps->ws->scratch[thread];
     struct queries qs = {to, pc->n_rows * n_rep, dh, n_rep, kv_tile_dims(dh), NULL, ps->k, t};
     for (int r = 0; r < pc->n_rows; r++)
-        memcpy(to->q + (size_t)r * width, ps->q + (size_t)(pc->row + r) * ps->ldq + (size_t)g * width,
-               width * sizeof *to->q);
+        memcpy(to->q + (size_t)r * width,
+               ps->q + (size_t)(pc->row + r) * ps->ldq + (size_t)g * width, width * sizeof *to->q);
     if (casts(&qs))
         cast_rows(&qs, to->q_cast, (size_t)dh, to->q, (size_t)dh, qs.n, dh);
     memset(to->o, 0, (size_t)qs.n * qs.ldo * sizeof *to->o);
@@ -276,7 +281,8 @@ static struct queries gather(const struct pass *ps, int thread, const struct pie
 }
 
 /* Where query i of the piece and KV head g stands among all queries. */
-static size_t query_at(const struct queries *qs, const struct piece *pc, const struct model_shape *s, int g, int i)
+static size_t query_at(const struct queries *qs, const struct piece *pc,
+                       const struct model_shape *s, int g, int i)
 {
     int row = pc->row + i / qs->n_rep, head = g * qs->n_rep + i % qs->n_rep;
     return (size_t)row * (size_t)s->n_heads + (size_t)head;
@@ -291,7 +297,8 @@ static void prefix_task(void *arg, int task, int thread)
     int g = task % s->n_kv_heads;
     const struct kv_prefix *p = ps->b->groups[pc->of].prefix;
     size_t tile = kv_tile_bytes(s->head_dim, p->dtype);
-    size_t run = ((size_t)ps->layer * (size_t)s->n_kv_heads + (size_t)g) * (size_t)p->n_tiles * tile;
+    size_t run =
+        ((size_t)ps->layer * (size_t)s->n_kv_heads + (size_t)g) * (size_t)p->n_tiles * tile;
     struct queries qs = gather(ps, thread, pc, g, p->dtype);
     for (int first = 0; first < p->n_tokens; first += SOFTMAX_SPAN) {
         struct span sp = span_of(first, p->n_tokens);
@@ -304,7 +311,8 @@ static void prefix_task(void *arg, int task, int thread)
     }
     for (int i = 0; i < qs.n; i++) {
         size_t at = query_at(&qs, pc, s, g, i);
-        memcpy(ps->ws->prefix.o + at * qs.ldo, qs.at->o + (size_t)i * qs.ldo, qs.ldo * sizeof *qs.at->o);
+        memcpy(ps->ws->prefix.o + at * qs.ldo, qs.at->o + (size_t)i * qs.ldo,
+               qs.ldo * sizeof *qs.at->o);
         memcpy(ps->ws->prefix.ml + at * 2, qs.at->ml + i * 2, 2 * sizeof *qs.at->ml);
     }
 }
@@ -325,7 +333,8 @@ static void merge_head(float *out, const float *own, const float *own_ml, const 
         out[d] = (prefix[d] * wa + own[d] * wb) * inv;
 }
 
-/* Task: a piece of a sequence's rows over its own keys, one KV head; merged with what its prefix gave. */
+/* Task: a piece of a sequence's rows over its own keys, one KV head; merged with what its prefix
+ * gave. */
 static void own_task(void *arg, int task, int thread)
 {
     const struct pass *ps = arg;
@@ -346,9 +355,9 @@ static void own_task(void *arg, int task, int thread)
     }
     for (int i = 0; i < qs.n; i++) {
         size_t at = query_at(&qs, pc, s, g, i);
-        merge_head(ps->out + at * (size_t)s->head_dim, qs.at->o + (size_t)i * qs.ldo, qs.at->ml + 2 * i,
-                   sq->prefix ? ps->ws->prefix.o + at * qs.ldo : NULL, ps->ws->prefix.ml + 2 * at,
-                   s->head_dim);
+        merge_head(ps->out + at * (size_t)s->head_dim, qs.at->o + (size_t)i * qs.ldo,
+                   qs.at->ml + 2 * i, sq->prefix ? ps->ws->prefix.o + at * qs.ldo : NULL,
+                   ps->ws->prefix.ml + 2 * at, s->head_dim);
     }
 }
 
@@ -366,12 +375,13 @@ static void cut_pieces(struct attention_ws *ws, const struct batch *b)
         ws->n_prefix_pieces =
             cut(ws->prefix_pieces, ws->n_prefix_pieces, i, b->groups[i].row, b->groups[i].n_rows);
     for (int i = 0; i < b->n_seqs; i++)
-        ws->n_own_pieces = cut(ws->own_pieces, ws->n_own_pieces, i, b->seqs[i].row, b->seqs[i].n_rows);
+        ws->n_own_pieces =
+            cut(ws->own_pieces, ws->n_own_pieces, i, b->seqs[i].row, b->seqs[i].n_rows);
 }
 
-void attention(float *out, const float *q, size_t ldq, int layer, const struct batch *b, const struct kv_pool *pool,
-               const struct model_shape *s, const struct kernels *k, struct attention_ws *ws,
-               struct par *par)
+void attention(float *out, const float *q, size_t ldq, int layer, const struct batch *b,
+               const struct kv_pool *pool, const struct model_shape *s, const struct kernels *k,
+               struct attention_ws *ws, struct par *par)
 {
     struct pass ps = {out, q, ldq, layer, b, pool, s, k, ws};
     cut_pieces(ws, b);

@@ -30,9 +30,15 @@ static struct dims dims_of(const struct model_shape *s, const struct model *m)
 {
     size_t D = (size_t)s->dim, Q = (size_t)(s->n_heads * s->head_dim),
            KV = (size_t)(s->n_kv_heads * s->head_dim);
-    return (struct dims){D,  (size_t)linear_padded(s->dim), Q,  (size_t)linear_padded((int)Q),
-                         KV, (size_t)linear_padded((int)KV), (size_t)m->desc.ffn,
-                         (size_t)linear_padded(m->desc.ffn), (size_t)s->head_dim / 2};
+    return (struct dims){D,
+                         (size_t)linear_padded(s->dim),
+                         Q,
+                         (size_t)linear_padded((int)Q),
+                         KV,
+                         (size_t)linear_padded((int)KV),
+                         (size_t)m->desc.ffn,
+                         (size_t)linear_padded(m->desc.ffn),
+                         (size_t)s->head_dim / 2};
 }
 
 /* The widest input of a matrix. */
@@ -48,12 +54,16 @@ int forward_ws_init(struct forward_ws *ws, const struct model *m, const struct m
     struct dims d = dims_of(s, m);
     size_t T = (size_t)max_rows, G = (size_t)max_logits, V = (size_t)linear_padded(s->vocab);
     size_t rows = T > G ? T : G;
-    float *cast, **parts[] = {&ws->x,  &ws->norm, &ws->q,    &ws->k,   &ws->v,     &ws->att,   &ws->gate,
-                       &ws->up, &ws->proj, &ws->cos,  &ws->sin, &ws->final, &ws->logits,
-                       &cast};
-    size_t sizes[] = {T * d.D,  T * d.D,  T * d.Qp,   T * d.KVp,  T * d.KVp, T * d.Q, T * d.Fp,
-                      T * d.Fp, T * d.Dp, T * d.half, T * d.half, G * d.D,   G * V,
-                      (rows * linear_cast_len(widest(&d)) + 1) / 2};
+    float *cast,
+        **parts[] = {&ws->x,  &ws->norm, &ws->q,   &ws->k,   &ws->v,     &ws->att,    &ws->gate,
+                     &ws->up, &ws->proj, &ws->cos, &ws->sin, &ws->final, &ws->logits, &cast};
+    size_t sizes[] = {T * d.D,    T * d.D,
+                      T * d.Qp,   T * d.KVp,
+                      T * d.KVp,  T * d.Q,
+                      T * d.Fp,   T * d.Fp,
+                      T * d.Dp,   T * d.half,
+                      T * d.half, G * d.D,
+                      G * V,      (rows * linear_cast_len(widest(&d)) + 1) / 2};
     size_t total = 0, n_parts = sizeof sizes / sizeof sizes[0];
     for (size_t i = 0; i < n_parts; i++)
         total += (sizes[i] + 15) & ~(size_t)15;
@@ -89,7 +99,8 @@ static void embed_task(void *arg, int r, int thread)
         memcpy(f->ws->x + at * D, row->embed, D * sizeof(float));
     else
         linear_row(&f->m->embed, row->token, f->ws->x + at * D);
-    rope_angles(f->m->inv_freq, (int)half, row->pos, f->ws->cos + at * half, f->ws->sin + at * half);
+    rope_angles(f->m->inv_freq, (int)half, row->pos, f->ws->cos + at * half,
+                f->ws->sin + at * half);
 }
 
 /* A group of rows, normed and packed for the products that read them. */
@@ -98,16 +109,19 @@ static void norm_task(void *arg, int group, int thread)
     (void)thread;
     struct fwd *f = arg;
     size_t D = (size_t)f->s->dim;
-    int end = group * CAST_GROUP + CAST_GROUP < f->b->n_rows ? (group + 1) * CAST_GROUP : f->b->n_rows;
+    int end =
+        group * CAST_GROUP + CAST_GROUP < f->b->n_rows ? (group + 1) * CAST_GROUP : f->b->n_rows;
     for (size_t r = (size_t)group * CAST_GROUP; r < (size_t)end; r++)
-        f->k->rms_norm(f->ws->norm + r * D, f->ws->x + r * D, f->norm_w, f->s->dim, f->m->desc.norm_eps);
+        f->k->rms_norm(f->ws->norm + r * D, f->ws->x + r * D, f->norm_w, f->s->dim,
+                       f->m->desc.norm_eps);
     linear_in_pack(&f->in, group, f->k);
 }
 
 static void norm(struct fwd *f, const float *w, const struct linear *for_what)
 {
     f->norm_w = w;
-    f->in = linear_in(&for_what->w, f->ws->norm, (size_t)f->s->dim, f->b->n_rows, f->ws->cast, f->k);
+    f->in =
+        linear_in(&for_what->w, f->ws->norm, (size_t)f->s->dim, f->b->n_rows, f->ws->cast, f->k);
     par_for(f->par, linear_in_groups(&f->in), norm_task, f);
 }
 
@@ -137,7 +151,8 @@ static void qkv_task(void *arg, int task, int thread)
 static void project_qkv(struct fwd *f)
 {
     const struct layer_weights *lw = f->lw;
-    par_for(f->par, linear_n_tasks(&lw->q) + linear_n_tasks(&lw->k) + linear_n_tasks(&lw->v), qkv_task, f);
+    par_for(f->par, linear_n_tasks(&lw->q) + linear_n_tasks(&lw->k) + linear_n_tasks(&lw->v),
+            qkv_task, f);
 }
 
 /* Rotates q and k of one sequence's rows and stores their k and v in its blocks. */

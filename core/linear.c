@@ -13,8 +13,8 @@ struct linear_in linear_in(const struct matrix *like, const float *x, size_t ldx
 void linear_in_pack(const struct linear_in *in, int group, const struct kernels *k)
 {
     if (in->packed)
-        k->cast(in->packed, linear_cast_len(in->n_in), in->x, in->ldx, group * CAST_GROUP, in->n_rows,
-                in->n_in);
+        k->cast(in->packed, linear_cast_len(in->n_in), in->x, in->ldx, group * CAST_GROUP,
+                in->n_rows, in->n_in);
 }
 
 struct pack_job {
@@ -46,7 +46,8 @@ static void add_bias(const struct linear *l, const struct linear_in *in, float *
 
 static int per_task(const struct linear *l)
 {
-    return linear_padded(l->w.n_out) / PANEL > MANY_PANELS ? PANELS_PER_LARGE_TASK : PANELS_PER_TASK;
+    return linear_padded(l->w.n_out) / PANEL > MANY_PANELS ? PANELS_PER_LARGE_TASK
+                                                           : PANELS_PER_TASK;
 }
 
 int linear_n_tasks(const struct linear *l)
@@ -54,8 +55,8 @@ int linear_n_tasks(const struct linear *l)
     return (linear_padded(l->w.n_out) / PANEL + per_task(l) - 1) / per_task(l);
 }
 
-struct linear_piece linear_task(const struct linear *l, const struct linear_in *in, float *y, size_t ldy,
-                                const struct kernels *k, int task)
+struct linear_piece linear_task(const struct linear *l, const struct linear_in *in, float *y,
+                                size_t ldy, const struct kernels *k, int task)
 {
     const struct matrix *w = &l->w;
     size_t step = matrix_panel_elems(w->dtype, (size_t)w->n_in);
@@ -64,9 +65,14 @@ struct linear_piece linear_task(const struct linear *l, const struct linear_in *
     const void *from = (const char *)w->data + (size_t)first * step * dtype_size(w->dtype);
     struct panel_args a = {.x = in->packed ? (const void *)in->packed : in->x,
                            .ldx = in->packed ? linear_cast_len(w->n_in) : in->ldx,
-                           .n_rows = in->n_rows, .w = &from, .panel_step = step,
-                           .n_panels = p.n / PANEL, .K = w->n_in, .part_len = w->n_in,
-                           .y = y + p.first, .ldy = ldy};
+                           .n_rows = in->n_rows,
+                           .w = &from,
+                           .panel_step = step,
+                           .n_panels = p.n / PANEL,
+                           .K = w->n_in,
+                           .part_len = w->n_in,
+                           .y = y + p.first,
+                           .ldy = ldy};
     (w->dtype == DTYPE_F32 ? k->panels_f32 : k->panels_bf16)(&a);
     if (l->bias)
         add_bias(l, in, y, ldy, p);

@@ -24,7 +24,8 @@ void rope_rotate(float *x, int n_heads, int half, const float *cos_in, const flo
         }
 }
 
-static void store_f32(const float *k, const float *v, size_t head_dim, size_t slot, float *kt, float *vt)
+static void store_f32(const float *k, const float *v, size_t head_dim, size_t slot, float *kt,
+                      float *vt)
 {
     for (size_t d = 0; d < kv_tile_dims((int)head_dim); d++) {
         bool is_padding = d >= head_dim;
