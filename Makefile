@@ -76,6 +76,7 @@ fuzz: ## fuzz every parser for FUZZ_SECONDS (60) each
 KERNEL := -O3 -fno-math-errno -fno-trapping-math -ffp-contract=fast
 $(OBJ)/core/kernels/generic.o: CFLAGS += $(KERNEL)
 $(OBJ)/core/kernels/avx2.o:    CFLAGS += $(KERNEL) -mavx2 -mfma -mf16c
+$(OBJ)/core/kernels/avx512bf16.o: CFLAGS += $(KERNEL) -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mfma -mprefer-vector-width=512
 $(OBJ)/core/kernels/avx512.o:  CFLAGS += $(KERNEL) -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mprefer-vector-width=512
 
 $(DAEMON): $(OBJ)/server/main.o $(LIB_OBJ)
@@ -85,6 +86,9 @@ $(OBJ)/unit-tests: $(TEST_OBJ) $(LIB_OBJ)
 	$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS) $(shell pkg-config --libs openblas 2>/dev/null)
 
 $(OBJ)/soak-tests: $(SOAK_OBJ) $(LIB_OBJ)
+	$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
+
+$(BUILD)/prefixd-bench: $(OBJ)/scripts/bench/bench.o $(filter $(OBJ)/core/%,$(LIB_OBJ))
 	$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
 
 # The server over an engine without a model.

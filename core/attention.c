@@ -1,27 +1,44 @@
-/* The shared attention kernel: prefixes once per step for all their rows, then every row's own keys. */
+/* The shared attention kernel: prefixes once per step for all their rows, then every row's own
+ * keys. */
 #include "core/attention.h"
 
 #include "core/base/check.h"
 #include "core/base/mem.h"
+#include "core/kv_tile.h"
 
 #include <math.h>
 #include <stdlib.h>
 
-enum { SPAN_TILES = SOFTMAX_SPAN / KV_TILE };
+enum {
+    SPAN_TILES = SOFTMAX_SPAN / KV_TILE,
+    PIECE_ROWS = 16, /* rows of a task: few enough to share out, enough to read a tile for */
+};
 
-/* Partial result of one query row (a row of the step times one head) over one run of keys. */
+/* Partial result of every query (a row of the step and one head) over its prefix. */
 struct partial {
-    float *o;  /* [T * H, Dh] weighted values, not yet divided by l */
+    float *o;  /* [T * H, Dp] weighted values, not yet divided by l */
     float *ml; /* [T * H, 2] maximum and sum */
 };
 
+struct scratch {      /* of one thread; R = PIECE_ROWS * n_rep, Dp = padded Dh */
+    float *q;         /* [R, Dh] */
+    uint16_t *q_cast; /* [R, Dh] what the kernels read instead, if they cast */
+    float *scores;    /* [R, SOFTMAX_SPAN] scores, then probabilities */
+    uint16_t *p_cast; /* [R, SOFTMAX_SPAN] */
+    float *o;         /* [R, Dp] */
+    float *ml;        /* [R, 2] */
+};
+
+/* Rows row .. row + n_rows - 1 of a sequence, or of a prefix's group. */
+struct piece {
+    int of, row, n_rows;
+};
+
 struct attention_ws {
-    struct partial prefix, own;
-    int n_threads;
-    float **queries; /* per thread: [max_rows * n_rep, Dh] */
-    float **scores;  /* per thread: [max_rows * n_rep, SOFTMAX_SPAN] */
-    float **values;  /* per thread: [max_rows * n_rep, padded Dh] */
-    float **ml;      /* per thread: [max_rows * n_rep, 2] */
+    struct partial prefix;
+    int n_threads, n_prefix_pieces, n_own_pieces;
+    struct piece *prefix_pieces, *own_pieces; /* [max_rows] */
+    struct scratch *scratch;                  /* [n_threads] */
 };
 
 /* What the tasks of one layer share. */
@@ -37,45 +54,70 @@ struct pass {
     struct attention_ws *ws;
 };
 
-/* A run of tiles of one (layer, KV head): where tile t's keys and values are. */
-struct tiles {
-    const unsigned char *k, *v; /* a prefix: tile t at t * tile_bytes */
-    const int32_t *blocks;      /* or a sequence's own blocks (k is NULL) */
-    const struct kv_pool *pool;
-    int layer, head;
-    size_t tile_bytes;
+/* The queries of a piece of rows that share a KV head: row i of all belongs to row i / n_rep of the
+ * piece. */
+struct queries {
+    struct scratch *at;
+    int n, dh, n_rep;
+    size_t ldo;                   /* Dp */
+    const struct batch_row *rows; /* each sees the keys up to its own slot; NULL: all see all */
+    const struct kernels *k;
+    enum dtype dtype; /* of the keys and values */
 };
 
-static int padded(int n)
-{
-    return (n + 15) / 16 * 16;
-}
+/* The tiles of a span of keys. */
+struct span {
+    const void *k[SPAN_TILES], *v[SPAN_TILES];
+    int n_tiles, first, n_keys; /* first key is a multiple of SOFTMAX_SPAN */
+};
 
-static float *floats(size_t n)
+static void *array(size_t n, size_t size)
 {
-    float *p = mem_try_aligned(n, sizeof *p);
+    void *p = mem_try_aligned(n, size);
     CHECK(p != NULL); /* sized by the operator's settings at start, not by requests */
     return p;
+}
+
+static int n_rep_of(const struct model_shape *s)
+{
+    return s->n_heads / s->n_kv_heads;
+}
+
+static void scratch_init(struct scratch *t, const struct model_shape *s)
+{
+    size_t rows = (size_t)(PIECE_ROWS * n_rep_of(s)), dh = (size_t)s->head_dim;
+    *t = (struct scratch){
+        .q = array(rows * dh, sizeof *t->q),
+        .q_cast = array(rows * dh, sizeof *t->q_cast),
+        .scores = array(rows * SOFTMAX_SPAN, sizeof *t->scores),
+        .p_cast = array(rows * SOFTMAX_SPAN, sizeof *t->p_cast),
+        .o = array(rows * kv_tile_dims(s->head_dim), sizeof *t->o),
+        .ml = array(rows * 2, sizeof *t->ml),
+    };
+}
+
+static void scratch_fini(struct scratch *t)
+{
+    free(t->q);
+    free(t->q_cast);
+    free(t->scores);
+    free(t->p_cast);
+    free(t->o);
+    free(t->ml);
 }
 
 struct attention_ws *attention_ws_new(const struct model_shape *s, int max_rows, int n_threads)
 {
     struct attention_ws *ws = xcalloc(1, sizeof *ws);
-    size_t heads = (size_t)max_rows * (size_t)s->n_heads, dh = (size_t)s->head_dim;
-    size_t rows = (size_t)max_rows * (size_t)(s->n_heads / s->n_kv_heads);
-    ws->prefix = (struct partial){floats(heads * dh), floats(heads * 2)};
-    ws->own = (struct partial){floats(heads * dh), floats(heads * 2)};
+    size_t heads = (size_t)max_rows * (size_t)s->n_heads;
+    ws->prefix.o = array(heads * kv_tile_dims(s->head_dim), sizeof *ws->prefix.o);
+    ws->prefix.ml = array(heads * 2, sizeof *ws->prefix.ml);
+    ws->prefix_pieces = xcalloc((size_t)max_rows, sizeof *ws->prefix_pieces);
+    ws->own_pieces = xcalloc((size_t)max_rows, sizeof *ws->own_pieces);
     ws->n_threads = n_threads;
-    ws->queries = xcalloc((size_t)n_threads, sizeof *ws->queries);
-    ws->scores = xcalloc((size_t)n_threads, sizeof *ws->scores);
-    ws->values = xcalloc((size_t)n_threads, sizeof *ws->values);
-    ws->ml = xcalloc((size_t)n_threads, sizeof *ws->ml);
-    for (int i = 0; i < n_threads; i++) {
-        ws->queries[i] = floats(rows * dh);
-        ws->scores[i] = floats(rows * SOFTMAX_SPAN);
-        ws->values[i] = floats(rows * (size_t)padded(s->head_dim));
-        ws->ml[i] = floats(rows * 2);
-    }
+    ws->scratch = xcalloc((size_t)n_threads, sizeof *ws->scratch);
+    for (int i = 0; i < n_threads; i++)
+        scratch_init(&ws->scratch[i], s);
     return ws;
 }
 
@@ -83,239 +125,266 @@ void attention_ws_free(struct attention_ws *ws)
 {
     if (!ws)
         return;
-    for (int i = 0; i < ws->n_threads; i++) {
-        free(ws->queries[i]);
-        free(ws->scores[i]);
-        free(ws->values[i]);
-        free(ws->ml[i]);
-    }
-    free(ws->queries);
-    free(ws->scores);
-    free(ws->values);
-    free(ws->ml);
+    for (int i = 0; i < ws->n_threads; i++)
+        scratch_fini(&ws->scratch[i]);
+    free(ws->scratch);
     free(ws->prefix.o);
     free(ws->prefix.ml);
-    free(ws->own.o);
-    free(ws->own.ml);
+    free(ws->prefix_pieces);
+    free(ws->own_pieces);
     free(ws);
 }
 
-static void panels(const struct kernels *k, enum dtype t, const struct panel_args *a)
+/* ---- one span of keys
+ * ------------------------------------------------------------------------------ */
+
+static bool casts(const struct queries *qs)
 {
-    if (t == DTYPE_F32)
-        k->panels_f32(a);
-    else
-        k->panels_bf16(a);
+    return qs->dtype == DTYPE_BF16 && qs->k->cast;
 }
 
-static const void *tile_k(const struct tiles *t, int i)
+static void panels(const struct queries *qs, const struct panel_args *a)
 {
-    if (t->k)
-        return t->k + (size_t)i * t->tile_bytes;
-    return kv_pool_k(t->pool, t->blocks[i], t->layer, t->head);
+    (qs->dtype == DTYPE_F32 ? qs->k->panels_f32 : qs->k->panels_bf16)(a);
 }
 
-static const void *tile_v(const struct tiles *t, int i)
+static void cast_rows(const struct queries *qs, uint16_t *out, size_t ldo, const float *x,
+                      size_t ldx, int n, int n_in)
 {
-    if (t->v)
-        return t->v + (size_t)i * t->tile_bytes;
-    return kv_pool_v(t->pool, t->blocks[i], t->layer, t->head);
+    for (int r = 0; r < n;)
+        r += qs->k->cast(out, ldo, x, ldx, r, n, n_in);
 }
 
-/* One query block: n queries that all see the first n_keys keys of the run. */
-struct query_block {
-    float *q;      /* [n, Dh] */
-    float *scores; /* [n, SOFTMAX_SPAN] */
-    float *o;      /* [n, padded Dh] */
-    float *ml;     /* [n, 2] */
-    int n, dh, ldo;
-};
-
-/* o[n, Dh] += p[n, n_keys of this tile] . V tile. Head dimensions beyond the last full panel of sixteen
- * go one output at a time, so that a tile's end is never overrun. */
-static void add_values(const struct query_block *qb, const struct kernels *k, enum dtype t,
-                       const float *p, const void *v, int n_keys)
+/* scores[r][i] = q[r] . k[i] for the queries from `from` on, a multiple of CAST_GROUP. */
+static void score(const struct queries *qs, const struct span *sp, int from)
 {
-    int n_full = qb->dh / 16;
-    struct panel_args a = {p, SOFTMAX_SPAN, qb->n, v, 16, (size_t)qb->dh, n_full, n_keys,
-                           qb->o, (size_t)qb->ldo, true};
-    if (n_full)
-        panels(k, t, &a);
-    for (int r = 0; r < qb->n && qb->dh % 16; r++)
-        for (int d = n_full * 16; d < qb->dh; d++) {
-            float sum = qb->o[r * qb->ldo + d];
-            for (int i = 0; i < n_keys; i++) {
-                size_t at = (size_t)i * (size_t)qb->dh + (size_t)d;
-                float x = t == DTYPE_F32 ? ((const float *)v)[at]
-                                         : bf16_to_f32(((const uint16_t *)v)[at]);
-                sum += p[r * SOFTMAX_SPAN + i] * x;
-            }
-            qb->o[r * qb->ldo + d] = sum;
-        }
+    size_t at = (size_t)from * (size_t)qs->dh;
+    const float *q = qs->at->q + at;
+    struct panel_args a = {
+        .x = casts(qs) ? (const void *)(qs->at->q_cast + at) : q,
+        .ldx = (size_t)qs->dh,
+        .n_rows = qs->n - from,
+        .w = sp->k,
+        .is_scattered = true,
+        .panel_step = qs->ldo * KV_TILE,
+        .n_panels = sp->n_tiles,
+        .K = qs->dh,
+        .part_len = qs->dh,
+        .y = qs->at->scores + (size_t)from * SOFTMAX_SPAN,
+        .ldy = SOFTMAX_SPAN,
+    };
+    panels(qs, &a);
 }
 
-/* Keys first .. first + n_keys - 1 (first is a multiple of SOFTMAX_SPAN) for every query of the block. */
-static void attend_span(const struct query_block *qb, const struct tiles *t, const struct pass *ps,
-                        enum dtype dtype, int first, int n_keys)
+/* How many of the span's keys query r sees. */
+static int n_seen(const struct queries *qs, const struct span *sp, int r)
 {
-    int n_tiles = (n_keys + KV_TILE - 1) / KV_TILE, tile0 = first / KV_TILE;
-    float scale = 1.0f / sqrtf((float)qb->dh);
-    for (int i = 0; i < n_tiles; i++) {
-        struct panel_args a = {qb->q, (size_t)qb->dh, qb->n, tile_k(t, tile0 + i), 0, KV_TILE, 1,
-                               qb->dh, qb->scores + i * KV_TILE, SOFTMAX_SPAN, false};
-        panels(ps->k, dtype, &a);
-    }
-    for (int r = 0; r < qb->n; r++) {
-        float *ml = qb->ml + 2 * r, *o = qb->o + r * qb->ldo;
-        float f = ps->k->softmax_span(qb->scores + r * SOFTMAX_SPAN, n_keys, scale, &ml[0], &ml[1]);
-        for (int d = 0; d < qb->dh; d++)
+    if (!qs->rows)
+        return sp->n_keys;
+    int n = qs->rows[r / qs->n_rep].slot + 1 - sp->first;
+    return n < 0 ? 0 : n < sp->n_keys ? n : sp->n_keys;
+}
+
+/* Scores to probabilities, zero beyond what a query sees; its results so far are scaled to them. */
+static void soften(const struct queries *qs, const struct span *sp, int from)
+{
+    float scale = 1.0f / sqrtf((float)qs->dh);
+    for (int r = from; r < qs->n; r++) {
+        float *ml = qs->at->ml + 2 * r, *o = qs->at->o + (size_t)r * qs->ldo;
+        float *s = qs->at->scores + r * SOFTMAX_SPAN;
+        int n = n_seen(qs, sp, r), n_written = n ? (n + 15) / 16 * 16 : 0;
+        float f = n ? qs->k->softmax_span(s, n, scale, &ml[0], &ml[1]) : 1;
+        if (n_written < sp->n_keys)
+            memset(s + n_written, 0, (size_t)(sp->n_keys - n_written) * sizeof *s);
+        for (size_t d = 0; d < qs->ldo && f != 1; d++)
             o[d] *= f;
     }
-    for (int i = 0; i < n_tiles; i++) {
-        int left = n_keys - i * KV_TILE;
-        add_values(qb, ps->k, dtype, qb->scores + i * KV_TILE, tile_v(t, tile0 + i),
-                   left < KV_TILE ? left : KV_TILE);
-    }
 }
 
-/* Queries of n_rows rows from `row`, all heads that share KV head g, into the thread's scratch. */
-static struct query_block gather(const struct pass *ps, int thread, int row, int n_rows, int g)
+/* o[r] += sum over the span's keys i of p[r][i] * v[i] */
+static void add_values(const struct queries *qs, const struct span *sp, int from)
+{
+    size_t at = (size_t)from * SOFTMAX_SPAN;
+    const float *p = qs->at->scores + at;
+    if (casts(qs))
+        cast_rows(qs, qs->at->p_cast + at, SOFTMAX_SPAN, p, SOFTMAX_SPAN, qs->n - from, sp->n_keys);
+    struct panel_args a = {
+        .x = casts(qs) ? (const void *)(qs->at->p_cast + at) : p,
+        .ldx = SOFTMAX_SPAN,
+        .n_rows = qs->n - from,
+        .w = sp->v,
+        .panel_step = KV_V_PANEL,
+        .n_panels = (int)(qs->ldo / KV_LANES),
+        .K = sp->n_keys,
+        .part_len = KV_TILE,
+        .y = qs->at->o + (size_t)from * qs->ldo,
+        .ldy = qs->ldo,
+        .accumulate = true,
+    };
+    panels(qs, &a);
+}
+
+/* The first query that sees a key of the span, rounded down to a whole group. A query before its
+ * own first key goes with the others, with zeros that change nothing. */
+static int first_query(const struct queries *qs, const struct span *sp)
+{
+    int r = 0;
+    while (r < qs->n - 1 && n_seen(qs, sp, r) == 0)
+        r++;
+    return r / CAST_GROUP * CAST_GROUP;
+}
+
+static void attend(const struct queries *qs, const struct span *sp)
+{
+    int from = first_query(qs, sp);
+    score(qs, sp, from);
+    soften(qs, sp, from);
+    add_values(qs, sp, from);
+}
+
+static int min_int(int a, int b)
+{
+    return a < b ? a : b;
+}
+
+/* The span from key `first` on, of a run of n_keys; its tiles are the caller's to fill in. */
+static struct span span_of(int first, int n_keys)
+{
+    struct span sp = {.first = first, .n_keys = min_int(n_keys - first, SOFTMAX_SPAN)};
+    sp.n_tiles = (sp.n_keys + KV_TILE - 1) / KV_TILE;
+    return sp;
+}
+
+/* ---- pieces of rows
+ * -------------------------------------------------------------------------------- */
+
+/* Queries of the piece's rows, all heads that share KV head g, into the thread's scratch. */
+static struct queries gather(const struct pass *ps, int thread, const struct piece *pc, int g,
+                             enum dtype t)
 {
     const struct model_shape *s = ps->s;
-    int n_rep = s->n_heads / s->n_kv_heads, dh = s->head_dim;
-    struct attention_ws *ws = ps->ws;
-    struct query_block qb = {ws->queries[thread], ws->scores[thread], ws->values[thread],
-                             ws->ml[thread],
-                             n_rows * n_rep, dh, padded(dh)};
-    for (int r = 0; r < n_rows; r++) {
-        const float *src = ps->q + (size_t)(row + r) * ps->ldq + (size_t)(g * n_rep * dh);
-        memcpy(qb.q + (size_t)r * (size_t)(n_rep * dh), src, (size_t)(n_rep * dh) * sizeof *src);
+    int n_rep = n_rep_of(s), dh = s->head_dim;
+    size_t width = (size_t)(n_rep * dh);
+    struct scratch *to = &ps->ws->scratch[thread];
+    struct queries qs = {to, pc->n_rows * n_rep, dh, n_rep, kv_tile_dims(dh), NULL, ps->k, t};
+    for (int r = 0; r < pc->n_rows; r++)
+        memcpy(to->q + (size_t)r * width,
+               ps->q + (size_t)(pc->row + r) * ps->ldq + (size_t)g * width, width * sizeof *to->q);
+    if (casts(&qs))
+        cast_rows(&qs, to->q_cast, (size_t)dh, to->q, (size_t)dh, qs.n, dh);
+    memset(to->o, 0, (size_t)qs.n * qs.ldo * sizeof *to->o);
+    for (int i = 0; i < qs.n; i++) {
+        to->ml[2 * i] = -INFINITY;
+        to->ml[2 * i + 1] = 0;
     }
-    memset(qb.o, 0, (size_t)qb.n * (size_t)qb.ldo * sizeof *qb.o);
-    for (int i = 0; i < qb.n; i++) {
-        qb.ml[2 * i] = -INFINITY;
-        qb.ml[2 * i + 1] = 0;
-    }
-    return qb;
+    return qs;
 }
 
-/* The block's running results into the partials of its rows and heads. */
-static void scatter(const struct pass *ps, const struct query_block *qb, const struct partial *to,
-                    int row, int n_rows, int g)
+/* Where query i of the piece and KV head g stands among all queries. */
+static size_t query_at(const struct queries *qs, const struct piece *pc,
+                       const struct model_shape *s, int g, int i)
 {
-    const struct model_shape *s = ps->s;
-    int n_rep = s->n_heads / s->n_kv_heads, dh = s->head_dim;
-    for (int r = 0; r < n_rows; r++)
-        for (int h = 0; h < n_rep; h++) {
-            size_t at = (size_t)(row + r) * (size_t)s->n_heads + (size_t)(g * n_rep + h);
-            int from = r * n_rep + h;
-            memcpy(to->o + at * (size_t)dh, qb->o + from * qb->ldo, (size_t)dh * sizeof *qb->o);
-            to->ml[2 * at] = qb->ml[2 * from];
-            to->ml[2 * at + 1] = qb->ml[2 * from + 1];
-        }
+    int row = pc->row + i / qs->n_rep, head = g * qs->n_rep + i % qs->n_rep;
+    return (size_t)row * (size_t)s->n_heads + (size_t)head;
 }
 
-/* Task: all rows of one group over its prefix, one KV head. */
+/* Task: a piece of a prefix's rows, one KV head. */
 static void prefix_task(void *arg, int task, int thread)
 {
     const struct pass *ps = arg;
     const struct model_shape *s = ps->s;
-    const struct batch_group *gr = &ps->b->groups[task / s->n_kv_heads];
+    const struct piece *pc = &ps->ws->prefix_pieces[task / s->n_kv_heads];
     int g = task % s->n_kv_heads;
-    const struct kv_prefix *p = gr->prefix;
-    size_t tile = (size_t)s->head_dim * KV_TILE * dtype_size(p->dtype);
-    size_t run = ((size_t)ps->layer * (size_t)s->n_kv_heads + (size_t)g) * (size_t)p->n_tiles * tile;
-    struct tiles t = {.k = (const unsigned char *)p->k + run,
-                      .v = (const unsigned char *)p->v + run,
-                      .tile_bytes = tile};
-    struct query_block qb = gather(ps, thread, gr->row, gr->n_rows, g);
+    const struct kv_prefix *p = ps->b->groups[pc->of].prefix;
+    size_t tile = kv_tile_bytes(s->head_dim, p->dtype);
+    size_t run =
+        ((size_t)ps->layer * (size_t)s->n_kv_heads + (size_t)g) * (size_t)p->n_tiles * tile;
+    struct queries qs = gather(ps, thread, pc, g, p->dtype);
     for (int first = 0; first < p->n_tokens; first += SOFTMAX_SPAN) {
-        int left = p->n_tokens - first;
-        attend_span(&qb, &t, ps, p->dtype, first, left < SOFTMAX_SPAN ? left : SOFTMAX_SPAN);
-    }
-    scatter(ps, &qb, &ps->ws->prefix, gr->row, gr->n_rows, g);
-}
-
-/* One span of a sequence's own keys, seen by each row up to its own slot. Rows that see the whole span
- * go together; the others (the diagonal) one by one, each with its own number of keys. */
-static void own_span(const struct query_block *qb, const struct tiles *t, const struct pass *ps,
-                     const struct batch_seq *sq, int first)
-{
-    int n_rep = ps->s->n_heads / ps->s->n_kv_heads, r = 0;
-    const struct batch_row *rows = ps->b->rows + sq->row;
-    while (r < sq->n_rows && rows[r].slot < first + SOFTMAX_SPAN - 1) {
-        int n_keys = rows[r].slot + 1 - first;
-        if (n_keys > 0) {
-            struct query_block one = *qb;
-            one.q += (size_t)r * (size_t)(n_rep * qb->dh);
-            one.o += (size_t)r * (size_t)(n_rep * qb->ldo);
-            one.ml += 2 * r * n_rep;
-            one.n = n_rep;
-            attend_span(&one, t, ps, ps->pool->dtype, first, n_keys);
+        struct span sp = span_of(first, p->n_tokens);
+        for (int i = 0; i < sp.n_tiles; i++) {
+            size_t at = run + (size_t)(first / KV_TILE + i) * tile;
+            sp.k[i] = (const unsigned char *)p->k + at;
+            sp.v[i] = (const unsigned char *)p->v + at;
         }
-        r++;
+        attend(&qs, &sp);
     }
-    if (r == sq->n_rows)
-        return;
-    struct query_block rest = *qb;
-    rest.q += (size_t)r * (size_t)(n_rep * qb->dh);
-    rest.o += (size_t)r * (size_t)(n_rep * qb->ldo);
-    rest.ml += 2 * r * n_rep;
-    rest.n = (sq->n_rows - r) * n_rep;
-    attend_span(&rest, t, ps, ps->pool->dtype, first, SOFTMAX_SPAN);
+    for (int i = 0; i < qs.n; i++) {
+        size_t at = query_at(&qs, pc, s, g, i);
+        memcpy(ps->ws->prefix.o + at * qs.ldo, qs.at->o + (size_t)i * qs.ldo,
+               qs.ldo * sizeof *qs.at->o);
+        memcpy(ps->ws->prefix.ml + at * 2, qs.at->ml + i * 2, 2 * sizeof *qs.at->ml);
+    }
 }
 
-/* Task: all rows of one sequence over its own keys, one KV head. */
+/* out[Dh] = own, or prefix and own merged: weights e^(m_i - m) over the common maximum. */
+static void merge_head(float *out, const float *own, const float *own_ml, const float *prefix,
+                       const float *prefix_ml, int dh)
+{
+    if (!prefix) {
+        for (int d = 0; d < dh; d++)
+            out[d] = own[d] / own_ml[1];
+        return;
+    }
+    float m = prefix_ml[0] > own_ml[0] ? prefix_ml[0] : own_ml[0];
+    float wa = expf(prefix_ml[0] - m), wb = expf(own_ml[0] - m);
+    float inv = 1.0f / (prefix_ml[1] * wa + own_ml[1] * wb);
+    for (int d = 0; d < dh; d++)
+        out[d] = (prefix[d] * wa + own[d] * wb) * inv;
+}
+
+/* Task: a piece of a sequence's rows over its own keys, one KV head; merged with what its prefix
+ * gave. */
 static void own_task(void *arg, int task, int thread)
 {
     const struct pass *ps = arg;
     const struct model_shape *s = ps->s;
-    const struct batch_seq *sq = &ps->b->seqs[task / s->n_kv_heads];
-    int g = task % s->n_kv_heads;
-    struct tiles t = {.blocks = sq->blocks, .pool = ps->pool, .layer = ps->layer, .head = g};
-    struct query_block qb = gather(ps, thread, sq->row, sq->n_rows, g);
-    int last = ps->b->rows[sq->row + sq->n_rows - 1].slot;
-    for (int first = 0; first <= last; first += SOFTMAX_SPAN)
-        own_span(&qb, &t, ps, sq, first);
-    scatter(ps, &qb, &ps->ws->own, sq->row, sq->n_rows, g);
-}
-
-/* out = own, or prefix and own merged: weights e^(m_i - m) over the common maximum. */
-static void merge_head(float *out, const struct partial *a, const struct partial *b, size_t at, int dh)
-{
-    const float *ob = b->o + at * (size_t)dh, *mb = b->ml + 2 * at;
-    if (!a) {
-        for (int d = 0; d < dh; d++)
-            out[d] = ob[d] / mb[1];
-        return;
-    }
-    const float *oa = a->o + at * (size_t)dh, *ma = a->ml + 2 * at;
-    float m = ma[0] > mb[0] ? ma[0] : mb[0];
-    float wa = expf(ma[0] - m), wb = expf(mb[0] - m), inv = 1.0f / (ma[1] * wa + mb[1] * wb);
-    for (int d = 0; d < dh; d++)
-        out[d] = (oa[d] * wa + ob[d] * wb) * inv;
-}
-
-static void merge_task(void *arg, int task, int thread)
-{
-    (void)thread;
-    const struct pass *ps = arg;
-    const struct model_shape *s = ps->s;
-    const struct batch_seq *sq = &ps->b->seqs[task];
-    const struct partial *a = sq->prefix ? &ps->ws->prefix : NULL;
-    for (int r = sq->row; r < sq->row + sq->n_rows; r++)
-        for (int h = 0; h < s->n_heads; h++) {
-            size_t at = (size_t)r * (size_t)s->n_heads + (size_t)h;
-            merge_head(ps->out + at * (size_t)s->head_dim, a, &ps->ws->own, at, s->head_dim);
+    const struct piece *pc = &ps->ws->own_pieces[task / s->n_kv_heads];
+    const struct batch_seq *sq = &ps->b->seqs[pc->of];
+    int g = task % s->n_kv_heads, n_keys = ps->b->rows[pc->row + pc->n_rows - 1].slot + 1;
+    struct queries qs = gather(ps, thread, pc, g, ps->pool->dtype);
+    qs.rows = ps->b->rows + pc->row;
+    for (int first = 0; first < n_keys; first += SOFTMAX_SPAN) {
+        struct span sp = span_of(first, n_keys);
+        for (int i = 0; i < sp.n_tiles; i++) {
+            int32_t block = sq->blocks[first / KV_TILE + i];
+            sp.k[i] = kv_pool_k(ps->pool, block, ps->layer, g);
+            sp.v[i] = kv_pool_v(ps->pool, block, ps->layer, g);
         }
+        attend(&qs, &sp);
+    }
+    for (int i = 0; i < qs.n; i++) {
+        size_t at = query_at(&qs, pc, s, g, i);
+        merge_head(ps->out + at * (size_t)s->head_dim, qs.at->o + (size_t)i * qs.ldo,
+                   qs.at->ml + 2 * i, sq->prefix ? ps->ws->prefix.o + at * qs.ldo : NULL,
+                   ps->ws->prefix.ml + 2 * at, s->head_dim);
+    }
 }
 
-void attention(float *out, const float *q, size_t ldq, int layer, const struct batch *b, const struct kv_pool *pool,
-               const struct model_shape *s, const struct kernels *k, struct attention_ws *ws,
-               struct par *par)
+static int cut(struct piece *out, int n, int of, int row, int n_rows)
+{
+    for (int r = 0; r < n_rows; r += PIECE_ROWS)
+        out[n++] = (struct piece){of, row + r, min_int(n_rows - r, PIECE_ROWS)};
+    return n;
+}
+
+static void cut_pieces(struct attention_ws *ws, const struct batch *b)
+{
+    ws->n_prefix_pieces = ws->n_own_pieces = 0;
+    for (int i = 0; i < b->n_groups; i++)
+        ws->n_prefix_pieces =
+            cut(ws->prefix_pieces, ws->n_prefix_pieces, i, b->groups[i].row, b->groups[i].n_rows);
+    for (int i = 0; i < b->n_seqs; i++)
+        ws->n_own_pieces =
+            cut(ws->own_pieces, ws->n_own_pieces, i, b->seqs[i].row, b->seqs[i].n_rows);
+}
+
+void attention(float *out, const float *q, size_t ldq, int layer, const struct batch *b,
+               const struct kv_pool *pool, const struct model_shape *s, const struct kernels *k,
+               struct attention_ws *ws, struct par *par)
 {
     struct pass ps = {out, q, ldq, layer, b, pool, s, k, ws};
-    par_for(par, b->n_groups * s->n_kv_heads, prefix_task, &ps);
-    par_for(par, b->n_seqs * s->n_kv_heads, own_task, &ps);
-    par_for(par, b->n_seqs, merge_task, &ps);
+    cut_pieces(ws, b);
+    par_for(par, ws->n_prefix_pieces * s->n_kv_heads, prefix_task, &ps);
+    par_for(par, ws->n_own_pieces * s->n_kv_heads, own_task, &ps);
 }

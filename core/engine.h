@@ -36,9 +36,8 @@ enum {
 
 /* What every adapter version compiles to: K and V of P virtual tokens in every layer, keys already
  * rotated. Immutable; borrowed by every job that names it and freed by its owner after the last one.
- *   k: [n_layers, n_kv_heads, n_tiles, head_dim, KV_TILE]   (tokens side by side: lanes of a score)
- *   v: [n_layers, n_kv_heads, n_tiles, KV_TILE, head_dim]
- * The last tile is padded with zeros, which attention masks. */
+ *   k, v: [n_layers, n_kv_heads, n_tiles] tiles as core/kv_tile.h describes them
+ * The last tile is padded with zeros. */
 struct kv_prefix {
     int n_tokens, n_tiles;
     int first_pos; /* position of the first real token: n_tokens for every PEFT type */

@@ -17,7 +17,9 @@ struct fwd {
     struct forward_ws *ws;
     struct par *par;
     int layer;
+    const struct layer_weights *lw;
     const float *norm_w;
+    struct linear_in in; /* what the products of this moment read */
 };
 
 struct dims {
@@ -28,9 +30,22 @@ static struct dims dims_of(const struct model_shape *s, const struct model *m)
 {
     size_t D = (size_t)s->dim, Q = (size_t)(s->n_heads * s->head_dim),
            KV = (size_t)(s->n_kv_heads * s->head_dim);
-    return (struct dims){D,  (size_t)linear_padded(s->dim), Q,  (size_t)linear_padded((int)Q),
-                         KV, (size_t)linear_padded((int)KV), (size_t)m->desc.ffn,
-                         (size_t)linear_padded(m->desc.ffn), (size_t)s->head_dim / 2};
+    return (struct dims){D,
+                         (size_t)linear_padded(s->dim),
+                         Q,
+                         (size_t)linear_padded((int)Q),
+                         KV,
+                         (size_t)linear_padded((int)KV),
+                         (size_t)m->desc.ffn,
+                         (size_t)linear_padded(m->desc.ffn),
+                         (size_t)s->head_dim / 2};
+}
+
+/* The widest input of a matrix. */
+static int widest(const struct dims *d)
+{
+    size_t most = d->D > d->Q ? d->D : d->Q;
+    return (int)(most > d->F ? most : d->F);
 }
 
 int forward_ws_init(struct forward_ws *ws, const struct model *m, const struct model_shape *s,
@@ -38,10 +53,17 @@ int forward_ws_init(struct forward_ws *ws, const struct model *m, const struct m
 {
     struct dims d = dims_of(s, m);
     size_t T = (size_t)max_rows, G = (size_t)max_logits, V = (size_t)linear_padded(s->vocab);
-    float **parts[] = {&ws->x,  &ws->norm, &ws->q,    &ws->k,   &ws->v,     &ws->att,   &ws->gate,
-                       &ws->up, &ws->proj, &ws->cos,  &ws->sin, &ws->final, &ws->logits};
-    size_t sizes[] = {T * d.D,  T * d.D,  T * d.Qp,   T * d.KVp,  T * d.KVp, T * d.Q, T * d.Fp,
-                      T * d.Fp, T * d.Dp, T * d.half, T * d.half, G * d.D,   G * V};
+    size_t rows = T > G ? T : G;
+    float *cast,
+        **parts[] = {&ws->x,  &ws->norm, &ws->q,   &ws->k,   &ws->v,     &ws->att,    &ws->gate,
+                     &ws->up, &ws->proj, &ws->cos, &ws->sin, &ws->final, &ws->logits, &cast};
+    size_t sizes[] = {T * d.D,    T * d.D,
+                      T * d.Qp,   T * d.KVp,
+                      T * d.KVp,  T * d.Q,
+                      T * d.Fp,   T * d.Fp,
+                      T * d.Dp,   T * d.half,
+                      T * d.half, G * d.D,
+                      G * V,      (rows * linear_cast_len(widest(&d)) + 1) / 2};
     size_t total = 0, n_parts = sizeof sizes / sizeof sizes[0];
     for (size_t i = 0; i < n_parts; i++)
         total += (sizes[i] + 15) & ~(size_t)15;
@@ -54,6 +76,7 @@ int forward_ws_init(struct forward_ws *ws, const struct model *m, const struct m
         *parts[i] = at;
         at += (sizes[i] + 15) & ~(size_t)15;
     }
+    ws->cast = (uint16_t *)(void *)cast;
     ws->attention = attention_ws_new(s, max_rows, n_threads);
     return 0;
 }
@@ -76,21 +99,60 @@ static void embed_task(void *arg, int r, int thread)
         memcpy(f->ws->x + at * D, row->embed, D * sizeof(float));
     else
         linear_row(&f->m->embed, row->token, f->ws->x + at * D);
-    rope_angles(f->m->inv_freq, (int)half, row->pos, f->ws->cos + at * half, f->ws->sin + at * half);
+    rope_angles(f->m->inv_freq, (int)half, row->pos, f->ws->cos + at * half,
+                f->ws->sin + at * half);
 }
 
-static void norm_task(void *arg, int r, int thread)
+/* A group of rows, normed and packed for the products that read them. */
+static void norm_task(void *arg, int group, int thread)
 {
     (void)thread;
     struct fwd *f = arg;
-    size_t at = (size_t)r * (size_t)f->s->dim;
-    f->k->rms_norm(f->ws->norm + at, f->ws->x + at, f->norm_w, f->s->dim, f->m->desc.norm_eps);
+    size_t D = (size_t)f->s->dim;
+    int end =
+        group * CAST_GROUP + CAST_GROUP < f->b->n_rows ? (group + 1) * CAST_GROUP : f->b->n_rows;
+    for (size_t r = (size_t)group * CAST_GROUP; r < (size_t)end; r++)
+        f->k->rms_norm(f->ws->norm + r * D, f->ws->x + r * D, f->norm_w, f->s->dim,
+                       f->m->desc.norm_eps);
+    linear_in_pack(&f->in, group, f->k);
 }
 
-static void norm(struct fwd *f, const float *w)
+static void norm(struct fwd *f, const float *w, const struct linear *for_what)
 {
     f->norm_w = w;
-    par_for(f->par, f->b->n_rows, norm_task, f);
+    f->in =
+        linear_in(&for_what->w, f->ws->norm, (size_t)f->s->dim, f->b->n_rows, f->ws->cast, f->k);
+    par_for(f->par, linear_in_groups(&f->in), norm_task, f);
+}
+
+/* What `l` reads is x. */
+static void input(struct fwd *f, const struct linear *l, const float *x, size_t ldx)
+{
+    f->in = linear_in(&l->w, x, ldx, f->b->n_rows, f->ws->cast, f->k);
+    linear_in_pack_all(&f->in, f->k, f->par);
+}
+
+/* Tasks of q, then of k, then of v. */
+static void qkv_task(void *arg, int task, int thread)
+{
+    (void)thread;
+    struct fwd *f = arg;
+    const struct layer_weights *lw = f->lw;
+    struct dims d = dims_of(f->s, f->m);
+    int n_q = linear_n_tasks(&lw->q), n_k = linear_n_tasks(&lw->k);
+    if (task < n_q)
+        linear_task(&lw->q, &f->in, f->ws->q, d.Qp, f->k, task);
+    else if (task < n_q + n_k)
+        linear_task(&lw->k, &f->in, f->ws->k, d.KVp, f->k, task - n_q);
+    else
+        linear_task(&lw->v, &f->in, f->ws->v, d.KVp, f->k, task - n_q - n_k);
+}
+
+static void project_qkv(struct fwd *f)
+{
+    const struct layer_weights *lw = f->lw;
+    par_for(f->par, linear_n_tasks(&lw->q) + linear_n_tasks(&lw->k) + linear_n_tasks(&lw->v),
+            qkv_task, f);
 }
 
 /* Rotates q and k of one sequence's rows and stores their k and v in its blocks. */
@@ -116,53 +178,68 @@ static void rotate_store_task(void *arg, int i, int thread)
     }
 }
 
-static void silu_task(void *arg, int r, int thread)
+/* gate = silu(gate x) * up x, for a piece of the outputs while it is in the cache. */
+static void swiglu_task(void *arg, int task, int thread)
 {
     (void)thread;
     struct fwd *f = arg;
-    size_t at = (size_t)r * (size_t)linear_padded(f->m->desc.ffn);
-    f->k->silu_mul(f->ws->gate + at, f->ws->up + at, f->m->desc.ffn);
+    size_t ld = (size_t)linear_padded(f->m->desc.ffn);
+    struct linear_piece p = linear_task(&f->lw->gate, &f->in, f->ws->gate, ld, f->k, task);
+    linear_task(&f->lw->up, &f->in, f->ws->up, ld, f->k, task);
+    for (size_t r = 0; r < (size_t)f->b->n_rows; r++) {
+        size_t at = r * ld + (size_t)p.first;
+        f->k->silu_mul(f->ws->gate + at, f->ws->up + at, p.n);
+    }
 }
 
-/* x += what the block computed. */
-static void add_proj(struct fwd *f)
+/* x += l(what it reads), o of attention or down of the feed-forward block. */
+struct residual {
+    struct fwd *f;
+    const struct linear *l;
+};
+
+static void residual_task(void *arg, int task, int thread)
 {
-    struct dims d = dims_of(f->s, f->m);
-    for (size_t r = 0; r < (size_t)f->b->n_rows; r++)
-        for (size_t i = 0; i < d.D; i++)
-            f->ws->x[r * d.D + i] += f->ws->proj[r * d.Dp + i];
+    (void)thread;
+    const struct residual *rs = arg;
+    struct fwd *f = rs->f;
+    size_t D = (size_t)f->s->dim, Dp = (size_t)linear_padded(f->s->dim);
+    struct linear_piece p = linear_task(rs->l, &f->in, f->ws->proj, Dp, f->k, task);
+    int end = p.first + p.n < f->s->dim ? p.first + p.n : f->s->dim;
+    for (size_t r = 0; r < (size_t)f->b->n_rows; r++) {
+        float *x = f->ws->x + r * D;
+        const float *add = f->ws->proj + r * Dp;
+        for (int i = p.first; i < end; i++)
+            x[i] += add[i];
+    }
 }
 
-static void project(struct fwd *f, const struct linear *l, const float *x, size_t ldx, float *y,
-                    size_t ldy)
+static void add_product(struct fwd *f, const struct linear *l)
 {
-    linear(l, x, ldx, f->b->n_rows, y, ldy, f->k, f->par);
+    struct residual rs = {f, l};
+    par_for(f->par, linear_n_tasks(l), residual_task, &rs);
 }
 
-static void attention_block(struct fwd *f, const struct layer_weights *lw)
+static void attention_block(struct fwd *f)
 {
+    const struct layer_weights *lw = f->lw;
     struct forward_ws *ws = f->ws;
     struct dims d = dims_of(f->s, f->m);
-    norm(f, lw->attn_norm);
-    project(f, &lw->q, ws->norm, d.D, ws->q, d.Qp);
-    project(f, &lw->k, ws->norm, d.D, ws->k, d.KVp);
-    project(f, &lw->v, ws->norm, d.D, ws->v, d.KVp);
+    norm(f, lw->attn_norm, &lw->q);
+    project_qkv(f);
     par_for(f->par, f->b->n_seqs, rotate_store_task, f);
     attention(ws->att, ws->q, d.Qp, f->layer, f->b, f->pool, f->s, f->k, ws->attention, f->par);
-    project(f, &lw->o, ws->att, d.Q, ws->proj, d.Dp);
-    add_proj(f);
+    input(f, &lw->o, ws->att, d.Q);
+    add_product(f, &lw->o);
 }
 
-static void ffn_block(struct fwd *f, const struct layer_weights *lw)
+static void ffn_block(struct fwd *f)
 {
-    struct forward_ws *ws = f->ws;
-    struct dims d = dims_of(f->s, f->m);
-    norm(f, lw->ffn_norm);
-    project(f, &lw->gate, ws->norm, d.D, ws->gate, d.Fp);
-    project(f, &lw->up, ws->norm, d.D, ws->up, d.Fp);
-    par_for(f->par, f->b->n_rows, silu_task, f);
-    project(f, &lw->down, ws->gate, d.Fp, ws->proj, d.Dp);
-    add_proj(f);
+    const struct layer_weights *lw = f->lw;
+    norm(f, lw->ffn_norm, &lw->gate);
+    par_for(f->par, linear_n_tasks(&lw->gate), swiglu_task, f);
+    input(f, &lw->down, f->ws->gate, (size_t)linear_padded(f->m->desc.ffn));
+    add_product(f, &lw->down);
 }
 
 /* Final norm and head for the rows that want logits. */
@@ -177,18 +254,22 @@ static void head(struct fwd *f)
                            f->s->dim, f->m->desc.norm_eps);
     }
     struct linear l = {f->m->head, NULL};
-    if (f->b->n_logits)
-        linear(&l, ws->final, D, f->b->n_logits, ws->logits, ws->ld_logits, f->k, f->par);
+    if (!f->b->n_logits)
+        return;
+    struct linear_in in = linear_in(&l.w, ws->final, D, f->b->n_logits, ws->cast, f->k);
+    linear_in_pack_all(&in, f->k, f->par);
+    linear(&l, &in, ws->logits, ws->ld_logits, f->k, f->par);
 }
 
 void forward(const struct model *m, const struct model_shape *s, const struct batch *b,
              struct kv_pool *pool, const struct kernels *k, struct forward_ws *ws, struct par *par)
 {
-    struct fwd f = {m, s, b, pool, k, ws, par, 0, NULL};
+    struct fwd f = {.m = m, .s = s, .b = b, .pool = pool, .k = k, .ws = ws, .par = par};
     par_for(par, b->n_rows, embed_task, &f);
     for (f.layer = 0; f.layer < s->n_layers; f.layer++) {
-        attention_block(&f, &m->layers[f.layer]);
-        ffn_block(&f, &m->layers[f.layer]);
+        f.lw = &m->layers[f.layer];
+        attention_block(&f);
+        ffn_block(&f);
     }
     head(&f);
 }

@@ -3,14 +3,15 @@
 
 #include "core/base/check.h"
 #include "core/base/mem.h"
+#include "core/kv_tile.h"
 
 #include <stdlib.h>
 #include <sys/mman.h>
 
 size_t kv_pool_block_bytes(const struct model_shape *s)
 {
-    size_t tile = (size_t)s->head_dim * KV_TILE * dtype_size(s->kv_dtype);
-    return (size_t)s->n_layers * (size_t)s->n_kv_heads * 2 * tile;
+    size_t tiles = (size_t)s->n_layers * (size_t)s->n_kv_heads * 2;
+    return tiles * kv_tile_bytes(s->head_dim, s->kv_dtype);
 }
 
 int kv_pool_init(struct kv_pool *p, const struct model_shape *s, int n_blocks, struct err *err)
@@ -20,7 +21,7 @@ int kv_pool_init(struct kv_pool *p, const struct model_shape *s, int n_blocks, s
         .n_kv_heads = s->n_kv_heads,
         .head_dim = s->head_dim,
         .dtype = s->kv_dtype,
-        .tile_bytes = (size_t)s->head_dim * KV_TILE * dtype_size(s->kv_dtype),
+        .tile_bytes = kv_tile_bytes(s->head_dim, s->kv_dtype),
         .block_bytes = kv_pool_block_bytes(s),
         .n_blocks = n_blocks,
         .n_free = n_blocks,

@@ -2,7 +2,7 @@
  *
  * Thread: engine. A block holds every layer's and every KV head's tile of the same sixteen tokens, in
  * the layout of struct kv_prefix, so that attention reads a prefix and a sequence's own blocks alike:
- *     k tile [head_dim, KV_TILE], then v tile [KV_TILE, head_dim], per (layer, KV head)
+ *     K tile, then V tile (core/kv_tile.h), per (layer, KV head)
  * Memory is mapped at start and paid for when first written. Nothing is cleared between owners:
  * attention never reads a slot that its own sequence has not written. */
 #ifndef PREFIXD_KV_POOL_H

@@ -3,6 +3,7 @@
 
 #include "core/base/mem.h"
 #include "core/forward.h"
+#include "core/kv_tile.h"
 #include "core/linear.h"
 #include "core/rope.h"
 
@@ -11,7 +12,7 @@
 
 static size_t tile_bytes(const struct model_shape *s)
 {
-    return (size_t)s->head_dim * KV_TILE * dtype_size(s->kv_dtype);
+    return kv_tile_bytes(s->head_dim, s->kv_dtype);
 }
 
 /* Where tile `tile` of (layer, head) starts in k, and in v. */
@@ -152,11 +153,15 @@ static void hidden_layer(const struct model *m, const struct model_shape *s, str
     size_t D = (size_t)s->dim, ld = (size_t)linear_padded(s->n_kv_heads * s->head_dim);
     int half = s->head_dim / 2, P = p->n_tokens;
     float *angles = xcalloc((size_t)s->head_dim, sizeof *angles);
+    uint16_t *cast = xcalloc((size_t)P * linear_cast_len(s->dim), sizeof *cast);
     for (int t = 0; t < P; t++)
         kn->rms_norm(h + (size_t)t * D, hidden + (size_t)t * D, lw->attn_norm, s->dim,
                      m->desc.norm_eps);
-    linear(&lw->k, h, D, P, k, ld, kn, serial);
-    linear(&lw->v, h, D, P, v, ld, kn, serial);
+    struct linear_in in = linear_in(&lw->k.w, h, D, P, cast, kn);
+    linear_in_pack_all(&in, kn, serial);
+    linear(&lw->k, &in, k, ld, kn, serial);
+    linear(&lw->v, &in, v, ld, kn, serial);
+    free(cast);
     for (int t = 0; t < P; t++) {
         float *kt = k + (size_t)t * ld;
         rope_angles(m->inv_freq, half, t, angles, angles + half);
@@ -193,13 +198,12 @@ struct kv_prefix *kv_prefix_from_hidden(const struct base_model *b, const float 
 /* Zeroes the token slots of the last tile that hold no token: what stood there before is not ours. */
 static void clear_tail(const struct model_shape *s, struct kv_prefix *p, size_t at)
 {
-    int used = p->n_tokens - (p->n_tiles - 1) * KV_TILE;
-    size_t e = dtype_size(p->dtype);
-    for (int d = 0; d < s->head_dim; d++)
-        memset(mutable_bytes(p->k) + at + (size_t)(d * KV_TILE + used) * e, 0,
-               (size_t)(KV_TILE - used) * e);
-    memset(mutable_bytes(p->v) + at + (size_t)(used * s->head_dim) * e, 0,
-           (size_t)((KV_TILE - used) * s->head_dim) * e);
+    size_t used = (size_t)(p->n_tokens - (p->n_tiles - 1) * KV_TILE), e = dtype_size(p->dtype);
+    for (size_t d = 0; d < kv_tile_dims(s->head_dim); d++)
+        for (size_t slot = used; slot < KV_TILE; slot++) {
+            memset(mutable_bytes(p->k) + at + kv_tile_k_at(p->dtype, d, slot) * e, 0, e);
+            memset(mutable_bytes(p->v) + at + kv_tile_v_at(p->dtype, d, slot) * e, 0, e);
+        }
 }
 
 struct kv_prefix *kv_prefix_from_blocks(const struct model_shape *s, const struct kv_pool *pool,

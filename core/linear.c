@@ -1,57 +1,120 @@
 /* Matrix products of a step, cut into panels for the compute pool. */
 #include "core/linear.h"
 
-enum { PANELS_PER_TASK = 4 };
+enum { PANELS_PER_TASK = 4, MANY_PANELS = 1024, PANELS_PER_LARGE_TASK = 16 };
+
+struct linear_in linear_in(const struct matrix *like, const float *x, size_t ldx, int n_rows,
+                           uint16_t *cast, const struct kernels *k)
+{
+    bool is_packed = like->dtype == DTYPE_BF16 && k->cast;
+    return (struct linear_in){x, ldx, n_rows, like->n_in, is_packed ? cast : NULL};
+}
+
+void linear_in_pack(const struct linear_in *in, int group, const struct kernels *k)
+{
+    if (in->packed)
+        k->cast(in->packed, linear_cast_len(in->n_in), in->x, in->ldx, group * CAST_GROUP,
+                in->n_rows, in->n_in);
+}
+
+struct pack_job {
+    const struct linear_in *in;
+    const struct kernels *k;
+};
+
+static void pack_task(void *arg, int task, int thread)
+{
+    (void)thread;
+    const struct pack_job *j = arg;
+    linear_in_pack(j->in, task, j->k);
+}
+
+void linear_in_pack_all(const struct linear_in *in, const struct kernels *k, struct par *par)
+{
+    struct pack_job j = {in, k};
+    if (in->packed)
+        par_for(par, linear_in_groups(in), pack_task, &j);
+}
+
+static void add_bias(const struct linear *l, const struct linear_in *in, float *y, size_t ldy,
+                     struct linear_piece p)
+{
+    for (int r = 0; r < in->n_rows; r++)
+        for (int o = p.first; o < p.first + p.n && o < l->w.n_out; o++)
+            y[(size_t)r * ldy + (size_t)o] += l->bias[o];
+}
+
+static int per_task(const struct linear *l)
+{
+    return linear_padded(l->w.n_out) / PANEL > MANY_PANELS ? PANELS_PER_LARGE_TASK
+                                                           : PANELS_PER_TASK;
+}
+
+int linear_n_tasks(const struct linear *l)
+{
+    return (linear_padded(l->w.n_out) / PANEL + per_task(l) - 1) / per_task(l);
+}
+
+struct linear_piece linear_task(const struct linear *l, const struct linear_in *in, float *y,
+                                size_t ldy, const struct kernels *k, int task)
+{
+    const struct matrix *w = &l->w;
+    size_t step = matrix_panel_elems(w->dtype, (size_t)w->n_in);
+    int per = per_task(l), first = task * per, left = linear_padded(w->n_out) / PANEL - first;
+    struct linear_piece p = {first * PANEL, (left < per ? left : per) * PANEL};
+    const void *from = (const char *)w->data + (size_t)first * step * dtype_size(w->dtype);
+    struct panel_args a = {.x = in->packed ? (const void *)in->packed : in->x,
+                           .ldx = in->packed ? linear_cast_len(w->n_in) : in->ldx,
+                           .n_rows = in->n_rows,
+                           .w = &from,
+                           .panel_step = step,
+                           .n_panels = p.n / PANEL,
+                           .K = w->n_in,
+                           .part_len = w->n_in,
+                           .y = y + p.first,
+                           .ldy = ldy};
+    (w->dtype == DTYPE_F32 ? k->panels_f32 : k->panels_bf16)(&a);
+    if (l->bias)
+        add_bias(l, in, y, ldy, p);
+    return p;
+}
 
 struct linear_job {
     const struct linear *l;
-    const float *x;
-    size_t ldx;
-    int n_rows;
+    const struct linear_in *in;
     float *y;
     size_t ldy;
     const struct kernels *k;
 };
 
-static void add_bias(const struct linear_job *j, int first, int n)
-{
-    for (int r = 0; r < j->n_rows; r++)
-        for (int o = first; o < first + n && o < j->l->w.n_out; o++)
-            j->y[(size_t)r * j->ldy + (size_t)o] += j->l->bias[o];
-}
-
-static void panels_task(void *arg, int task, int thread)
+static void whole_task(void *arg, int task, int thread)
 {
     (void)thread;
     const struct linear_job *j = arg;
-    const struct matrix *w = &j->l->w;
-    int n_panels = linear_padded(w->n_out) / PANEL, first = task * PANELS_PER_TASK;
-    int n = n_panels - first < PANELS_PER_TASK ? n_panels - first : PANELS_PER_TASK;
-    size_t step = (size_t)w->n_in * PANEL;
-    const unsigned char *data = w->data;
-    struct panel_args a = {j->x, j->ldx, j->n_rows,
-                           data + (size_t)first * step * dtype_size(w->dtype),
-                           step, PANEL, n, w->n_in, j->y + (size_t)first * PANEL, j->ldy, false};
-    if (w->dtype == DTYPE_F32)
-        j->k->panels_f32(&a);
-    else
-        j->k->panels_bf16(&a);
-    if (j->l->bias)
-        add_bias(j, first * PANEL, n * PANEL);
+    linear_task(j->l, j->in, j->y, j->ldy, j->k, task);
 }
 
-void linear(const struct linear *l, const float *x, size_t ldx, int n_rows, float *y, size_t ldy,
+void linear(const struct linear *l, const struct linear_in *in, float *y, size_t ldy,
             const struct kernels *k, struct par *par)
 {
-    struct linear_job j = {l, x, ldx, n_rows, y, ldy, k};
-    int n_panels = linear_padded(l->w.n_out) / PANEL;
-    par_for(par, (n_panels + PANELS_PER_TASK - 1) / PANELS_PER_TASK, panels_task, &j);
+    struct linear_job j = {l, in, y, ldy, k};
+    par_for(par, linear_n_tasks(l), whole_task, &j);
+}
+
+static void bf16_row(const uint16_t *panel, int in, int n, float *out)
+{
+    for (int i = 0; i < n; i++)
+        out[i] = bf16_to_f32(panel[(i / 2 * PANEL + in) * 2 + i % 2]);
 }
 
 void linear_row(const struct matrix *m, int id, float *out)
 {
-    size_t at = (size_t)(id / PANEL) * (size_t)m->n_in * PANEL + (size_t)(id % PANEL);
-    for (int i = 0; i < m->n_in; i++, at += PANEL)
-        out[i] = m->dtype == DTYPE_F32 ? ((const float *)m->data)[at]
-                                       : bf16_to_f32(((const uint16_t *)m->data)[at]);
+    size_t at = (size_t)(id / PANEL) * matrix_panel_elems(m->dtype, (size_t)m->n_in);
+    if (m->dtype == DTYPE_BF16) {
+        bf16_row((const uint16_t *)m->data + at, id % PANEL, m->n_in, out);
+        return;
+    }
+    const float *w = (const float *)m->data + at + (size_t)(id % PANEL);
+    for (int i = 0; i < m->n_in; i++, w += PANEL)
+        out[i] = *w;
 }

@@ -1,6 +1,12 @@
-/* y = W x + b for the rows of a step, shared out over the compute pool by panels of sixteen outputs.
+/* y = W x + b for the rows of a step, shared out over the compute pool by panels of sixteen
+ * outputs.
  *
- * Thread: engine, or the one thread of a serial pool. */
+ * Thread: engine, or the one thread of a serial pool.
+ *
+ *     struct linear_in in = linear_in(&l.w, x, ldx, n_rows, cast, k);      once for all that read x
+ *     for (int g = 0; g < linear_in_groups(&in); g++) linear_in_pack(&in, g, k);      after x is
+ * written linear(&l, &in, y, ldy, k, par);
+ */
 #ifndef PREFIXD_LINEAR_H
 #define PREFIXD_LINEAR_H
 
@@ -13,12 +19,55 @@ static inline int linear_padded(int n_out)
     return (n_out + PANEL - 1) / PANEL * PANEL;
 }
 
-/* x: [n_rows, n_in], row stride ldx. y: [n_rows, linear_padded(n_out)], row stride ldy; what lies beyond
- * n_out comes out as zeros (the matrix's padding). */
-void linear(const struct linear *l, const float *x, size_t ldx, int n_rows, float *y, size_t ldy,
+/* The rows that matrices of one type and n_in read, and the form in which their kernels want them.
+ */
+struct linear_in {
+    const float *x; /* [n_rows, n_in], row stride ldx */
+    size_t ldx;
+    int n_rows, n_in;
+    uint16_t *packed; /* [n_rows, linear_cast_len(n_in)] what kernels read instead of x; NULL: they
+                         read x */
+};
+
+/* Elements of a row of cast. */
+static inline size_t linear_cast_len(int n_in)
+{
+    return ((size_t)n_in + 1) / 2 * 2;
+}
+
+/* cast: [n_rows, linear_cast_len(n_in)], lent to the result, which uses it if weights are bf16 and
+ * the kernels cast. */
+struct linear_in linear_in(const struct matrix *like, const float *x, size_t ldx, int n_rows,
+                           uint16_t *cast, const struct kernels *k);
+
+/* Rows are packed in groups of CAST_GROUP, in any order and by any thread. */
+static inline int linear_in_groups(const struct linear_in *in)
+{
+    return (in->n_rows + CAST_GROUP - 1) / CAST_GROUP;
+}
+
+void linear_in_pack(const struct linear_in *in, int group, const struct kernels *k);
+
+/* All groups, shared out. */
+void linear_in_pack_all(const struct linear_in *in, const struct kernels *k, struct par *par);
+
+/* y: [n_rows, linear_padded(n_out)], row stride ldy; what lies beyond n_out comes out as zeros (the
+ * matrix's padding). */
+void linear(const struct linear *l, const struct linear_in *in, float *y, size_t ldy,
             const struct kernels *k, struct par *par);
 
-/* The row of token `id` of an embedding matrix [vocab, dim], gathered from its panels into out[dim]. */
+/* The same piece by piece, for a caller that shares out more than one product at once. A task
+ * computes outputs first .. first + n - 1, padding included. */
+struct linear_piece {
+    int first, n;
+};
+
+int linear_n_tasks(const struct linear *l);
+struct linear_piece linear_task(const struct linear *l, const struct linear_in *in, float *y,
+                                size_t ldy, const struct kernels *k, int task);
+
+/* The row of token `id` of an embedding matrix [vocab, dim], gathered from its panels into
+ * out[dim]. */
 void linear_row(const struct matrix *m, int id, float *out);
 
 #endif

@@ -1,7 +1,7 @@
 /* Rotary position embedding, and keys and values into tiles. */
 #include "core/rope.h"
 
-#include "core/engine.h"
+#include "core/kv_tile.h"
 
 #include <math.h>
 
@@ -24,20 +24,34 @@ void rope_rotate(float *x, int n_heads, int half, const float *cos_in, const flo
         }
 }
 
+static void store_f32(const float *k, const float *v, size_t head_dim, size_t slot, float *kt,
+                      float *vt)
+{
+    for (size_t d = 0; d < kv_tile_dims((int)head_dim); d++) {
+        bool is_padding = d >= head_dim;
+        kt[kv_tile_k_at(DTYPE_F32, d, slot)] = is_padding ? 0 : k[d];
+        vt[kv_tile_v_at(DTYPE_F32, d, slot)] = is_padding ? 0 : v[d];
+    }
+}
+
+/* Of a pair of tokens the second is zero until it is there: a sum over pairs meets both. */
+static void store_bf16(const float *k, const float *v, size_t head_dim, size_t slot, uint16_t *kt,
+                       uint16_t *vt)
+{
+    for (size_t d = 0; d < kv_tile_dims((int)head_dim); d++) {
+        bool is_padding = d >= head_dim;
+        kt[kv_tile_k_at(DTYPE_BF16, d, slot)] = is_padding ? 0 : f32_to_bf16(k[d]);
+        vt[kv_tile_v_at(DTYPE_BF16, d, slot)] = is_padding ? 0 : f32_to_bf16(v[d]);
+        if (slot % 2 == 0)
+            vt[kv_tile_v_at(DTYPE_BF16, d, slot + 1)] = 0;
+    }
+}
+
 void rope_store(const float *k, const float *v, int head_dim, int slot, enum dtype t, void *k_tile,
                 void *v_tile)
 {
-    if (t == DTYPE_F32) {
-        float *kt = k_tile, *vt = (float *)v_tile + (size_t)slot * (size_t)head_dim;
-        for (int d = 0; d < head_dim; d++) {
-            kt[d * KV_TILE + slot] = k[d];
-            vt[d] = v[d];
-        }
-        return;
-    }
-    uint16_t *kt = k_tile, *vt = (uint16_t *)v_tile + (size_t)slot * (size_t)head_dim;
-    for (int d = 0; d < head_dim; d++) {
-        kt[d * KV_TILE + slot] = f32_to_bf16(k[d]);
-        vt[d] = f32_to_bf16(v[d]);
-    }
+    if (t == DTYPE_F32)
+        store_f32(k, v, (size_t)head_dim, (size_t)slot, k_tile, v_tile);
+    else
+        store_bf16(k, v, (size_t)head_dim, (size_t)slot, k_tile, v_tile);
 }

@@ -21,19 +21,6 @@ double sampler_noise(uint64_t seed, uint32_t choice, uint32_t pos)
     return (double)(h >> 11) * 0x1p-53;
 }
 
-/* The largest logit's id, or -1 if any logit is NaN or the largest is infinite. */
-static int32_t argmax(const float *x, int n)
-{
-    int best = 0;
-    bool has_nan = false;
-    for (int i = 0; i < n; i++) {
-        has_nan |= x[i] != x[i];
-        if (x[i] > x[best])
-            best = i;
-    }
-    return has_nan || !isfinite(x[best]) ? -1 : best;
-}
-
 struct cand {
     float logit;
     int32_t id;
@@ -276,12 +263,14 @@ static int32_t pick_plain(const float *x, int vocab, float temperature, double u
 int32_t sampler_pick(float *logits, int vocab, const struct sampling *s, uint32_t choice, uint32_t pos,
                      struct sampler_ban ban, const struct kernels *k)
 {
-    if (argmax(logits, vocab) < 0)
+    int32_t best = k->argmax(logits, vocab);
+    if (best < 0)
         return -1;
     for (int i = 0; i < ban.n; i++)
         if (ban.ids[i] >= 0 && ban.ids[i] < vocab)
             logits[ban.ids[i]] = -INFINITY;
-    int32_t best = argmax(logits, vocab);
+    if (ban.n)
+        best = k->argmax(logits, vocab);
     if (s->temperature < 1e-5f || best < 0)
         return best; /* below this, one over it is no longer a useful number */
     double u = sampler_noise(s->seed, choice, pos);
@@ -296,7 +285,7 @@ int32_t sampler_pick(float *logits, int vocab, const struct sampling *s, uint32_
 float sampler_score(const float *logits, int vocab, int32_t token, int n_top, struct token_score *top,
                     const struct kernels *k)
 {
-    int32_t best = argmax(logits, vocab);
+    int32_t best = k->argmax(logits, vocab);
     if (best < 0)
         return NAN;
     float max = logits[best];

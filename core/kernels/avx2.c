@@ -1,5 +1,9 @@
 /* The kernels for CPUs with AVX2 and FMA. */
 #if defined(__x86_64__)
+#include <immintrin.h>
+
+#define LARGER(a, b) _mm256_max_ps(a, b)
+#define SMALLER(a, b) _mm256_min_ps(a, b)
 #define VW 8
 #define NAME kernels_avx2
 #define ISA "avx2"

@@ -3,5 +3,6 @@
 #define VW 16
 #define NAME kernels_avx512
 #define ISA "avx512"
+#include "core/kernels/avx512_vector.h"
 #include "core/kernels/body.h"
 #endif

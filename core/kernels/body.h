@@ -5,6 +5,12 @@
  * output, so vector width changes nothing in the order of additions. */
 #include "core/kernels/kernels.h"
 
+#ifndef PANELS_BF16 /* a file may bring its own */
+#define PANELS_BF16 panels_bf16
+#define CAST NULL
+#define NEEDS_BF16
+#endif
+
 #include <math.h>
 #include <stdint.h>
 
@@ -25,21 +31,6 @@ static inline void store(float *p, vf v)
     memcpy(p, &v, sizeof v);
 }
 
-static inline vf load_f32(const void *w, size_t at)
-{
-    return load((const float *)w + at);
-}
-
-static inline vf load_bf16(const void *w, size_t at)
-{
-    vh h;
-    memcpy(&h, (const uint16_t *)w + at, sizeof h);
-    vu bits = __builtin_convertvector(h, vu) << 16;
-    vf v;
-    memcpy(&v, &bits, sizeof v);
-    return v;
-}
-
 /* a where the lanes of mask are set, else b. */
 static inline vf pick(vi mask, vf a, vf b)
 {
@@ -51,17 +42,39 @@ static inline vf pick(vi mask, vf a, vf b)
     return a;
 }
 
+/* A file may bring its own of these. */
+#ifndef LARGER /* a > b ? a : b, as the CPU's instructions have it: b if one is NaN */
+#define LARGER(a, b) pick((a) > (b), a, b)
+#define SMALLER(a, b) pick((a) < (b), a, b)
+#endif
+#ifndef TIMES_TWO_TO
+#define TIMES_TWO_TO(p, n) times_two_to(p, n)
+#define NEAREST(x) nearest(x)
+
+static inline vf nearest(vf x)
+{
+    x += 12582912.0f; /* 1.5 * 2^23: rounds to an integer */
+    return x - 12582912.0f;
+}
+
+/* n: whole numbers from -126 to 127 */
+static inline vf times_two_to(vf p, vf n)
+{
+    vi e = (__builtin_convertvector(n, vi) + 127) << 23;
+    vf two_n;
+    memcpy(&two_n, &e, sizeof two_n);
+    return p * two_n;
+}
+#endif
+
 /* exp(x) for x <= 0 (attention, sums relative to a maximum) and moderate x > 0 (silu); about 1 ulp.
  * Range reduction by log 2 in two parts, polynomial of degree 6 (coefficients: Cephes expf). */
 static inline vf vexp(vf x)
 {
     vf lo = (vf){0} - 87.3f, hi = (vf){0} + 88.0f;
-    x = pick(x < lo, lo, x); /* NaN stays NaN */
-    x = pick(x > hi, hi, x);
-    vf n = x * 1.44269504088896341f + 12582912.0f; /* 1.5 * 2^23: rounds to an integer */
-    vi e;
-    memcpy(&e, &n, sizeof e);
-    n -= 12582912.0f;
+    x = LARGER(lo, x); /* NaN stays NaN */
+    x = SMALLER(hi, x);
+    vf n = NEAREST(x * 1.44269504088896341f);
     vf r = x - n * 0.693359375f + n * 2.12194440e-4f;
     vf p = 1.9875691500e-4f * r + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
@@ -69,10 +82,7 @@ static inline vf vexp(vf x)
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    vi bits = (e - 0x4b400000 + 127) << 23;
-    vf two_n;
-    memcpy(&two_n, &bits, sizeof two_n);
-    return p * two_n;
+    return TIMES_TWO_TO(p, n);
 }
 
 /* Adds the lanes pairwise in a fixed order. */
@@ -86,123 +96,184 @@ static inline float lanes_sum(const float *v, int n)
     return t[0];
 }
 
-/* One column of VW outputs for eight, four or one rows; or four columns for one row. */
-#define TILE8(SUFFIX)                                                                             \
-    static inline void tile8_##SUFFIX(const struct panel_args *a, const float *x, const void *w,  \
-                                      size_t at, float *y)                                        \
-    {                                                                                             \
-        size_t lx = a->ldx, ly = a->ldy, ldw = a->ldw;                                            \
-        vf c0 = {0}, c1 = c0, c2 = c0, c3 = c0, c4 = c0, c5 = c0, c6 = c0, c7 = c0;               \
-        if (a->accumulate) {                                                                      \
-            c0 = load(y), c1 = load(y + ly), c2 = load(y + 2 * ly), c3 = load(y + 3 * ly);        \
-            c4 = load(y + 4 * ly), c5 = load(y + 5 * ly), c6 = load(y + 6 * ly);                  \
-            c7 = load(y + 7 * ly);                                                                \
-        }                                                                                         \
-        const float *x4 = x + 4 * lx;                                                             \
-        for (int k = 0; k < a->K; k++, at += ldw) {                                               \
-            vf b = load_##SUFFIX(w, at);                                                          \
-            c0 += b * x[k];                                                                       \
-            c1 += b * x[lx + (size_t)k];                                                          \
-            c2 += b * x[2 * lx + (size_t)k];                                                      \
-            c3 += b * x[3 * lx + (size_t)k];                                                      \
-            c4 += b * x4[k];                                                                      \
-            c5 += b * x4[lx + (size_t)k];                                                         \
-            c6 += b * x4[2 * lx + (size_t)k];                                                     \
-            c7 += b * x4[3 * lx + (size_t)k];                                                     \
-        }                                                                                         \
-        store(y, c0), store(y + ly, c1), store(y + 2 * ly, c2), store(y + 3 * ly, c3);            \
-        store(y + 4 * ly, c4), store(y + 5 * ly, c5), store(y + 6 * ly, c6);                      \
-        store(y + 7 * ly, c7);                                                                    \
+#ifndef LANES_SUM
+#define LANES_SUM(v) lanes_sum((const float *)&(v), VW)
+#define LANES_MAX(v) lanes_max(v)
+
+static inline float lanes_max(vf v)
+{
+    float best = v[0];
+    for (int i = 1; i < VW; i++)
+        best = v[i] > best ? v[i] : best;
+    return best;
+}
+#endif
+
+/* ---- rows times panels ----------------------------------------------------------------------------
+ *
+ * A column is VW outputs of a panel. */
+
+#define EACH1(XX) XX(0)
+#define EACH4(XX) XX(0) XX(1) XX(2) XX(3)
+#define EACH8(XX) XX(0) XX(1) XX(2) XX(3) XX(4) XX(5) XX(6) XX(7)
+
+#define START(r)                                                                                  \
+    vf c##r = {0};                                                                                \
+    if (a->accumulate)                                                                            \
+        c##r = load(y + (size_t)r * a->ldy);
+#define KEEP(r) store(y + (size_t)r * a->ldy, c##r);
+#define MADD(r) c##r += w0 * x[(size_t)r * ldx + k];
+#define MADD_PAIR(r)                                                                              \
+    c##r += w0 * x[(size_t)r * ldx + k];                                                          \
+    c##r += w1 * x[(size_t)r * ldx + k + 1];
+
+/* One part: n inputs for N rows. */
+#define PART_F32(N)                                                                               \
+    for (size_t k = 0; k < n; k++) {                                                              \
+        vf w0 = load((const float *)w[t] + at + k * 16);                                          \
+        EACH##N(MADD)                                                                             \
     }
 
-#define TILE4(SUFFIX)                                                                             \
-    static inline void tile4_##SUFFIX(const struct panel_args *a, const float *x, const void *w,  \
-                                      size_t at, float *y)                                        \
-    {                                                                                             \
-        size_t lx = a->ldx, ly = a->ldy, ldw = a->ldw;                                            \
-        vf c0 = {0}, c1 = c0, c2 = c0, c3 = c0;                                                   \
-        if (a->accumulate)                                                                        \
-            c0 = load(y), c1 = load(y + ly), c2 = load(y + 2 * ly), c3 = load(y + 3 * ly);        \
-        for (int k = 0; k < a->K; k++, at += ldw) {                                               \
-            vf b = load_##SUFFIX(w, at);                                                          \
-            c0 += b * x[k];                                                                       \
-            c1 += b * x[lx + (size_t)k];                                                          \
-            c2 += b * x[2 * lx + (size_t)k];                                                      \
-            c3 += b * x[3 * lx + (size_t)k];                                                      \
-        }                                                                                         \
-        store(y, c0), store(y + ly, c1), store(y + 2 * ly, c2), store(y + 3 * ly, c3);            \
-    }
-
-#define TILE1(SUFFIX)                                                                             \
-    static inline void tile1_##SUFFIX(const struct panel_args *a, const float *x, const void *w,  \
-                                      size_t at, float *y)                                        \
-    {                                                                                             \
-        vf c = {0};                                                                               \
-        if (a->accumulate)                                                                        \
-            c = load(y);                                                                          \
-        for (int k = 0; k < a->K; k++, at += a->ldw)                                              \
-            c += load_##SUFFIX(w, at) * x[k];                                                     \
-        store(y, c);                                                                              \
+#define PART_BF16(N)                                                                              \
+    const uint16_t *pair = (const uint16_t *)w[t] + at;                                           \
+    vf w0, w1;                                                                                    \
+    size_t k = 0;                                                                                 \
+    for (; k + 1 < n; k += 2, pair += 32) {                                                       \
+        load_pair(pair, &w0, &w1);                                                                \
+        EACH##N(MADD_PAIR)                                                                        \
     }                                                                                             \
-    static inline void tile1x4_##SUFFIX(const struct panel_args *a, const float *x,               \
-                                        const void *w, const size_t *at, float *const *y)         \
-    {                                                                                             \
-        size_t a0 = at[0], a1 = at[1], a2 = at[2], a3 = at[3], ldw = a->ldw;                      \
-        vf c0 = {0}, c1 = c0, c2 = c0, c3 = c0;                                                   \
-        if (a->accumulate)                                                                        \
-            c0 = load(y[0]), c1 = load(y[1]), c2 = load(y[2]), c3 = load(y[3]);                   \
-        for (int k = 0; k < a->K; k++) {                                                          \
-            size_t step = (size_t)k * ldw;                                                        \
-            c0 += load_##SUFFIX(w, a0 + step) * x[k];                                             \
-            c1 += load_##SUFFIX(w, a1 + step) * x[k];                                             \
-            c2 += load_##SUFFIX(w, a2 + step) * x[k];                                             \
-            c3 += load_##SUFFIX(w, a3 + step) * x[k];                                             \
-        }                                                                                         \
-        store(y[0], c0), store(y[1], c1), store(y[2], c2), store(y[3], c3);                       \
+    if (k < n) {                                                                                  \
+        load_pair(pair, &w0, &w1);                                                                \
+        EACH##N(MADD)                                                                             \
     }
 
-/* Rows in eights, then four, the rest one by one over four columns at a time. */
-#define PANELS(SUFFIX)                                                                            \
-    TILE8(SUFFIX)                                                                                 \
-    TILE4(SUFFIX)                                                                                 \
-    TILE1(SUFFIX)                                                                                 \
-    static void panels_##SUFFIX(const struct panel_args *a)                                       \
+/* One column for N rows. */
+#define TILE(KIND, PART, N)                                                                       \
+    static void KIND##_tile##N(const struct panel_args *a, const float *x, const void *const *w,  \
+                               size_t at, float *y)                                               \
     {                                                                                             \
-        enum { PER = 16 / VW };                                                                   \
-        int n_cols = a->n_panels * PER, n_eights = a->n_rows / 8 * 8;                             \
+        size_t ldx = a->ldx, left = (size_t)a->K, len = (size_t)a->part_len;                      \
+        EACH##N(START)                                                                            \
+        for (size_t t = 0; left > 0; t++) {                                                       \
+            size_t n = left < len ? left : len;                                                   \
+            PART(N)                                                                               \
+            left -= n;                                                                            \
+            x += n;                                                                               \
+        }                                                                                         \
+        EACH##N(KEEP)                                                                             \
+    }
+
+/* Four columns for one row: several sums at once hide what one addition waits for the one before. */
+#define MADD_F32_4(i)                                                                             \
+    c##i += load((const float *)col[i].w[t] + col[i].at + k * 16) * x[k];
+#define PART_F32_4                                                                                \
+    for (size_t k = 0; k < n; k++) {                                                              \
+        EACH4(MADD_F32_4)                                                                         \
+    }
+
+#define MADD_BF16_4(i)                                                                            \
+    load_pair((const uint16_t *)col[i].w[t] + col[i].at + k * 16, &w0, &w1);                      \
+    c##i += w0 * x[k];                                                                            \
+    if (k + 1 < n)                                                                                \
+        c##i += w1 * x[k + 1];
+#define PART_BF16_4                                                                               \
+    for (size_t k = 0; k < n; k += 2) {                                                           \
+        vf w0, w1;                                                                                \
+        EACH4(MADD_BF16_4)                                                                        \
+    }
+
+struct column { /* begins at elements behind each pointer of w */
+    const void *const *w;
+    size_t at;
+};
+
+#define START4(i)                                                                                 \
+    vf c##i = {0};                                                                                \
+    if (a->accumulate)                                                                            \
+        c##i = load(y + i * VW);
+#define KEEP4(i) store(y + i * VW, c##i);
+
+#define ROW4(KIND, PART)                                                                          \
+    static void KIND##_row4(const struct panel_args *a, const float *x,                           \
+                            const struct column *col, float *y)                                   \
+    {                                                                                             \
+        size_t left = (size_t)a->K, len = (size_t)a->part_len;                                    \
+        EACH4(START4)                                                                             \
+        for (size_t t = 0; left > 0; t++) {                                                       \
+            size_t n = left < len ? left : len;                                                   \
+            PART                                                                                  \
+            left -= n;                                                                            \
+            x += n;                                                                               \
+        }                                                                                         \
+        EACH4(KEEP4)                                                                              \
+    }
+
+/* lane: elements that a lane takes of a row of a panel */
+static inline struct column column_of(const struct panel_args *a, int c, size_t lane)
+{
+    enum { PER = 16 / VW };
+    size_t panel = (size_t)(c / PER), in = (size_t)(c % PER * VW) * lane;
+    if (a->is_scattered)
+        return (struct column){a->w + panel, in};
+    return (struct column){a->w, in + panel * a->panel_step};
+}
+
+/* Rows in eights, then four; the rest one by one, over four columns at a time. */
+#define PANELS(KIND, PART, LANE)                                                                  \
+    TILE(KIND, PART, 8)                                                                           \
+    TILE(KIND, PART, 4)                                                                           \
+    TILE(KIND, PART, 1)                                                                           \
+    ROW4(KIND, PART##_4)                                                                          \
+    static void KIND##_many(const struct panel_args *a, const float *x, int n_rows)               \
+    {                                                                                             \
+        for (int c = 0; c < a->n_panels * (16 / VW); c++) {                                       \
+            struct column col = column_of(a, c, LANE);                                            \
+            float *y = a->y + (size_t)c * VW;                                                     \
+            int r = 0;                                                                            \
+            for (; r + 8 <= n_rows; r += 8)                                                       \
+                KIND##_tile8(a, x + (size_t)r * a->ldx, col.w, col.at, y + (size_t)r * a->ldy);   \
+            if (r < n_rows)                                                                       \
+                KIND##_tile4(a, x + (size_t)r * a->ldx, col.w, col.at, y + (size_t)r * a->ldy);   \
+        }                                                                                         \
+    }                                                                                             \
+    static void KIND##_one(const struct panel_args *a, const float *x, float *y)                  \
+    {                                                                                             \
+        int c = 0, n = a->n_panels * (16 / VW);                                                   \
+        for (; c + 4 <= n; c += 4) {                                                              \
+            struct column col[4];                                                                 \
+            for (int i = 0; i < 4; i++)                                                           \
+                col[i] = column_of(a, c + i, LANE);                                               \
+            KIND##_row4(a, x, col, y + (size_t)c * VW);                                           \
+        }                                                                                         \
+        for (; c < n; c++) {                                                                      \
+            struct column col = column_of(a, c, LANE);                                            \
+            KIND##_tile1(a, x, col.w, col.at, y + (size_t)c * VW);                                \
+        }                                                                                         \
+    }                                                                                             \
+    static void panels_##KIND(const struct panel_args *a)                                         \
+    {                                                                                             \
         int n_fours = a->n_rows / 4 * 4;                                                          \
-        for (int c = 0; c < n_cols; c++) {                                                        \
-            size_t in = (size_t)(c % PER * VW), at = (size_t)(c / PER) * a->panel_step + in;      \
-            for (int r = 0; r < n_eights; r += 8)                                                 \
-                tile8_##SUFFIX(a, a->x + (size_t)r * a->ldx, a->w, at,                            \
-                               a->y + (size_t)r * a->ldy + (size_t)c * VW);                       \
-            if (n_fours > n_eights)                                                               \
-                tile4_##SUFFIX(a, a->x + (size_t)n_eights * a->ldx, a->w, at,                     \
-                               a->y + (size_t)n_eights * a->ldy + (size_t)c * VW);                \
-        }                                                                                         \
-        for (int r = n_fours; r < a->n_rows; r++) {                                               \
-            const float *x = a->x + (size_t)r * a->ldx;                                           \
-            float *y = a->y + (size_t)r * a->ldy;                                                 \
-            int c = 0;                                                                            \
-            for (; c + 4 <= n_cols; c += 4) {                                                     \
-                size_t at[4];                                                                     \
-                float *out[4];                                                                    \
-                for (int i = 0; i < 4; i++) {                                                     \
-                    at[i] = (size_t)((c + i) / PER) * a->panel_step +                             \
-                            (size_t)((c + i) % PER * VW);                                         \
-                    out[i] = y + (size_t)(c + i) * VW;                                            \
-                }                                                                                 \
-                tile1x4_##SUFFIX(a, x, a->w, at, out);                                            \
-            }                                                                                     \
-            for (; c < n_cols; c++)                                                               \
-                tile1_##SUFFIX(a, x, a->w,                                                        \
-                               (size_t)(c / PER) * a->panel_step + (size_t)(c % PER * VW),        \
-                               y + (size_t)c * VW);                                               \
-        }                                                                                         \
+        if (n_fours)                                                                              \
+            KIND##_many(a, a->x, n_fours);                                                        \
+        for (int r = n_fours; r < a->n_rows; r++)                                                 \
+            KIND##_one(a, (const float *)a->x + (size_t)r * a->ldx, a->y + (size_t)r * a->ldy);   \
     }
 
-PANELS(f32)
-PANELS(bf16)
+PANELS(f32, PART_F32, (size_t)1)
+
+#ifdef NEEDS_BF16
+/* VW outputs' first and second inputs of a pair, as f32: the halves of their 32 bits. */
+static inline void load_pair(const uint16_t *w, vf *first, vf *second)
+{
+    vu both;
+    memcpy(&both, w, sizeof both);
+    vu lo = both << 16, hi = both & 0xffff0000u;
+    memcpy(first, &lo, sizeof lo);
+    memcpy(second, &hi, sizeof hi);
+}
+
+PANELS(bf16, PART_BF16, (size_t)2)
+#endif
 
 /* exp of n values in place; a tail shorter than a vector goes through a padded copy. */
 static void exp_inplace(float *s, int n)
@@ -218,20 +289,47 @@ static void exp_inplace(float *s, int n)
     }
 }
 
+/* The lanes i with first + i < n. */
+static inline vi lanes_below(int n, int first)
+{
+    vi lane;
+    for (int i = 0; i < VW; i++)
+        lane[i] = i;
+    return lane < (vi){0} + (n - first);
+}
+
+static float largest(const float *s, int n)
+{
+    vf none = (vf){0} - INFINITY, most = none;
+    int i = 0;
+    for (; i + VW <= n; i += VW)
+        most = LARGER(load(s + i), most);
+    if (i < n)
+        most = LARGER(pick(lanes_below(n, i), load(s + i), none), most);
+    return LANES_MAX(most);
+}
+
 static float softmax_span(float *s, int n, float scale, float *m, float *l)
 {
-    float best = *m, lanes[16] = {0};
-    for (int i = 0; i < n; i++) {
-        s[i] *= scale;
-        best = s[i] > best ? s[i] : best;
+    float best = largest(s, n) * scale;
+    best = best > *m ? best : *m;
+    vf sum = {0};
+    int i = 0;
+    for (; i + VW <= n; i += VW) {
+        vf p = vexp(load(s + i) * scale - best);
+        sum += p;
+        store(s + i, p);
     }
-    for (int i = 0; i < n; i++)
-        s[i] -= best;
-    exp_inplace(s, n);
-    for (int i = 0; i < n; i++)
-        lanes[i % 16] += s[i];
-    float rescale = *m == -INFINITY ? 0.0f : expf(*m - best);
-    *l = *l * rescale + lanes_sum(lanes, 16);
+    if (i < n) {
+        vf p = pick(lanes_below(n, i), vexp(load(s + i) * scale - best), (vf){0});
+        sum += p;
+        store(s + i, p);
+        i += VW;
+    }
+    for (; i % 16; i += VW)
+        store(s + i, (vf){0});
+    float rescale = *m == best ? 1.0f : *m == -INFINITY ? 0.0f : expf(*m - best);
+    *l = *l * rescale + LANES_SUM(sum);
     *m = best;
     return rescale;
 }
@@ -248,6 +346,41 @@ static void rms_norm(float *y, const float *x, const float *w, int n, float eps)
     float inv = 1.0f / sqrtf(lanes_sum(lanes, 16) / (float)n + eps);
     for (i = 0; i < n; i++)
         y[i] = x[i] * inv * w[i];
+}
+
+/* Where not all are finite: -1 if one is NaN or the largest is infinite. */
+static int argmax_of_odd(const float *x, int n)
+{
+    int best = 0;
+    for (int i = 0; i < n; i++) {
+        if (x[i] != x[i])
+            return -1;
+        if (x[i] > x[best])
+            best = i;
+    }
+    return isfinite(x[best]) ? best : -1;
+}
+
+/* A tail shorter than a vector goes one by one. */
+static int argmax(const float *x, int n)
+{
+    vf most = (vf){0} - INFINITY, odd = {0};
+    int i = 0;
+    for (; i + VW <= n; i += VW) {
+        vf v = load(x + i);
+        most = LARGER(v, most);
+        odd += v - v; /* NaN for NaN, and for infinities */
+    }
+    float best = LANES_MAX(most), sum = LANES_SUM(odd);
+    for (; i < n; i++) {
+        best = x[i] > best ? x[i] : best;
+        sum += x[i] - x[i];
+    }
+    if (sum != sum)
+        return argmax_of_odd(x, n);
+    for (i = 0; x[i] != best; i++)
+        ;
+    return i;
 }
 
 static void silu_mul(float *a, const float *b, int n)
@@ -292,10 +425,12 @@ static double sum_exp(const float *x, int n, float max, float scale)
 const struct kernels NAME = {
     .name = ISA,
     .panels_f32 = panels_f32,
-    .panels_bf16 = panels_bf16,
+    .panels_bf16 = PANELS_BF16,
+    .cast = CAST,
     .softmax_span = softmax_span,
     .rms_norm = rms_norm,
     .silu_mul = silu_mul,
+    .argmax = argmax,
     .exp_scaled = exp_scaled,
     .sum_exp = sum_exp,
 };

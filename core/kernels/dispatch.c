@@ -2,12 +2,24 @@
 #include "core/kernels/kernels.h"
 
 #include <stdlib.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 static bool is_forced(const char *name)
 {
     const char *want = getenv("PREFIXD_ISA");
     return want && strcmp(want, name) == 0;
 }
+
+#if defined(__x86_64__)
+/* Leaf 7, subleaf 1: gcc 12 and clang 14 have no name for it that both know. */
+static bool has_bf16(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5);
+}
+#endif
 
 const struct kernels *kernels_get(void)
 {
@@ -18,6 +30,8 @@ const struct kernels *kernels_get(void)
     bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512dq");
+    if (has_avx512 && has_bf16() && !is_forced("avx2") && !is_forced("avx512"))
+        return &kernels_avx512bf16;
     if (has_avx512 && !is_forced("avx2"))
         return &kernels_avx512;
     if (has_avx2)

@@ -12,7 +12,7 @@
 #include "core/model/source.h"
 
 static const char magic[8] = "PFXIMAGE";
-static const char layout_name[16] = "panel16";
+static const char layout_name[16] = "panel16pairs";
 
 static uint64_t align_up(uint64_t n)
 {
@@ -34,7 +34,7 @@ static struct image_tensor slot_shape(const struct model_desc *d, enum dtype dty
     t.n_in = (uint32_t)s.n_in;
     t.dtype = roles_is_matrix(role) ? dtype : DTYPE_F32;
     if (roles_is_matrix(role))
-        rows = (rows + PANEL - 1) / PANEL * PANEL * (uint64_t)s.n_in;
+        rows = (rows + PANEL - 1) / PANEL * matrix_panel_elems(dtype, (size_t)s.n_in);
     t.bytes = rows * dtype_size((enum dtype)t.dtype);
     return t;
 }

@@ -22,7 +22,7 @@
 
 struct source;
 
-enum { IMAGE_VERSION = 1, IMAGE_ALIGN = 64 };
+enum { IMAGE_VERSION = 2, IMAGE_ALIGN = 64 };
 
 struct image_tensor { /* all zero: the model has none */
     uint64_t offset, bytes;
@@ -35,7 +35,7 @@ struct image_header {
     char magic[8];   /* "PFXIMAGE" */
     uint32_t version;
     uint32_t header_bytes;
-    char layout[16]; /* "panel16": how matrices lie, see model.h */
+    char layout[16]; /* "panel16pairs": how matrices lie, see model.h */
     uint64_t total_bytes;
     uint64_t table_offset, n_slots; /* struct image_tensor [n_slots] */
     uint32_t dtype;                 /* of the matrices */

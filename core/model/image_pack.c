@@ -55,17 +55,20 @@ static void interleave_f32(const float *rows, size_t n_in, float *panel)
             panel[i * PANEL + o] = rows[o * n_in + i];
 }
 
+/* rows: [PANEL, n_in] -> panel: [n_in / 2, PANEL, 2], of an odd n_in the last pair half zero */
 static void interleave_bf16(const float *rows, size_t n_in, uint16_t *panel)
 {
+    if (n_in % 2)
+        memset(panel + (n_in - 1) * PANEL, 0, 2 * PANEL * sizeof *panel);
     for (size_t i = 0; i < n_in; i++)
         for (size_t o = 0; o < PANEL; o++)
-            panel[i * PANEL + o] = f32_to_bf16(rows[o * n_in + i]);
+            panel[(i / 2 * PANEL + o) * 2 + i % 2] = f32_to_bf16(rows[o * n_in + i]);
 }
 
 static void pack_matrix(struct packing *p, const struct source_tensor *from,
                         enum dtype dtype, float *rows, void *out)
 {
-    size_t n_in = from->n_in, panel_elems = n_in * PANEL;
+    size_t n_in = from->n_in, panel_elems = matrix_panel_elems(dtype, n_in);
     for (size_t first = 0; first < from->n_out; first += PANEL) {
         size_t n = from->n_out - first < PANEL ? from->n_out - first : PANEL;
         source_read_rows(from, first, n, rows);

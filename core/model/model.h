@@ -5,8 +5,10 @@
  * architecture llama; what is not supported is refused by name, never half-loaded.
  *
  * Packed matrices ("panels"): y = W x with W of shape [n_out, n_in]. Sixteen outputs form a panel, and
- * inside it the inputs follow each other, sixteen outputs side by side:
- *     W[o][i] is element ((o / 16) * n_in + i) * 16 + o % 16
+ * inside it the inputs follow each other, sixteen outputs side by side; of bf16 two by two, as the CPU's
+ * instruction for them wants it:
+ *     f32:  W[o][i] is element ((o / 16) * n_in + i) * 16 + o % 16
+ *     bf16: W[o][i] is element (((o / 16) * ((n_in + 1) / 2) + i / 2) * 16 + o % 16) * 2 + i % 2
  * n_out is padded with zero rows to a multiple of 16. A kernel reads a panel front to back and keeps one
  * output per vector lane, so the order of additions of an output depends on nothing but n_in.
  */
@@ -50,6 +52,11 @@ struct matrix {
     int n_out, n_in;
     const void *data; /* panels, 64-byte aligned */
 };
+
+static inline size_t matrix_panel_elems(enum dtype t, size_t n_in)
+{
+    return (t == DTYPE_BF16 ? (n_in + 1) / 2 * 2 : n_in) * PANEL;
+}
 
 struct linear {
     struct matrix w;

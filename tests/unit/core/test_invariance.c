@@ -288,7 +288,8 @@ TEST(invariance_demo_bf16)
 {
     run_mixes(TINY_DEMO, "generic", tiny_scaled(40), 4, 7);
     run_mixes(TINY_DEMO, "avx2", tiny_scaled(80), 5, 8);
-    run_mixes(TINY_DEMO, "avx512", tiny_scaled(100), MAX_MIX, 9);
+    run_mixes(TINY_DEMO, "avx512", tiny_scaled(60), 5, 9);
+    run_mixes(TINY_DEMO, "avx512bf16", tiny_scaled(100), MAX_MIX, 10);
 }
 
 /* ---- prefixes compiled beside other work

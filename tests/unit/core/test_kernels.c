@@ -16,8 +16,8 @@ typedef void (*table_fn)(const struct kernels *k);
 /* Runs fn with every table that this CPU can run. */
 static void with_tables(table_fn fn)
 {
-    static const char *const names[] = {"generic", "avx2", "avx512"};
-    for (int i = 0; i < 3; i++) {
+    static const char *const names[] = {"generic", "avx2", "avx512", "avx512bf16"};
+    for (int i = 0; i < 4; i++) {
         setenv("PREFIXD_ISA", names[i], 1);
         const struct kernels *k = kernels_get();
         unsetenv("PREFIXD_ISA");
@@ -29,7 +29,7 @@ static void with_tables(table_fn fn)
 /* ---- matrix products
  * ----------------------------------------------------------------------------- */
 
-enum { MAX_ROWS = 21, CANARY = 12345 };
+enum { MAX_ROWS = 37, CANARY = 12345 };
 
 struct product { /* y[R, N] = x[R, K] w[N, K]^T, w packed in panels of sixteen outputs */
     int R, K, n_panels;
@@ -38,9 +38,21 @@ struct product { /* y[R, N] = x[R, K] w[N, K]^T, w packed in panels of sixteen o
     uint16_t *packed16;
 };
 
+static size_t panel_elems(const struct product *p, enum dtype t)
+{
+    size_t K = (size_t)p->K;
+    return (t == DTYPE_F32 ? K : (K + 1) / 2 * 2) * 16;
+}
+
 static size_t packed_at(const struct product *p, int n, int k)
 {
-    return ((size_t)(n / 16) * (size_t)p->K + (size_t)k) * 16 + (size_t)(n % 16);
+    return (size_t)(n / 16) * panel_elems(p, DTYPE_F32) + (size_t)k * 16 + (size_t)(n % 16);
+}
+
+static size_t packed16_at(const struct product *p, int n, int k)
+{
+    return (size_t)(n / 16) * panel_elems(p, DTYPE_BF16) +
+           (size_t)(k / 2 * 32 + n % 16 * 2 + k % 2);
 }
 
 static float abs_of(float x)
@@ -74,18 +86,20 @@ static void product_init(struct product *p, struct rng *r, int R, int K, int n_p
     p->x = xcalloc(rows * k, sizeof *p->x);
     p->w = xcalloc(N * k, sizeof *p->w);
     p->packed = xcalloc(N * k, sizeof *p->packed);
-    p->packed16 = xcalloc(N * k, sizeof *p->packed16);
+    p->packed16 = xcalloc(N * (k + 1), sizeof *p->packed16);
     p->y = xcalloc((rows + 1) * N, sizeof *p->y);
     p->expected = xcalloc(rows * N, sizeof *p->expected);
     p->size = xcalloc(rows * N, sizeof *p->size);
     rng_fill(r, p->x, rows * k, 1);
     rng_fill(r, p->w, N * k, 1);
+    for (size_t i = 0; i < rows * k; i++)
+        p->x[i] = bf16_to_f32(f32_to_bf16(p->x[i])); /* a cast changes nothing */
     for (int n = 0; n < (int)N; n++)
         for (int i = 0; i < K; i++) {
             float *w = &p->w[(size_t)n * k + (size_t)i];
             uint16_t h = f32_to_bf16(*w);
             *w = bf16_to_f32(h); /* so that both types hold the same numbers */
-            p->packed16[packed_at(p, n, i)] = h;
+            p->packed16[packed16_at(p, n, i)] = h;
             p->packed[packed_at(p, n, i)] = *w;
         }
     blas(p, p->expected, same_of);
@@ -103,21 +117,48 @@ static void product_fini(struct product *p)
     free(p->size);
 }
 
+/* The rows as the kernels of type t read them; freed by the caller. */
+static void *rows_for(const struct kernels *k, enum dtype t, const float *x, int n_rows, int K, size_t *ldx)
+{
+    size_t n = (size_t)n_rows * (size_t)K, ld = ((size_t)K + 1) / 2 * 2;
+    void *rows = xcalloc((size_t)n_rows * ld + 1, sizeof(float));
+    *ldx = (size_t)K;
+    memcpy(rows, x, n * sizeof *x);
+    if (t == DTYPE_F32 || !k->cast)
+        return rows;
+    *ldx = ld;
+    for (int r = 0; r < n_rows;)
+        r += k->cast(rows, ld, x, (size_t)K, r, n_rows, K);
+    return rows;
+}
+
+enum form { WHOLE, SCATTERED, N_FORMS };
+
+/* WHOLE: panels one after the other; SCATTERED: a pointer to each, in another order than they lie. */
+static void run_form(const struct kernels *k, const struct product *p, enum dtype t,
+                     const float *x, int n_rows, float *y, bool accumulate, enum form form)
+{
+    const char *w = t == DTYPE_F32 ? (const char *)p->packed : (const char *)p->packed16;
+    size_t bytes = panel_elems(p, t) * dtype_size(t), ldx;
+    const void *each[8], *whole = w;
+    char *copy = xcalloc((size_t)p->n_panels, bytes);
+    for (int i = 0; i < p->n_panels; i++)
+        each[i] = memcpy(copy + (size_t)(p->n_panels - 1 - i) * bytes, w + (size_t)i * bytes, bytes);
+    void *rows = rows_for(k, t, x, n_rows, p->K, &ldx);
+    struct panel_args a = {.x = rows, .ldx = ldx, .n_rows = n_rows,
+                           .w = form == SCATTERED ? each : &whole, .is_scattered = form == SCATTERED,
+                           .panel_step = panel_elems(p, t), .n_panels = p->n_panels,
+                           .K = p->K, .part_len = p->K, .y = y, .ldy = (size_t)p->n_panels * 16,
+                           .accumulate = accumulate};
+    (t == DTYPE_F32 ? k->panels_f32 : k->panels_bf16)(&a);
+    free(rows);
+    free(copy);
+}
+
 static void run_panels(const struct kernels *k, const struct product *p, enum dtype t,
                        const float *x, int n_rows, float *y, bool accumulate)
 {
-    struct panel_args a = {x,
-                           (size_t)p->K,
-                           n_rows,
-                           t == DTYPE_F32 ? (const void *)p->packed : p->packed16,
-                           (size_t)p->K * 16,
-                           16,
-                           p->n_panels,
-                           p->K,
-                           y,
-                           (size_t)p->n_panels * 16,
-                           accumulate};
-    (t == DTYPE_F32 ? k->panels_f32 : k->panels_bf16)(&a);
+    run_form(k, p, t, x, n_rows, y, accumulate, WHOLE);
 }
 
 static bool is_close(const struct product *p, float base)
@@ -131,12 +172,12 @@ static bool is_close(const struct product *p, float base)
     return true;
 }
 
-static void check_product(const struct kernels *k, struct product *p, enum dtype t)
+static void check_product(const struct kernels *k, struct product *p, enum dtype t, enum form form)
 {
     size_t N = (size_t)p->n_panels * 16;
     for (size_t i = 0; i < (size_t)(p->R + 1) * N; i++)
         p->y[i] = CANARY;
-    run_panels(k, p, t, p->x, p->R, p->y, false);
+    run_form(k, p, t, p->x, p->R, p->y, false, form);
     if (!is_close(p, 0))
         test_fail(__FILE__, __LINE__, "%s %s: %d x %d x %d is off", k->name, dtype_name(t),
                   p->R, p->K, p->n_panels * 16);
@@ -144,7 +185,7 @@ static void check_product(const struct kernels *k, struct product *p, enum dtype
         EXPECT(p->y[(size_t)p->R * N + i] == CANARY);
     for (size_t i = 0; i < (size_t)p->R * N; i++)
         p->y[i] = 3;
-    run_panels(k, p, t, p->x, p->R, p->y, true);
+    run_form(k, p, t, p->x, p->R, p->y, true, form);
     if (!is_close(p, 3))
         test_fail(__FILE__, __LINE__, "%s %s: accumulating %d x %d x %d is off", k->name,
                   dtype_name(t), p->R, p->K, p->n_panels * 16);
@@ -155,11 +196,13 @@ static void check_products(const struct kernels *k)
     static const int inputs[] = {1, 2, 7, 10, 16, 33, 64, 129, 576};
     struct rng r = {5};
     for (size_t i = 0; i < sizeof inputs / sizeof inputs[0]; i++)
-        for (int rows = 1; rows <= MAX_ROWS; rows += rows < 10 ? 1 : 4) {
+        for (int rows = 1; rows <= MAX_ROWS; rows += rows < 17 ? 1 : 4) {
             struct product p;
             product_init(&p, &r, rows, inputs[i], 1 + (rows + (int)i) % 5);
-            check_product(k, &p, DTYPE_F32);
-            check_product(k, &p, DTYPE_BF16);
+            for (int form = 0; form < N_FORMS; form++) {
+                check_product(k, &p, DTYPE_F32, (enum form)form);
+                check_product(k, &p, DTYPE_BF16, (enum form)form);
+            }
             product_fini(&p);
         }
 }
@@ -230,7 +273,7 @@ static void check_nan_products(const struct kernels *k)
         run_panels(k, &p, t, p.x, p.R, p.y, false);
         EXPECT(only_nan(&p, 4, -1)); /* a row spoils itself alone */
         p.packed[packed_at(&p, 21, 32)] = NAN;
-        p.packed16[packed_at(&p, 21, 32)] = 0x7fc0;
+        p.packed16[packed16_at(&p, 21, 32)] = 0x7fc0;
         run_panels(k, &p, t, p.x, p.R, p.y, false);
         EXPECT(only_nan(&p, 4, 21));
         product_fini(&p);
@@ -242,32 +285,100 @@ TEST(kernels_panels_carry_nan)
     with_tables(check_nan_products);
 }
 
-/* The value tiles of attention: keys as inputs, head dimensions as outputs, a row of keys
- * far apart. */
-static void check_value_tile(const struct kernels *k)
+/* The values of attention: keys as inputs, in tiles that lie anywhere, of each a panel to sixteen head
+ * dimensions; a row of keys far apart. Nothing behind the last key is read, or, of bf16, multiplied with
+ * anything but zero. */
+static void check_values(const struct kernels *k, enum dtype t, struct rng *r, int n_rows, int n_keys)
 {
-    enum { R = 9, KEYS = 13, DH = 48, LDX = 128 };
-    struct rng r = {8};
-    float p[R * LDX], v[16 * DH], y[R * DH];
+    enum { R = 40, KEYS = 128, DH = 48, LDX = 128, TILE = 16 * DH };
+    static float p[R * LDX], v[KEYS][DH], y[R * DH], cast[R * LDX];
+    static float tiles[KEYS / 16][TILE];
+    static uint16_t tiles16[KEYS / 16][TILE];
+    const void *w[KEYS / 16];
+    bool is_cast = t == DTYPE_BF16 && k->cast;
+    memset(tiles, 0xff, sizeof tiles); /* NaN */
+    memset(tiles16, 0xff, sizeof tiles16);
+    memset(p, 0xff, sizeof p);
+    rng_fill(r, y, R * DH, 1);
+    rng_fill(r, v[0], KEYS * DH, 1);
+    for (int i = 0; i < n_rows; i++)
+        rng_fill(r, p + i * LDX, (size_t)n_keys, 1);
     for (int i = 0; i < R * LDX; i++)
-        p[i] = NAN; /* beyond the keys nothing may be read */
-    rng_fill(&r, v, 16 * DH, 1);
-    for (int i = 0; i < R; i++)
-        rng_fill(&r, p + i * LDX, KEYS, 1);
-    struct panel_args a = {p, LDX, R, v, 16, DH, DH / 16, KEYS, y, DH, false};
-    k->panels_f32(&a);
-    for (int i = 0; i < R; i++)
+        p[i] = bf16_to_f32(f32_to_bf16(p[i]));
+    for (int i = 0; i < KEYS / 16; i++)
+        w[i] = t == DTYPE_F32 ? (const void *)tiles[KEYS / 16 - 1 - i] : tiles16[KEYS / 16 - 1 - i];
+    for (int key = 0; key < n_keys; key++)
         for (int d = 0; d < DH; d++) {
-            double sum = 0;
-            for (int t = 0; t < KEYS; t++)
-                sum += (double)p[i * LDX + t] * (double)v[t * DH + d];
-            EXPECT(fabs(sum - (double)y[i * DH + d]) < 1e-5);
+            int tile = KEYS / 16 - 1 - key / 16, in = key % 16;
+            uint16_t *pair = &tiles16[tile][d / 16 * 256 + in / 2 * 32 + d % 16 * 2];
+            v[key][d] = bf16_to_f32(f32_to_bf16(v[key][d]));
+            tiles[tile][d / 16 * 256 + in * 16 + d % 16] = v[key][d];
+            pair[in % 2] = f32_to_bf16(v[key][d]);
+            if (in % 2 == 0)
+                pair[1] = 0;
+        }
+    for (int i = 0; i < n_rows && is_cast;)
+        i += k->cast((uint16_t *)(void *)cast, LDX, p, LDX, i, n_rows, n_keys);
+    static float was[R * DH];
+    memcpy(was, y, sizeof y);
+    struct panel_args a = {.x = is_cast ? cast : p, .ldx = LDX, .n_rows = n_rows, .w = w, .panel_step = 256,
+                           .n_panels = DH / 16, .K = n_keys, .part_len = 16, .y = y, .ldy = DH,
+                           .accumulate = true};
+    (t == DTYPE_F32 ? k->panels_f32 : k->panels_bf16)(&a);
+    for (int i = 0; i < n_rows; i++)
+        for (int d = 0; d < DH; d++) {
+            double sum = (double)was[i * DH + d];
+            for (int key = 0; key < n_keys; key++)
+                sum += (double)p[i * LDX + key] * (double)v[key][d];
+            if (!(fabs(sum - (double)y[i * DH + d]) < 1e-5))
+                test_fail(__FILE__, __LINE__, "%s %s: row %d of %d, %d keys: %g, not %g", k->name,
+                          dtype_name(t), i, n_rows, n_keys, (double)y[i * DH + d], sum);
         }
 }
 
-TEST(kernels_panels_with_other_strides)
+static void check_value_tiles(const struct kernels *k)
 {
-    with_tables(check_value_tile);
+    struct rng r = {8};
+    for (int n_rows = 1; n_rows <= 40; n_rows += n_rows < 18 ? 1 : 11)
+        for (int n_keys = 1; n_keys <= 128; n_keys += n_keys < 35 ? 3 : 31) {
+            check_values(k, DTYPE_F32, &r, n_rows, n_keys);
+            check_values(k, DTYPE_BF16, &r, n_rows, n_keys);
+        }
+}
+
+TEST(kernels_panels_of_values_in_tiles)
+{
+    with_tables(check_value_tiles);
+}
+
+static void check_cast(const struct kernels *k)
+{
+    struct rng r = {13};
+    enum { R = 37, MAX_K = 70, LD = 72 };
+    static float x[R * MAX_K];
+    static uint16_t out[R * LD];
+    if (!k->cast)
+        return;
+    for (int K = 1; K <= MAX_K; K += 1 + K / 9)
+        for (int n_rows = 1; n_rows <= R; n_rows++) {
+            rng_fill(&r, x, R * MAX_K, 5);
+            int row = 0;
+            while (row < n_rows) {
+                int n = k->cast(out, LD, x, MAX_K, row, n_rows, K);
+                EXPECT_EQ(n, n_rows - row < 16 ? n_rows - row : 16);
+                for (int i = 0; i < n; i++)
+                    for (int j = 0; j < (K + 1) / 2 * 2; j++) {
+                        uint16_t want = j < K ? f32_to_bf16(x[(row + i) * MAX_K + j]) : 0;
+                        EXPECT(out[row * LD + (j / 2 * n + i) * 2 + j % 2] == want);
+                    }
+                row += n;
+            }
+        }
+}
+
+TEST(kernels_cast_packs_groups_of_rows_in_pairs)
+{
+    with_tables(check_cast);
 }
 
 /* ---- softmax
@@ -289,13 +400,14 @@ static void check_softmax(const struct kernels *k)
 {
     struct rng r = {9};
     for (int round = 0; round < 60; round++) {
-        float raw[MAX_SCORES], p[SOFTMAX_SPAN], m = -INFINITY, l = 0, scale = 0.25f;
+        float raw[MAX_SCORES], p[SOFTMAX_SPAN + 1], m = -INFINITY, l = 0, scale = 0.25f;
         double max = -INFINITY, weight = 0;
         int n_total = rng_between(&r, 1, MAX_SCORES);
         rng_fill(&r, raw, (size_t)n_total, 20);
         for (int at = 0, n; at < n_total; at += n) {
             n = rng_between(&r, 1,
                             n_total - at < SOFTMAX_SPAN ? n_total - at : SOFTMAX_SPAN);
+            memset(p, 0xff, sizeof p); /* NaN behind the scores */
             memcpy(p, raw + at, (size_t)n * sizeof *p);
             double before = max;
             for (int i = at; i < at + n; i++)
@@ -306,6 +418,9 @@ static void check_softmax(const struct kernels *k)
             for (int i = 0; i < n; i++)
                 EXPECT(fabs((double)p[i] - exp((double)raw[at + i] * (double)scale - max)) <
                        3e-6);
+            for (int i = n; i < (n + 15) / 16 * 16; i++)
+                EXPECT(p[i] == 0);
+            EXPECT(p[(n + 15) / 16 * 16] != p[(n + 15) / 16 * 16]); /* untouched */
             weight = sum_of_exp(raw, at + n, (double)scale, max);
             EXPECT(fabs((double)l - weight) < 1e-5 * weight);
         }
@@ -319,11 +434,11 @@ TEST(kernels_softmax_span_is_a_running_softmax)
 
 static void check_softmax_edges(const struct kernels *k)
 {
-    float far[3] = {0, -4000, -INFINITY}, m = -INFINITY, l = 0;
+    float far[16] = {0, -4000, -INFINITY}, m = -INFINITY, l = 0;
     k->softmax_span(far, 3, 1, &m, &l);
     EXPECT(far[0] == 1 && far[1] < 1e-30f && far[2] < 1e-30f && l == 1 && m == 0);
     for (int place = 0; place < 19; place++) {
-        float s[19] = {0};
+        float s[32] = {0};
         s[place] = NAN;
         m = -INFINITY, l = 0;
         k->softmax_span(s, 19, 1, &m, &l);
@@ -356,6 +471,36 @@ static void check_sum_exp(const struct kernels *k)
 TEST(kernels_sum_exp)
 {
     with_tables(check_sum_exp);
+}
+
+static void check_argmax(const struct kernels *k)
+{
+    struct rng r = {14};
+    float x[MAX_SCORES];
+    for (int n = 1; n <= MAX_SCORES; n += n < 40 ? 1 : 53) {
+        int at = rng_below(&r, n), again = rng_below(&r, n), first = at < again ? at : again;
+        rng_fill(&r, x, (size_t)n, 3);
+        x[at] = x[again] = 400;
+        EXPECT_EQ(k->argmax(x, n), first);
+        if (n > 2) {
+            x[(again + 1) % n == at ? (again + 2) % n : (again + 1) % n] = -INFINITY;
+            EXPECT_EQ(k->argmax(x, n), first);
+        }
+        x[at] = INFINITY;
+        EXPECT_EQ(k->argmax(x, n), -1);
+        x[at] = NAN;
+        EXPECT_EQ(k->argmax(x, n), -1);
+        for (int i = 0; i < n; i++)
+            x[i] = -INFINITY;
+        EXPECT_EQ(k->argmax(x, n), -1);
+        x[at] = -5;
+        EXPECT_EQ(k->argmax(x, n), at);
+    }
+}
+
+TEST(kernels_argmax_is_the_first_of_the_largest)
+{
+    with_tables(check_argmax);
 }
 
 /* ---- rows of the network

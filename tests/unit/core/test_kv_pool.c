@@ -13,9 +13,9 @@ static const struct model_shape shape = {
 TEST(kv_pool_block_holds_all_layers_and_heads)
 {
     struct model_shape s = shape;
-    EXPECT_EQ(kv_pool_block_bytes(&s), 3 * 2 * 2 * 10 * 16 * 2);
+    EXPECT_EQ(kv_pool_block_bytes(&s), 3 * 2 * 2 * 16 * 16 * 2); /* 10 dimensions, padded */
     s.kv_dtype = DTYPE_F32;
-    EXPECT_EQ(kv_pool_block_bytes(&s), 3 * 2 * 2 * 10 * 16 * 4);
+    EXPECT_EQ(kv_pool_block_bytes(&s), 3 * 2 * 2 * 16 * 16 * 4);
 }
 
 TEST(kv_pool_tiles_do_not_overlap)

@@ -35,17 +35,20 @@ static void check_layout(const char *model, int n_tokens)
     size_t tiles = (size_t)p->n_tiles;
     EXPECT(p->n_tokens == n_tokens && p->first_pos == n_tokens && p->dtype == s->kv_dtype);
     EXPECT_EQ(tiles, (n_tokens + KV_TILE - 1) / KV_TILE);
-    EXPECT_EQ(p->bytes, L * G * tiles * KV_TILE * dh * 2 * dtype_size(p->dtype));
-    for (size_t i = 0; i < L * G * tiles * KV_TILE * dh; i++) {
-        /* k: [L, G, tiles, dh, KV_TILE]; v: [L, G, tiles, KV_TILE, dh] */
-        size_t in = i % (KV_TILE * dh), tile = i / (KV_TILE * dh), head = tile / tiles;
-        size_t row = (head / G * 2) * G * dh + head % G * dh,
-               first = tile % tiles * KV_TILE;
-        size_t kt = first + in % KV_TILE, kd = in / KV_TILE, vt = first + in / dh,
-               vd = in % dh;
-        float k = kt < (size_t)n_tokens ? number(kt * L * 2 * G * dh + row + kd) : 0;
+    size_t padded = (dh + 15) / 16 * 16, tile_elems = padded * KV_TILE;
+    EXPECT_EQ(p->bytes, L * G * tiles * tile_elems * 2 * dtype_size(p->dtype));
+    for (size_t i = 0; i < L * G * tiles * tile_elems; i++) {
+        /* k: [L, G, tiles] of [padded, KV_TILE]; v: [L, G, tiles] of [padded / 16, KV_TILE, 16]; bf16 in pairs */
+        size_t in = i % tile_elems, tile = i / tile_elems, head = tile / tiles;
+        size_t row = (head / G * 2) * G * dh + head % G * dh, first = tile % tiles * KV_TILE;
+        bool in_pairs = p->dtype == DTYPE_BF16;
+        size_t input = in_pairs ? in / 32 * 2 + in % 2 : in / 16;
+        size_t lane = in_pairs ? in / 2 % 16 : in % 16;
+        size_t kt = first + lane, kd = input, vt = first + input % KV_TILE,
+               vd = input / KV_TILE * 16 + lane;
+        float k = kt < (size_t)n_tokens && kd < dh ? number(kt * L * 2 * G * dh + row + kd) : 0;
         float v =
-            vt < (size_t)n_tokens ? number(vt * L * 2 * G * dh + row + G * dh + vd) : 0;
+            vt < (size_t)n_tokens && vd < dh ? number(vt * L * 2 * G * dh + row + G * dh + vd) : 0;
         EXPECT(number_at(p, p->k, i) == k);
         EXPECT(number_at(p, p->v, i) == v);
     }

@@ -10,21 +10,43 @@
 
 struct layer { /* W [n_out, n_in] as rows, and packed */
     struct linear l;
-    float *w, *bias, *panels;
+    float *w, *bias;
+    void *panels;
 };
 
-static void layer_init(struct layer *y, struct rng *r, int n_out, int n_in, bool has_bias)
+static float rounded(float x)
+{
+    return bf16_to_f32(f32_to_bf16(x));
+}
+
+static void pack(const struct layer *y, enum dtype t, size_t O, size_t I)
+{
+    size_t panel = matrix_panel_elems(t, I);
+    for (size_t o = 0; o < O; o++)
+        for (size_t i = 0; i < I; i++) {
+            size_t at = o / PANEL * panel;
+            if (t == DTYPE_F32)
+                ((float *)y->panels)[at + i * PANEL + o % PANEL] = y->w[o * I + i];
+            else
+                ((uint16_t *)y->panels)[at + (i / 2 * PANEL + o % PANEL) * 2 + i % 2] =
+                    f32_to_bf16(y->w[o * I + i]);
+        }
+}
+
+static void layer_init(struct layer *y, struct rng *r, enum dtype t, int n_out, int n_in, bool has_bias)
 {
     size_t O = (size_t)n_out, I = (size_t)n_in, padded = (size_t)linear_padded(n_out);
+    size_t n = padded / PANEL * matrix_panel_elems(t, I);
     y->w = xcalloc(O * I, sizeof *y->w);
     y->bias = xcalloc(O, sizeof *y->bias);
-    y->panels = mem_try_aligned(padded * I, sizeof *y->panels);
+    y->panels = mem_try_aligned(n, sizeof(float));
+    memset(y->panels, 0, n * sizeof(float));
     rng_fill(r, y->w, O * I, 1);
     rng_fill(r, y->bias, O, 1);
-    for (size_t o = 0; o < O; o++)
-        for (size_t i = 0; i < I; i++)
-            y->panels[((o / PANEL) * I + i) * PANEL + o % PANEL] = y->w[o * I + i];
-    y->l = (struct linear){{DTYPE_F32, n_out, n_in, y->panels}, has_bias ? y->bias : NULL};
+    for (size_t i = 0; i < O * I && t == DTYPE_BF16; i++)
+        y->w[i] = rounded(y->w[i]);
+    pack(y, t, O, I);
+    y->l = (struct linear){{t, n_out, n_in, y->panels}, has_bias ? y->bias : NULL};
 }
 
 static void layer_fini(struct layer *y)
@@ -34,23 +56,30 @@ static void layer_fini(struct layer *y)
     free(y->panels);
 }
 
-static void check_linear(struct rng *r, int n_out, int n_in, int n_rows, int n_threads)
+static void check_linear(struct rng *r, enum dtype type, int n_out, int n_in, int n_rows, int n_threads)
 {
+    const struct kernels *k = kernels_get();
+    bool casts = type == DTYPE_BF16 && k->cast;
     struct layer y;
     size_t I = (size_t)n_in, ld = (size_t)linear_padded(n_out), ldx = I + 3;
-    layer_init(&y, r, n_out, n_in, n_out % 2);
+    layer_init(&y, r, type, n_out, n_in, n_out % 2);
     float *x = xcalloc((size_t)n_rows * ldx, sizeof *x);
     float *out = xcalloc((size_t)n_rows * ld, sizeof *out);
     rng_fill(r, x, (size_t)n_rows * ldx, 1);
     rng_fill(r, out, (size_t)n_rows * ld, 1);
     struct par *par = par_new(n_threads);
-    linear(&y.l, x, ldx, n_rows, out, ld, kernels_get(), par);
+    uint16_t *cast = xcalloc((size_t)n_rows * linear_cast_len(n_in), sizeof *cast);
+    struct linear_in in = linear_in(&y.l.w, x, ldx, n_rows, cast, k);
+    linear_in_pack_all(&in, k, par);
+    linear(&y.l, &in, out, ld, k, par);
     par_free(par);
+    free(cast);
     for (size_t t = 0; t < (size_t)n_rows; t++)
         for (size_t o = 0; o < ld; o++) {
             double sum = y.l.bias && o < (size_t)n_out ? (double)y.bias[o] : 0;
             for (size_t i = 0; i < I && o < (size_t)n_out; i++)
-                sum += (double)x[t * ldx + i] * (double)y.w[o * I + i];
+                sum += (double)(casts ? rounded(x[t * ldx + i]) : x[t * ldx + i]) *
+                       (double)y.w[o * I + i];
             EXPECT(fabs(sum - (double)out[t * ld + o]) < 2e-5);
         }
     free(x);
@@ -58,12 +87,23 @@ static void check_linear(struct rng *r, int n_out, int n_in, int n_rows, int n_t
     layer_fini(&y);
 }
 
-TEST(linear_equals_its_definition_at_odd_sizes)
+static void check_sizes(enum dtype type)
 {
     struct rng r = {81};
     for (int i = 0; i < 60; i++)
-        check_linear(&r, rng_between(&r, 1, 150), rng_between(&r, 1, 90),
-                     rng_between(&r, 1, 12), 1 + i % 3);
+        check_linear(&r, type, rng_between(&r, 1, 150), rng_between(&r, 1, 90),
+                     rng_between(&r, 1, 40), 1 + i % 3);
+}
+
+TEST(linear_equals_its_definition_at_odd_sizes)
+{
+    static const char *const isas[] = {"generic", "avx2", "avx512", "avx512bf16"};
+    for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
+        setenv("PREFIXD_ISA", isas[i], 1);
+        check_sizes(DTYPE_F32);
+        check_sizes(DTYPE_BF16);
+    }
+    unsetenv("PREFIXD_ISA");
 }
 
 TEST(linear_row_gathers_an_embedding)
@@ -71,10 +111,12 @@ TEST(linear_row_gathers_an_embedding)
     struct rng r = {82};
     struct layer y;
     float out[9];
-    layer_init(&y, &r, 37, 9, false);
-    for (int id = 0; id < 37; id++) {
-        linear_row(&y.l.w, id, out);
-        EXPECT(memcmp(out, y.w + 9 * id, sizeof out) == 0);
+    for (int t = DTYPE_F32; t <= DTYPE_BF16; t++) {
+        layer_init(&y, &r, (enum dtype)t, 37, 9, false);
+        for (int id = 0; id < 37; id++) {
+            linear_row(&y.l.w, id, out);
+            EXPECT(memcmp(out, y.w + 9 * id, sizeof out) == 0);
+        }
+        layer_fini(&y);
     }
-    layer_fini(&y);
 }

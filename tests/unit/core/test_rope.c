@@ -44,21 +44,54 @@ TEST(rope_position_zero_changes_nothing)
     EXPECT(memcmp(x, was, sizeof x) == 0);
 }
 
+enum { PADDED = 16, ELEMS = PADDED * KV_TILE, UNTOUCHED = 77 };
+
+/* Keys as lanes, dimensions as inputs; values the other way round; of bf16 two inputs side by side. */
+static void check_slot(const float *k, const float *v, int slot, enum dtype t, const float *kt, const float *vt)
+{
+    for (int d = 0; d < PADDED; d++)
+        for (int s = 0; s < KV_TILE; s++) {
+            float want_k = d < DH ? k[d] : 0, want_v = d < DH ? v[d] : 0;
+            int k_at = t == DTYPE_F32 ? d * 16 + s : d / 2 * 32 + s * 2 + d % 2;
+            int v_at = t == DTYPE_F32 ? s * 16 + d : s / 2 * 32 + d * 2 + s % 2;
+            bool clears = t == DTYPE_BF16 && slot % 2 == 0 && s == slot + 1;
+            EXPECT(kt[k_at] == (s == slot ? want_k : UNTOUCHED));
+            EXPECT(vt[v_at] == (s == slot ? want_v : clears ? 0 : UNTOUCHED));
+        }
+}
+
 TEST(rope_store_writes_one_slot_of_each_tile)
 {
-    float k[DH], v[DH], kt[DH * KV_TILE], vt[DH * KV_TILE];
-    uint16_t kh[DH * KV_TILE], vh[DH * KV_TILE];
+    float k[DH], v[DH], kt[ELEMS], vt[ELEMS];
+    uint16_t kh[ELEMS], vh[ELEMS];
     for (int d = 0; d < DH; d++)
         k[d] = (float)d + 1, v[d] = -(float)d - 1;
     for (int slot = 0; slot < KV_TILE; slot++) {
-        memset(kt, 0, sizeof kt), memset(vt, 0, sizeof vt);
-        memset(kh, 0, sizeof kh), memset(vh, 0, sizeof vh);
-        rope_store(k, v, DH, slot, DTYPE_F32, kt, vt);
-        rope_store(k, v, DH, slot, DTYPE_BF16, kh, vh);
-        for (int i = 0; i < DH * KV_TILE; i++) {
-            EXPECT(kt[i] == (i % KV_TILE == slot ? k[i / KV_TILE] : 0));
-            EXPECT(vt[i] == (i / DH == slot ? v[i % DH] : 0));
-            EXPECT(bf16_to_f32(kh[i]) == kt[i] && bf16_to_f32(vh[i]) == vt[i]);
+        for (int i = 0; i < ELEMS; i++) {
+            kt[i] = vt[i] = UNTOUCHED;
+            kh[i] = vh[i] = f32_to_bf16(UNTOUCHED);
         }
+        rope_store(k, v, DH, slot, DTYPE_F32, kt, vt);
+        check_slot(k, v, slot, DTYPE_F32, kt, vt);
+        rope_store(k, v, DH, slot, DTYPE_BF16, kh, vh);
+        for (int i = 0; i < ELEMS; i++)
+            kt[i] = bf16_to_f32(kh[i]), vt[i] = bf16_to_f32(vh[i]);
+        check_slot(k, v, slot, DTYPE_BF16, kt, vt);
     }
+}
+
+/* Head dimensions beyond sixteen go into a panel of their own. */
+TEST(rope_store_of_a_wide_head)
+{
+    enum { WIDE = 40, WIDE_PADDED = 48 };
+    float k[WIDE], v[WIDE], kt[WIDE_PADDED * KV_TILE], vt[WIDE_PADDED * KV_TILE];
+    for (int d = 0; d < WIDE; d++)
+        k[d] = (float)d + 1, v[d] = -(float)d - 1;
+    for (int slot = 0; slot < KV_TILE; slot++)
+        rope_store(k, v, WIDE, slot, DTYPE_F32, kt, vt);
+    for (int d = 0; d < WIDE_PADDED; d++)
+        for (int s = 0; s < KV_TILE; s++) {
+            EXPECT(kt[d * 16 + s] == (d < WIDE ? k[d] : 0));
+            EXPECT(vt[d / 16 * 256 + s * 16 + d % 16] == (d < WIDE ? v[d] : 0));
+        }
 }

@@ -24,10 +24,11 @@ static struct model *open_with(const char *config, const struct file_tensor *t, 
 
 static float packed(const struct matrix *m, int o, int i)
 {
-    size_t at =
-        ((size_t)(o / PANEL) * (size_t)m->n_in + (size_t)i) * PANEL + (size_t)(o % PANEL);
-    return m->dtype == DTYPE_F32 ? ((const float *)m->data)[at]
-                                 : bf16_to_f32(((const uint16_t *)m->data)[at]);
+    size_t at = (size_t)(o / PANEL) * matrix_panel_elems(m->dtype, (size_t)m->n_in);
+    size_t in = (size_t)i, out = (size_t)(o % PANEL);
+    if (m->dtype == DTYPE_F32)
+        return ((const float *)m->data)[at + in * PANEL + out];
+    return bf16_to_f32(((const uint16_t *)m->data)[at + (in / 2 * PANEL + out) * 2 + in % 2]);
 }
 
 /* Every element, and zero rows up to the panel's end. */
