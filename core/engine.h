@@ -26,7 +26,7 @@
 
 enum {
     KV_TILE = 16,         /* tokens in a tile of a prefix and in a block of the KV pool */
-    KV_LAYOUT = 1,        /* raised whenever the bytes of a prefix lie otherwise than before */
+    KV_LAYOUT = 2,        /* raised whenever the bytes of a prefix lie otherwise than before */
     JOB_MAX_CHOICES = 128, /* prompts times n */
     JOB_MAX_STOPS = 16,
     JOB_MAX_LOGPROBS = 20,
