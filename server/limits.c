@@ -24,12 +24,23 @@ struct limits {
     struct limits_opts o;
     struct loop_timer *timer;
     struct limits_line *lines;
-    bool is_waking;
+    bool is_waking, is_armed; /* armed: the timer runs */
 };
 
 static void on_timer(void *ud)
 {
-    limits_tick(ud);
+    struct limits *l = ud;
+    l->is_armed = false;
+    limits_tick(l);
+}
+
+/* Starting it again would move it, and who joins all the time would move it for good. */
+static void arm(struct limits *l)
+{
+    if (!l->timer || l->is_armed)
+        return;
+    l->is_armed = true;
+    loop_timer_start(l->timer, LIMITS_TICK_MS);
 }
 
 struct limits *limits_new(const struct limits_opts *opts)
@@ -92,8 +103,7 @@ static void join_line(struct limits *l, struct exchange *x)
     line->last = x;
     x->limits.next = NULL;
     x->limits.state = LIMITS_WAITING;
-    if (l->timer)
-        loop_timer_start(l->timer, LIMITS_TICK_MS);
+    arm(l);
 }
 
 static void leave_line(struct limits *l, struct exchange *x)
@@ -159,8 +169,8 @@ void limits_tick(struct limits *l)
     for (struct limits_line *line = l->lines; line; line = line->next)
         line->is_due = true;
     run_due(l);
-    if (l->lines && l->timer)
-        loop_timer_start(l->timer, LIMITS_TICK_MS);
+    if (l->lines)
+        arm(l);
 }
 
 /* ---- taking -------------------------------------------------------------------------- */
@@ -191,6 +201,7 @@ static const char *reason_of(enum ledger_answer why)
 {
     return why == LEDGER_NO_REQUESTS ? "requests_per_minute"
            : why == LEDGER_NO_TOKENS ? "tokens_per_minute"
+           : why == LEDGER_FULL      ? "tenants"
                                      : "max_queued";
 }
 
@@ -209,6 +220,11 @@ static int refuse(struct exchange *x, enum ledger_answer why, int64_t wait_us,
         return err_set(err, ERR_QUEUE_FULL,
                        "The limit of %lld tokens a minute is reached: try again in %d s",
                        (long long)lim->tokens_per_minute, x->retry_after_s);
+    if (why == LEDGER_FULL)
+        return err_set(err, ERR_QUEUE_FULL,
+                       "More tenants are active than the server keeps limits of (%d): try "
+                       "again in %d s",
+                       LEDGER_MAX_TENANTS, x->retry_after_s);
     return err_set(err, ERR_QUEUE_FULL,
                    "The limits of %lld sequences that run and %lld that wait are reached",
                    (long long)lim->max_running, (long long)lim->max_queued);

@@ -39,6 +39,7 @@ enum {
     XX(tokens_per_minute)                                                                  \
     XX(max_running)                                                                        \
     XX(max_queued)                                                                         \
+    XX(tenants)                                                                            \
     XX(queue_full)                                                                         \
     XX(memory)                                                                             \
     XX(loading)                                                                            \

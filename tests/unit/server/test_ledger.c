@@ -200,21 +200,59 @@ TEST(ledger_takes_over_what_is_full_again)
     ledger_free(l);
 }
 
-TEST(ledger_refuses_when_all_of_a_set_run)
+/* Every tenant has its six of the minute, however many there are. */
+TEST(ledger_forgets_no_debts_of_many_tenants)
 {
     struct ledger *l = open_ledger(1);
     int n_granted = 0;
-    struct ledger_ask a = ask(1, 1, 1, S);
-    for (int64_t t = 0; t < 20; t++) {
-        a.tenant = 1 + t * 256;
+    for (int round = 0; round < 10; round++) {
+        for (int64_t t = 1; t <= 5000; t++) {
+            struct ledger_ask a = ask(t, 1, 1, S);
+            if (take(l, &a) != LEDGER_GRANTED)
+                continue;
+            ledger_settle(l, &a, 1);
+            n_granted++;
+        }
+    }
+    EXPECT_EQ(n_granted, 5000 * 6);
+    ledger_free(l);
+}
+
+TEST(ledger_says_when_it_is_full)
+{
+    struct ledger *l = open_ledger(1);
+    struct ledger_ask first = ask(1, 1, 100, S);
+    struct ledger_ask late = ask(LEDGER_MAX_TENANTS + 1, 1, 1, S);
+    int n_granted = 0;
+    for (int64_t t = 1; t <= LEDGER_MAX_TENANTS; t++) {
+        struct ledger_ask a = ask(t, 1, 100, S);
         n_granted += take(l, &a) == LEDGER_GRANTED;
     }
-    EXPECT_EQ(n_granted, 16);
-    EXPECT_EQ(take(l, &a), LEDGER_NO_ROOM);
-    ledger_charge(l, &a); /* nowhere to be noted */
-    struct ledger_ask first = ask(1, 1, 1, S);
-    ledger_settle(l, &first, 1);
-    EXPECT_EQ(take(l, &a), LEDGER_GRANTED);
+    EXPECT_EQ(n_granted, LEDGER_MAX_TENANTS);
+    EXPECT_EQ(take(l, &late), LEDGER_FULL);
+    ledger_charge(l, &late); /* nowhere to be noted */
+    ledger_settle(l, &first, 100);
+    late.now_us += 9 * S; /* request and tokens of the first are back after ten seconds */
+    EXPECT_EQ(take(l, &late), LEDGER_FULL);
+    late.now_us += 1 * S;
+    EXPECT_EQ(take(l, &late), LEDGER_GRANTED);
+    ledger_free(l);
+}
+
+/* Limits of nothing never give anything back: such a debt would be there for good. */
+TEST(ledger_waits_for_no_limits_of_nothing)
+{
+    struct ledger *l = open_ledger(1);
+    struct tenant_limits nothing = {0};
+    for (int64_t t = 1; t <= LEDGER_MAX_TENANTS; t++) {
+        struct ledger_ask a = ask(t, 1, 1, S);
+        EXPECT_EQ(take(l, &a), LEDGER_GRANTED);
+        ledger_settle(l, &a, 1);
+        a.limits = &nothing;
+        look(l, &a);
+    }
+    struct ledger_ask late = ask(LEDGER_MAX_TENANTS + 1, 1, 1, S);
+    EXPECT_EQ(take(l, &late), LEDGER_GRANTED);
     ledger_free(l);
 }
 
