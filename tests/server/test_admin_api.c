@@ -336,6 +336,55 @@ static int64_t number_of(const struct reply *r, const char *header)
     return v ? strtoll(v, NULL, 10) : -1;
 }
 
+/* A stream that begins while the server drains, to a browser, with a tenant's key, of an
+ * adapter: no answer has more headers. */
+TEST(admin_fullest_answer_has_all_its_headers)
+{
+    static const char *const names[] = {"X-Request-Id",
+                                        "X-Prefixd-Worker",
+                                        "Access-Control-Allow-Origin",
+                                        "Access-Control-Expose-Headers",
+                                        "Vary",
+                                        "Connection",
+                                        "x-ratelimit-limit-requests",
+                                        "x-ratelimit-reset-tokens",
+                                        "X-Adapter-Id",
+                                        "X-Adapter-Version",
+                                        "Cache-Control",
+                                        "X-Accel-Buffering"};
+    struct fixture f = {.cors_origin = "http://a"};
+    char head[600];
+    fake_engine_plan(&(struct fake_plan){.is_held = true});
+    fixture_start(&f);
+    struct key admin = make_key(&f, &nobody, "{\"scope\":\"admin\"}");
+    EXPECT_ASKED(&f, &admin, "POST", "/admin/tenants", "{\"name\":\"acme\"}", 201, NULL);
+    struct key acme = make_key(&f, &admin, "{\"tenant\":\"acme\"}");
+    EXPECT_ASKED(&f, &acme, "PUT", "/v1/adapters/x", text_a, 201, NULL);
+    int fd = client_open(&f);
+    const char *body = "{\"model\":\"x\",\"prompt\":[7],\"max_tokens\":1,\"stream\":true}";
+    snprintf(head, sizeof head,
+             "POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n"
+             "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
+             acme.text, strlen(body), body);
+    client_send(fd, head);
+    struct fake_seen seen = {0};
+    for (int i = 0; i < 5000 && !seen.n_posted; i++, usleep(1000))
+        fake_engine_seen(&seen);
+    fixture_signal(&f);
+    for (int i = 0, late; i < 500 && (late = client_open(&f)) >= 0; i++, usleep(10000))
+        close(late); /* until it drains */
+    fake_engine_plan(&plain);
+    struct reply r = client_read(fd, true);
+    EXPECT_EQ(r.status, 200);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!reply_header(&r, names[i]))
+            test_fail(__FILE__, __LINE__, "%s is missing", names[i]);
+    EXPECT(reply_has(&r, "[DONE]"));
+    reply_free(&r);
+    close(fd);
+    fixture_join(&f);
+}
+
 TEST(admin_requests_of_a_minute_are_limited)
 {
     struct world w;
