@@ -85,15 +85,15 @@ int store_find_key(struct store *s, const unsigned char hash[KEY_HASH_BYTES],
     return rc;
 }
 
-int store_count_keys(struct store *s, int64_t *out, struct err *err)
+/* AUTOINCREMENT remembers the last id for ever; without a first key it has no row. */
+int store_ever_had_key(struct store *s, bool *out, struct err *err)
 {
-    sqlite3_stmt *st =
-        db_prepare(s->reader, err, "SELECT count(*) FROM keys", "");
+    sqlite3_stmt *st = db_prepare(
+        s->reader, err, "SELECT 1 FROM sqlite_sequence WHERE name = 'keys' AND seq > 0", "");
     int rc = st ? db_step(s->reader, st, err) : -1;
-    if (rc == 1)
-        *out = sqlite3_column_int64(st, 0);
+    *out = rc == 1;
     sqlite3_finalize(st);
-    return rc == 1 ? 0 : -1;
+    return rc < 0 ? -1 : 0;
 }
 
 int store_each_key(struct store *s, const char *tenant, int64_t after, size_t limit,

@@ -130,6 +130,19 @@ int store_find_tenant_by_id(struct store *s, int64_t id, struct tenant *out,
     return read_one(s->reader, st, out, err);
 }
 
+int store_find_former_tenant(struct store *s, const char *name, int64_t *id,
+                             struct err *err)
+{
+    sqlite3_stmt *st = db_prepare(
+        s->reader, err, "SELECT max(id) FROM former_tenants WHERE name = ? HAVING count(*)",
+        "s", name);
+    int rc = st ? db_step(s->reader, st, err) : -1;
+    if (rc == 1)
+        *id = sqlite3_column_int64(st, 0);
+    sqlite3_finalize(st);
+    return rc == 0 ? no_tenant(err) : rc < 0 ? -1 : 0;
+}
+
 int store_each_tenant(struct store *s, const char *after, size_t limit, bool *has_more,
                       void (*fn)(void *ud, const struct tenant *t), void *ud,
                       struct err *err)
@@ -239,6 +252,9 @@ static int remove_rows(struct store *s, const char *name, struct err *err)
         "DELETE FROM keys WHERE tenant = ?", "DELETE FROM tenants WHERE id = ?"};
     struct tenant t;
     int rc = store_get_tenant(s->writer, name, &t, err);
+    if (rc == 0)
+        rc = db_run(s->writer, err, "INSERT INTO former_tenants VALUES (?, ?, ?)", "isi",
+                    t.id, t.name, (int64_t)time(NULL));
     for (size_t i = 0; rc == 0 && i < sizeof sql / sizeof sql[0]; i++)
         rc = db_run(s->writer, err, sql[i], "i", t.id);
     return rc;

@@ -69,7 +69,7 @@ int store_set_tenant(struct store *s, const char *name, int64_t weight, const st
 int store_suspend_tenant(struct store *s, const char *name, bool is_suspended, struct tenant *out,
                          struct err *err);
 
-/* With his keys and adapters; his usage stays. `default` cannot be removed (ERR_INVALID). */
+/* With his keys and adapters; his usage stays, and his name for it. `default` cannot be removed (ERR_INVALID). */
 int store_remove_tenant(struct store *s, const char *name, struct err *err);
 
 /* text: the key, told once. tenant NULL with KEY_ADMIN alone. expires 0: never. */
@@ -86,9 +86,13 @@ int store_find_key(struct store *s, const unsigned char hash[KEY_HASH_BYTES], st
 int store_find_tenant(struct store *s, const char *name, struct tenant *out, struct err *err);
 int store_find_tenant_by_id(struct store *s, int64_t id, struct tenant *out, struct err *err);
 
-/* All keys, expired and revoked ones included: once there was one, requests need a key, and taking the last one
- * back opens nothing. */
-int store_count_keys(struct store *s, int64_t *out, struct err *err);
+/* The id of the last one of this name that was removed. ERR_NOT_FOUND. */
+int store_find_former_tenant(struct store *s, const char *name, int64_t *id,
+                             struct err *err);
+
+/* Whether a key was ever made. From then on requests need one, also when all of them are
+ * revoked, or gone with their tenants: taking keys away opens nothing. */
+int store_ever_had_key(struct store *s, bool *out, struct err *err);
 
 int store_each_tenant(struct store *s, const char *after, size_t limit, bool *has_more,
                       void (*fn)(void *ud, const struct tenant *t), void *ud, struct err *err);
