@@ -54,10 +54,18 @@ static uint64_t floor_of(const struct fair *f)
     return running != UINT64_MAX && running > f->last_counter ? running : f->last_counter;
 }
 
+static bool has_any_work(const struct fair *f)
+{
+    const struct domain *d = f->domains;
+    while (d && !d->n_seqs)
+        d = d->next;
+    return d != NULL;
+}
+
 void fair_begin(struct fair *f)
 {
     uint64_t lowest = floor_of(f);
-    bool is_idle = !f->n_running && !f->n_waiting;
+    bool is_idle = !has_any_work(f);
     f->round++;
     for (struct domain **at = &f->domains, *d; (d = *at);) {
         if (d->n_seqs || (d->counter > lowest && !is_idle)) {
