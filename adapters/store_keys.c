@@ -42,8 +42,7 @@ static void make_key(char text[KEY_TEXT_MAX])
     sodium_memzero(secret, sizeof secret);
 }
 
-/* ---- rows
- * -------------------------------------------------------------------------------- */
+/* ---- rows ---------------------------------------------------------------------------- */
 
 #define KEY                                                                                \
     "SELECT k.id, k.created, k.expires, k.revoked, k.scope, "                              \
@@ -100,9 +99,11 @@ int store_each_key(struct store *s, const char *tenant, int64_t after, size_t li
                    bool *has_more, void (*fn)(void *ud, const struct tenant_key *k),
                    void *ud, struct err *err)
 {
-    sqlite3_stmt *st = db_prepare(
-        s->reader, err, KEY "WHERE k.id > ?1 AND (?2 = '' OR t.name = ?2) ORDER BY k.id",
-        "is", after, tenant ? tenant : "");
+    static const char all[] = KEY "WHERE k.id > ?1 ORDER BY k.id";
+    static const char of_one[] = KEY "WHERE k.tenant = (SELECT id FROM tenants WHERE name = ?2)"
+                                     "  AND k.id > ?1 ORDER BY k.id";
+    sqlite3_stmt *st = db_prepare(s->reader, err, tenant ? of_one : all,
+                                  tenant ? "is" : "i", after, tenant);
     struct tenant_key key;
     struct tenant t;
     size_t n = 0;
@@ -117,8 +118,7 @@ int store_each_key(struct store *s, const char *tenant, int64_t after, size_t li
     return rc < 0 ? -1 : 0;
 }
 
-/* ---- changes
- * ----------------------------------------------------------------------------- */
+/* ---- changes ------------------------------------------------------------------------- */
 
 static int check_key(const char *tenant, enum key_scope scope, int64_t expires,
                      struct err *err)

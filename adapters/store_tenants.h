@@ -12,7 +12,9 @@
 
 #include "adapters/store.h"
 
-enum { TENANT_NAME_MAX = 64, KEY_HASH_BYTES = 32, KEY_TEXT_MAX = 64 };
+enum { TENANT_NAME_MAX = 64, TENANT_MAX_WEIGHT = 1000, KEY_HASH_BYTES = 32, KEY_TEXT_MAX = 64 };
+#define TENANT_WEIGHTS "1 to 1000"
+#define TENANT_MAX_LIMIT INT64_C(9007199254740992) /* exact in JSON */
 
 /* name, column and JSON key; default; doc. What is NULL in the database has the default. */
 #define TENANT_LIMITS(XX)                                                                        \
@@ -33,7 +35,7 @@ struct tenant_limits { /* -1: the default, when writing; effective values when r
 struct tenant {
     int64_t id, created;
     char name[TENANT_NAME_MAX + 1];
-    int64_t weight; /* 1 to 1000 */
+    int64_t weight; /* 1 to TENANT_MAX_WEIGHT */
     bool is_suspended;
     struct tenant_limits limits; /* effective */
     struct tenant_limits set;    /* -1 where nothing is set and the default holds */
@@ -56,6 +58,10 @@ void key_hash(unsigned char out[KEY_HASH_BYTES], const char *key, size_t len);
 
 /* -1 with ERR_INVALID unless [A-Za-z0-9][A-Za-z0-9._-]{0,63}. */
 int tenant_check_name(const char *name, struct err *err);
+
+/* What the limit of this name may be set to at least: none waiting at once is one; none at all
+ * of the others would be no tenant. */
+int64_t tenant_least_limit(const char *name);
 
 /* ---- changes ------------------------------------------------------------------------------------ */
 

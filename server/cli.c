@@ -11,6 +11,7 @@
 
 #include <sodium.h>
 
+#include "adapters/state_files.h"
 #include "server/cli_args.h"
 #include "server/cli_backup.h"
 #include "server/cli_key.h"
@@ -129,7 +130,7 @@ static bool has(const char *dir, const char *name)
 /* A mistyped folder is not a new one. Older daemons had files in the registry's place. */
 static int check_state(const char *dir, struct err *err)
 {
-    if (has(dir, "registry.db") || (has(dir, "adapters") && has(dir, "blobs")))
+    if (has(dir, STATE_DB) || (has(dir, STATE_POINTERS) && has(dir, STATE_BLOBS)))
         return 0;
     return err_set(err, ERR_INVALID,
                    "--state: \"%.200s\" is no state folder; accepted: one that a daemon, "

@@ -7,6 +7,7 @@
 #include "adapters/store_tenants.h"
 #include "adapters/store_usage.h"
 #include "core/base/json_out.h"
+#include "server/date.h"
 #include "server/http.h"
 #include "server/offload.h"
 #include "server/paging.h"
@@ -17,7 +18,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { HOUR = 3600, MAX_DIGITS = 15, NEXT_MAX = 160 };
 
@@ -33,31 +33,6 @@ struct usage_question {
 
 /* ---- what is asked ------------------------------------------------------------------- */
 
-/* YYYY-MM-DD or YYYY-MM-DDTHH:MM:SSZ, as the shape says: 0 stands for a digit. */
-static bool has_shape(const char *s, const char *shape)
-{
-    for (; *s && *shape; s++, shape++)
-        if (*shape == '0' ? *s < '0' || *s > '9' : *s != *shape)
-            return false;
-    return !*s && !*shape;
-}
-
-/* -1: there is no such day or time. */
-static int64_t time_of(const char *s)
-{
-    struct tm t = {0};
-    sscanf(s, "%4d-%2d-%2dT%2d:%2d:%2d", &t.tm_year, &t.tm_mon, &t.tm_mday, &t.tm_hour,
-           &t.tm_min, &t.tm_sec);
-    t.tm_year -= 1900;
-    t.tm_mon--;
-    struct tm given = t;
-    int64_t at = timegm(&t);
-    bool is_same = t.tm_mon == given.tm_mon && t.tm_mday == given.tm_mday &&
-                   t.tm_hour == given.tm_hour && t.tm_min == given.tm_min &&
-                   t.tm_sec == given.tm_sec;
-    return is_same ? at : -1;
-}
-
 static int parse_time(const struct exchange *x, const char *name, bool *is_given,
                       int64_t *out, struct err *err)
 {
@@ -69,10 +44,8 @@ static int parse_time(const struct exchange *x, const char *name, bool *is_given
         return 0;
     if (n > 0 && n <= MAX_DIGITS && !s[n])
         *out = strtoll(s, NULL, 10);
-    else if (has_shape(s, "0000-00-00") || has_shape(s, "0000-00-00T00:00:00Z"))
-        *out = time_of(s);
     else
-        *out = -1;
+        *out = date_of(s);
     if (*out >= 0)
         return 0;
     return err_param(err, ERR_INVALID, name,
@@ -239,7 +212,7 @@ static int sum_up(void *ud, struct err *err)
     struct store *s = store_open(&(struct store_opts){.dir = q->state_dir}, err);
     if (!s)
         return -1;
-    buf_add_str(&q->json, "{\"object\":\"list\",\"data\":[");
+    paging_open_list(&q->json);
     int rc = store_each_usage(s, &q->query, &has_more, add_row, q, err);
     store_close(s);
     close_list(q, has_more);

@@ -221,6 +221,17 @@ class Tenants(CliCase):
         self.assertEqual((shown["tenant"], shown["max_queued"]), ("a-longer-name", "5"))
         self.assertRegex(shown["max_running"], r"\A\d+ \(default\)\Z")
 
+    def test_none_waiting_is_a_limit(self):
+        made = self.json("tenant", "add", "acme", "--max-queued", "0")
+        self.assertEqual(made["limits"]["max_queued"], 0)
+        self.refused("tenant", "set", "acme", "--max-queued", "-1",
+                     names=("--max-queued", "a number from 0 on; or default"))
+        for name in LIMITS:
+            if name != "max_queued":
+                option = "--" + name.replace("_", "-")
+                self.refused("tenant", "set", "acme", option, "0", names=(option, "from 1 on"))
+        self.refused("tenant", "set", "acme", "--weight", "1001", names=("1 to 1000",))
+
     def test_what_cannot_be(self):
         self.cli("tenant", "add", "acme")
         self.refused("tenant", "add", "acme", names=("acme", "already"))
