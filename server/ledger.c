@@ -295,25 +295,20 @@ void ledger_give_up(struct ledger *l, const struct ledger_ask *ask)
     give_back(l, ask, 0, true);
 }
 
-void ledger_charge(struct ledger *l, const struct ledger_ask *ask)
+enum ledger_answer ledger_spend(struct ledger *l, const struct ledger_ask *ask,
+                                int64_t *wait_us)
 {
     struct set *s = set_of(l, ask->tenant);
     struct entry *e = enter(l, s, ask, true);
-    if (e)
+    *wait_us = e ? wait_for(e->tokens_spent, (double)ask->n_tokens, e->tokens_rate) : 0;
+    enum ledger_answer got = !e ? LEDGER_FULL : *wait_us ? LEDGER_NO_TOKENS : LEDGER_GRANTED;
+    if (got == LEDGER_GRANTED)
         e->tokens_spent += (double)ask->n_tokens;
     unlock(s);
+    return got;
 }
 
 /* ---- looking ------------------------------------------------------------------------- */
-
-int64_t ledger_wait_us(struct ledger *l, const struct ledger_ask *ask)
-{
-    struct set *s = set_of(l, ask->tenant);
-    struct entry *e = enter(l, s, ask, false);
-    double spent = e ? e->tokens_spent : 0;
-    unlock(s);
-    return wait_for(spent, (double)ask->n_tokens, (double)ask->limits->tokens_per_minute);
-}
 
 void ledger_look(struct ledger *l, const struct ledger_ask *ask, struct ledger_state *out)
 {

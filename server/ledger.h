@@ -72,11 +72,10 @@ bool ledger_start(struct ledger *l, const struct ledger_ask *ask);
 void ledger_settle(struct ledger *l, const struct ledger_ask *ask, int64_t tokens_used);
 void ledger_give_up(struct ledger *l, const struct ledger_ask *ask);
 
-/* Takes tokens that are spent whatever the bucket holds: others' wait for it afterwards. */
-void ledger_charge(struct ledger *l, const struct ledger_ask *ask);
-
-/* 0 if n_tokens, or any at all, can be had now; else in how many microseconds. */
-int64_t ledger_wait_us(struct ledger *l, const struct ledger_ask *ask);
+/* Takes n_tokens for good, without a request or a sequence, or nothing (LEDGER_NO_TOKENS
+ * with wait_us, LEDGER_FULL). */
+enum ledger_answer ledger_spend(struct ledger *l, const struct ledger_ask *ask,
+                                int64_t *wait_us);
 
 void ledger_look(struct ledger *l, const struct ledger_ask *ask, struct ledger_state *out);
 

@@ -226,16 +226,25 @@ TEST(limits_charge_for_compiling)
     struct bench b;
     struct err err = {0};
     open_bench(&b);
-    struct exchange put = request(&b.server, 1), x = request(&b.server, 1);
-    EXPECT_EQ(limits_may_compile(&put, &err), 0);
-    limits_charge_compile(&put, 9000);
-    EXPECT_EQ(limits_may_compile(&put, &err), -1);
+    struct exchange put = request(&b.server, 1), x = request(&b.other, 1);
+    struct limits_compile *c = limits_compile_new(&put);
+    EXPECT_EQ(limits_charge_compile(c, 6001, &err), -1); /* no waiting helps */
+    EXPECT_EQ(err.code, ERR_FORBIDDEN);
+    EXPECT(strstr(err.msg, "6001 tokens") && strstr(err.msg, "6000 tokens a minute"));
+    limits_note_compile(&put, c);
+    EXPECT_EQ(put.retry_after_s, 0);
+    EXPECT_EQ(limits_charge_compile(c, 5000, &err), 0);
+    EXPECT_EQ(limits_take(&x, 1, 1100, &err), -1); /* another worker knows */
+    EXPECT_EQ(x.retry_after_s, 1);
+    EXPECT_EQ(limits_charge_compile(c, 4000, &err), -1);
     EXPECT_EQ(err.code, ERR_QUEUE_FULL);
-    EXPECT_EQ(put.retry_after_s, 31); /* 3001 at a hundred a second */
-    EXPECT_EQ(limits_take(&x, 1, 100, &err), -1);
-    EXPECT_EQ(x.retry_after_s, 31);
-    world.now_us += 31 * S;
-    EXPECT_EQ(limits_may_compile(&put, &err), 0);
+    EXPECT(strstr(err.msg, "6000 tokens a minute is reached: try again in 30 s") != NULL);
+    EXPECT_EQ(put.retry_after_s, 0);
+    limits_note_compile(&put, c);
+    EXPECT_EQ(put.retry_after_s, 30); /* 3000 at a hundred a second */
+    world.now_us += 30 * S;
+    EXPECT_EQ(limits_charge_compile(c, 4000, &err), 0);
+    arena_free(&put.arena);
     close_bench(&b);
 }
 
