@@ -324,3 +324,15 @@ TEST(compiles_take_no_block_of_requests)
             desk_free(d);
         }
 }
+
+/* With compiles alone, and none of its own for a while, a domain's debt is not forgotten. */
+TEST(compiles_are_remembered_while_others_have_work)
+{
+    struct desk *d = desk_new();
+    post(d, 2, CTX);
+    rounds_of(d, post(d, 1, CTX / 4));
+    steps(d, 3);
+    struct work *again = post(d, 1, SMALL);
+    EXPECT(again->seq->domain->counter >= (uint64_t)(CTX / 4 * PRICE_PROMPT) << 16);
+    desk_free(d);
+}
