@@ -27,7 +27,9 @@ static int is_broken(const struct broken_version *b, struct err *err)
 
 static int has_no_room(const struct adapters *a, struct err *err)
 {
-    return err_set(err, ERR_NO_MEMORY, "all the memory for adapters (%zu bytes) is in use now",
+    return err_set(err, ERR_NO_MEMORY,
+                   "the memory for adapters (%zu bytes) has no room for this one beside those "
+                   "in use now",
                    a->residents.memory);
 }
 
@@ -55,7 +57,7 @@ static int wait_for(struct adapters *a, const struct row *row, struct adapter_lo
 {
     const struct store_entry *e = &row->entry;
     struct adapter_load *l = load_queue_find(&a->queue, e->tenant, row->version);
-    if (!l && room_is_hopeless(a, room_for(a, e->n_tokens, e->n_tasks)))
+    if (!l && room_is_refused(a, e->tenant, room_for(a, e->n_tokens, e->n_tasks)))
         return has_no_room(a, err);
     if (l ? l->n_waiters >= MAX_WAITERS_OF_LOAD
           : load_queue_length(&a->queue, e->tenant) >= MAX_LOADS_OF_TENANT)
@@ -94,6 +96,9 @@ int adapters_acquire(struct adapters *a, int64_t tenant, const char *name,
         a->stats.misses++;
         return wait_for(a, row, wait, err);
     }
+    if (v->links.list == &a->residents.idle &&
+        room_is_refused(a, v->tenant, v->compiled.bytes))
+        return has_no_room(a, err);
     a->stats.hits++;
     note_pin(v, name, row->entry.is_pinned);
     version_pin(v);
@@ -110,6 +115,10 @@ struct adapter_load *adapters_next_load(struct adapters *a)
     if (!l)
         return NULL;
     room_make(a, l->bytes);
+    if (room_is_refused(a, l->tenant, l->bytes)) {
+        l->rc = has_no_room(a, &l->err);
+        return l;
+    }
     l->reserved = l->bytes;
     a->reserved += l->reserved;
     return l;
@@ -118,6 +127,8 @@ struct adapter_load *adapters_next_load(struct adapters *a)
 void adapter_load_run(struct adapter_load *l)
 {
     const struct maker *m = &l->a->maker;
+    if (l->rc < 0)
+        return;
     l->rc = make_from_store(m, l->tenant, l->digest, &l->made, &l->err);
     const struct compiled *c = &l->made.compiled;
     if (l->rc < 0)
@@ -174,7 +185,10 @@ static void succeed(struct adapters *a, struct adapter_load *l)
         a->stats.compiles++;
         a->stats.compile_us += (uint64_t)(ms * 1e3);
     }
-    l->version = room_admit(a, v);
+    if (!l->is_known && room_is_refused(a, l->tenant, v->compiled.bytes))
+        version_unref(v);
+    else
+        l->version = room_admit(a, v);
     if (!l->version)
         has_no_room(a, &l->err);
 }

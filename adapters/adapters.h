@@ -124,6 +124,11 @@ struct adapters_stats { /* of this process */
 struct adapters_limits { /* of a tenant, for his changes; 0: none */
     int max_virtual_tokens;
     struct store_limits store;
+    /* Pool: immediately before a put compiles anything, once it is known that nothing above stands against it
+     * (never for content that is known already): the virtual tokens of all tasks. -1 with err refuses the put;
+     * what was charged stays so, even if compiling fails. NULL: nothing is charged. */
+    int (*charge)(void *ud, int64_t n_tokens, struct err *err);
+    void *ud;
 };
 
 struct adapters *adapters_open(const struct adapters_opts *opts, struct err *err); /* boot */
@@ -152,10 +157,12 @@ struct adapter_change *adapters_import_begin(struct adapters *a, int64_t tenant,
 /* After begin. The change happens only if the conditions hold, now and at the moment of the change, when
  * nothing else can come between; ERR_PRECONDITION. */
 int adapter_change_when(struct adapter_change *c, const struct adapter_when *when, struct err *err);
+
+/* Limits are asked before anything is compiled, and by the store's transaction, which decides. */
 void adapter_change_limit(struct adapter_change *c, const struct adapters_limits *limits);
 
-/* After begin, of a put: everything is checked and compiled, nothing is changed; commit tells what would
- * be. */
+/* After begin, of a put: everything is checked, compiled and charged, nothing is changed; what would refuse the
+ * put refuses this, and commit tells what would be. */
 void adapter_change_dry(struct adapter_change *c);
 
 int adapter_change_run(struct adapter_change *c, struct err *err);                     /* pool */

@@ -226,20 +226,6 @@ static int allow(void *ud, const char *current, bool is_from_folder, struct err 
     return when_check(&when, or_null(current), err);
 }
 
-/* What was stored before under another base need not load with this one. */
-static int make_or_take(struct adapter_change *c, const char *digest, struct err *err)
-{
-    const struct maker *m = &c->a->maker;
-    c->is_same = strcmp(c->before.version, digest) == 0 && !c->is_known_broken;
-    if (make_check_tokens(c->spec.n_tokens, c->limits.max_virtual_tokens, err) < 0)
-        return -1;
-    if (c->is_same)
-        return 0;
-    if (make_from_spec(m, c->tenant, digest, &c->spec, !c->is_dry, &c->made, err) < 0)
-        return -1;
-    return make_check_tokens(c->made.compiled.n_tokens, c->limits.max_virtual_tokens, err);
-}
-
 static struct store_entry entry_of(const struct adapter_change *c, const char *digest)
 {
     const struct compiled *made = &c->made.compiled;
@@ -271,6 +257,52 @@ static int store_made(struct adapter_change *c, struct err *err)
                      err);
 }
 
+static int check_put(struct adapter_change *c, struct err *err)
+{
+    const struct store_condition only_if = {allow, c};
+    return store_check_put(c->a->store, &c->after.entry, &only_if, &c->limits.store, err);
+}
+
+/* Immediately before anything is compiled: what is refused has to cost nothing. */
+static int allow_compile(void *ud, int64_t n_tokens, struct err *err)
+{
+    struct adapter_change *c = ud;
+    const struct adapters_limits *lim = &c->limits;
+    int n_each = (int)(n_tokens / c->spec.n_tasks);
+    if (make_check_tokens(n_each, lim->max_virtual_tokens, err) < 0 || check_put(c, err) < 0)
+        return -1;
+    return lim->charge ? lim->charge(lim->ud, n_tokens, err) : 0;
+}
+
+static int make_new(struct adapter_change *c, const char *digest, struct err *err)
+{
+    const struct make_how how = {!c->is_dry, allow_compile, c};
+    if (make_from_spec(&c->a->maker, c->tenant, digest, &c->spec, &how, &c->made, err) < 0)
+        return -1;
+    return make_check_tokens(c->made.compiled.n_tokens, c->limits.max_virtual_tokens, err);
+}
+
+static void note_after(struct adapter_change *c, const char *digest)
+{
+    const struct store_entry e = entry_of(c, digest);
+    row_take(&c->after, &e);
+}
+
+/* What was stored before under another base need not load with this one. */
+static int make_or_take(struct adapter_change *c, const char *digest, struct err *err)
+{
+    c->is_same = strcmp(c->before.version, digest) == 0 && !c->is_known_broken;
+    note_after(c, digest);
+    if (make_check_tokens(c->spec.n_tokens, c->limits.max_virtual_tokens, err) < 0)
+        return -1;
+    if (c->is_same)
+        return 0;
+    if (make_new(c, digest, err) < 0)
+        return -1;
+    note_after(c, digest); /* which knows what compiling told */
+    return 0;
+}
+
 /* Content that the name has already is neither compiled again nor a new version; it is stored
  * again, which mends what was damaged. */
 static int run_put(struct adapter_change *c, struct err *err)
@@ -278,12 +310,10 @@ static int run_put(struct adapter_change *c, struct err *err)
     char digest[DIGEST_HEX + 1];
     spec_digest(c->files, c->n_files, digest);
     int rc = make_or_take(c, digest, err);
-    if (rc == 0) {
-        const struct store_entry e = entry_of(c, digest);
-        row_take(&c->after, &e);
-        if (!c->is_dry && !(c->is_import && c->is_same))
-            rc = store_made(c, err);
-    }
+    if (rc == 0 && c->is_dry)
+        rc = check_put(c, err);
+    else if (rc == 0 && !(c->is_import && c->is_same))
+        rc = store_made(c, err);
     if (rc < 0 && c->made.has_computed && !c->is_dry)
         make_unkeep(&c->a->maker, c->tenant, digest);
     return rc;

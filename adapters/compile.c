@@ -37,6 +37,11 @@ static float *read_tensor(const struct st_tensor *t, struct err *err)
     return x;
 }
 
+static int ask(const struct compile_with *with, int64_t n_tokens, struct err *err)
+{
+    return with->allow ? with->allow(with->ud, n_tokens, err) : 0;
+}
+
 /* The engine has looked at the numbers after the cast. */
 static int add_prefix(struct compiled *out, struct kv_prefix *p)
 {
@@ -54,6 +59,10 @@ static int compile_one(const struct adapter_spec *s, const struct compile_with *
     float *x = read_tensor(s->main, err);
     if (!x)
         return -1;
+    if (ask(with, s->n_tokens, err) < 0) {
+        free(x);
+        return -1;
+    }
     enum kind_class class = kind_class(s->kind);
     struct kv_prefix *p =
         class == KIND_CLASS_KV ? kv_prefix_from_kv(with->base, x, s->n_tokens, err)
@@ -108,7 +117,9 @@ static int compile_tasks(const struct adapter_spec *s, const struct compile_with
 {
     struct task_factors f = {.shared = read_tensor(s->main, err)};
     int rc = -1;
-    if (f.shared && (f.cols = read_tensor(s->cols, err)) && (f.rows = read_tensor(s->rows, err)))
+    if (f.shared && (f.cols = read_tensor(s->cols, err)) &&
+        (f.rows = read_tensor(s->rows, err)) &&
+        ask(with, (int64_t)s->n_tokens * s->n_tasks, err) == 0)
         rc = compile_each_task(s, &f, with, out, err);
     free(f.shared);
     free(f.cols);
@@ -140,6 +151,8 @@ static int compile_text(const struct adapter_spec *s, const struct compile_with 
                               TOKENIZER_ADD_SPECIAL, &ids, err);
     if (rc == 0)
         rc = check_tokens(&ids, with, err);
+    if (rc == 0)
+        rc = ask(with, (int64_t)ids.n, err);
     if (rc == 0)
         rc = add_prefix(out, engine_prefix_from_tokens(with->engine, with->domain, ids.ids, (int)ids.n, err));
     token_list_free(&ids);

@@ -21,6 +21,10 @@ struct compile_with {
     const struct base_model *base;
     int max_virtual_tokens;
     uint32_t domain; /* the tenant that is charged for computing */
+    /* Asked once, immediately before anything is computed: the virtual tokens of all tasks.
+     * -1 with err: it is not. NULL: nobody is asked. */
+    int (*allow)(void *ud, int64_t n_tokens, struct err *err);
+    void *ud;
 };
 
 int compile_spec(const struct adapter_spec *s, const struct compile_with *with,

@@ -33,30 +33,34 @@ static int read_compiled(const struct maker *m, const struct compiled_file *f, s
 }
 
 static int compute(const struct maker *m, const struct compiled_file *f,
-                   const struct adapter_spec *spec, bool is_kept, struct made *out,
-                   struct err *err)
+                   const struct adapter_spec *spec, const struct make_how *how,
+                   struct made *out, struct err *err)
 {
-    const struct compile_with with = {m->engine, m->base, m->limits.max_virtual_tokens,
-                                      (uint32_t)f->tenant};
+    const struct compile_with with = {.engine = m->engine,
+                                      .base = m->base,
+                                      .max_virtual_tokens = m->limits.max_virtual_tokens,
+                                      .domain = (uint32_t)f->tenant,
+                                      .allow = how->allow,
+                                      .ud = how->ud};
     out->kind = spec->kind;
     out->has_computed = true;
     if (compile_spec(spec, &with, &out->compiled, err) < 0)
         return -1;
-    if (is_kept)
+    if (how->is_kept)
         compiled_file_write(f, &out->compiled, spec->kind);
     return 0;
 }
 
 int make_from_spec(const struct maker *m, int64_t tenant, const char *digest,
-                   const struct adapter_spec *spec, bool is_kept, struct made *out,
-                   struct err *err)
+                   const struct adapter_spec *spec, const struct make_how *how,
+                   struct made *out, struct err *err)
 {
     const struct compiled_file f = file_of(m, tenant, digest);
     memset(out, 0, sizeof *out);
     int rc = read_compiled(m, &f, out, err);
     if (rc != 0)
         return rc < 0 ? -1 : 0;
-    return compute(m, &f, spec, is_kept, out, err);
+    return compute(m, &f, spec, how, out, err);
 }
 
 static int is_damaged(struct err *err)
@@ -64,9 +68,11 @@ static int is_damaged(struct err *err)
     return err_set(err, ERR_ADAPTER, "the stored files are damaged");
 }
 
+/* Its tenant paid for it when it was put. */
 static int compute_loaded(const struct maker *m, const struct compiled_file *f,
                           const struct loaded *l, struct made *out, struct err *err)
 {
+    static const struct make_how kept = {.is_kept = true};
     char digest[DIGEST_HEX + 1];
     struct adapter_spec spec;
     spec_digest(l->files, l->n_files, digest);
@@ -74,7 +80,7 @@ static int compute_loaded(const struct maker *m, const struct compiled_file *f,
         return is_damaged(err);
     int rc = spec_parse(&spec, l->files, l->n_files, &m->limits, err);
     if (rc == 0)
-        rc = compute(m, f, &spec, true, out, err);
+        rc = compute(m, f, &spec, &kept, out, err);
     spec_fini(&spec);
     return rc;
 }

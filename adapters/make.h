@@ -27,10 +27,16 @@ struct made {
     bool has_computed; /* or was it read */
 };
 
-/* From files that were checked. is_kept: leave a compiled file behind. */
+struct make_how {
+    bool is_kept; /* leave a compiled file behind */
+    int (*allow)(void *ud, int64_t n_tokens, struct err *err); /* as of struct compile_with */
+    void *ud;
+};
+
+/* From files that were checked. */
 int make_from_spec(const struct maker *m, int64_t tenant, const char *digest,
-                   const struct adapter_spec *spec, bool is_kept, struct made *out,
-                   struct err *err);
+                   const struct adapter_spec *spec, const struct make_how *how,
+                   struct made *out, struct err *err);
 
 /* A version of the store. ERR_NOT_FOUND if its files are not there, ERR_ADAPTER if they are not
  * what they were or do not suit. */

@@ -56,7 +56,14 @@ bool room_make(struct adapters *a, size_t bytes);
 /* Makes v resident if it fits, or if nothing at all is in use. What stands for the version in
  * memory, with a reference for the caller, or NULL. v is the caller's, and given up. */
 struct adapter_version *room_admit(struct adapters *a, struct adapter_version *v);
-bool room_is_hopeless(const struct adapters *a, size_t bytes); /* until something is released */
+
+/* Whether the tenant has to do without so many bytes more in use, until something is released.
+ * Who has versions in use already fills no more than three quarters, so that one tenant cannot
+ * take everything; the last quarter is for those who have less than their share (an equal part
+ * for each tenant with versions in use), and its last fourth for the first version of a tenant
+ * who has none. What is released then goes to those below their share. Memory that is not in
+ * use is anybody's, and without other tenants all of it is. */
+bool room_is_refused(const struct adapters *a, int64_t tenant, size_t bytes);
 size_t room_for(const struct adapters *a, int n_tokens, int n_tasks); /* bytes; 0: not known */
 
 /* ---- registry.c */

@@ -51,6 +51,60 @@ static void grow(struct residents *r)
     r->n_buckets = wider.n_buckets;
 }
 
+/* ---- what is in use, by tenant ------------------------------------------------------- */
+
+static struct resident_user *find_user(const struct residents *r, int64_t tenant)
+{
+    for (size_t i = 0; i < r->n_users; i++)
+        if (r->users[i].tenant == tenant)
+            return &r->users[i];
+    return NULL;
+}
+
+static struct resident_user *need_user(struct residents *r, int64_t tenant)
+{
+    struct resident_user *u = find_user(r, tenant);
+    if (u)
+        return u;
+    if (r->n_users == r->n_users_allocated) {
+        r->n_users_allocated = r->n_users ? 2 * r->n_users : 16;
+        r->users = xrealloc(r->users, r->n_users_allocated * sizeof *r->users);
+    }
+    u = &r->users[r->n_users++];
+    *u = (struct resident_user){.tenant = tenant};
+    return u;
+}
+
+static void begin_use(struct residents *r, const struct adapter_version *v)
+{
+    if (v->compiled.bytes > 0)
+        need_user(r, v->tenant)->bytes += v->compiled.bytes;
+}
+
+static void end_use(struct residents *r, const struct adapter_version *v)
+{
+    struct resident_user *u = find_user(r, v->tenant);
+    if (v->compiled.bytes == 0)
+        return;
+    CHECK(u && u->bytes >= v->compiled.bytes);
+    u->bytes -= v->compiled.bytes;
+    if (u->bytes == 0)
+        *u = r->users[--r->n_users];
+}
+
+size_t residents_in_use(const struct residents *r)
+{
+    return r->bytes - r->idle.bytes - r->pinned.bytes;
+}
+
+size_t residents_in_use_of(const struct residents *r, int64_t tenant)
+{
+    const struct resident_user *u = find_user(r, tenant);
+    return u ? u->bytes : 0;
+}
+
+/* ---- the table and the lists --------------------------------------------------------- */
+
 void residents_add(struct residents *r, struct adapter_version *v)
 {
     CHECK(!v->links.in && !residents_find(r, v->tenant, v->digest));
@@ -61,6 +115,7 @@ void residents_add(struct residents *r, struct adapter_version *v)
     *bucket = v;
     r->n++;
     r->bytes += v->compiled.bytes;
+    begin_use(r, v);
     version_ref(v);
 }
 
@@ -72,6 +127,7 @@ void residents_drop(struct residents *r, struct adapter_version *v)
         at = &(*at)->links.in_bucket;
     *at = v->links.in_bucket;
     residents_set_busy(r, v);
+    end_use(r, v);
     v->links.in = NULL;
     r->n--;
     r->bytes -= v->compiled.bytes;
@@ -89,12 +145,14 @@ void residents_set_busy(struct residents *r, struct adapter_version *v)
     list->bytes -= v->compiled.bytes;
     v->links.before = v->links.behind = NULL;
     v->links.list = NULL;
+    begin_use(r, v);
 }
 
 void residents_set_idle(struct residents *r, struct adapter_version *v)
 {
     struct version_list *list = v->pinned_by[0] ? &r->pinned : &r->idle;
     residents_set_busy(r, v);
+    end_use(r, v);
     v->links.list = list;
     v->links.behind = list->first;
     *(list->first ? &list->first->links.before : &list->last) = v;
@@ -109,16 +167,12 @@ void residents_evict(struct residents *r, struct adapter_version *v)
     residents_drop(r, v);
 }
 
-size_t residents_held(const struct residents *r)
-{
-    return r->bytes - r->idle.bytes;
-}
-
 void residents_fini(struct residents *r)
 {
     for (size_t i = 0; i < r->n_buckets; i++)
         while (r->buckets[i])
             residents_drop(r, r->buckets[i]);
     free(r->buckets);
+    free(r->users);
     *r = (struct residents){.memory = r->memory};
 }

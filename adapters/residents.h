@@ -21,6 +21,11 @@ struct version_list {
     size_t bytes;
 };
 
+struct resident_user { /* a tenant who has versions in use */
+    int64_t tenant;
+    size_t bytes;
+};
+
 struct residents { /* zeroed but for memory = empty */
     size_t memory; /* what falls idle beyond it goes at once */
     struct adapter_version **buckets;
@@ -28,6 +33,8 @@ struct residents { /* zeroed but for memory = empty */
     size_t bytes;
     uint64_t n_evicted;
     struct version_list idle, pinned;
+    struct resident_user *users; /* in no order */
+    size_t n_users, n_users_allocated;
 };
 
 struct version_links { /* of a version, the table's own */
@@ -51,8 +58,9 @@ void residents_evict(struct residents *r, struct adapter_version *v);
 void residents_set_busy(struct residents *r, struct adapter_version *v);
 void residents_set_idle(struct residents *r, struct adapter_version *v);
 
-/* Bytes that are in use, or of pinned ones. */
-size_t residents_held(const struct residents *r);
+/* Bytes in use; those of pinned ones that are idle come beside them. */
+size_t residents_in_use(const struct residents *r);
+size_t residents_in_use_of(const struct residents *r, int64_t tenant);
 void residents_fini(struct residents *r);
 
 #endif

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "adapters/registry.h"
+#include "adapters/store_tenants.h"
 
 enum { UNPIN_AT_ONCE = 16 };
 
@@ -56,15 +57,38 @@ bool room_make(struct adapters *a, size_t bytes)
     return true;
 }
 
-static bool is_any_in_use(const struct residents *r)
+/* ---- who may take how much ----------------------------------------------------------- */
+
+static void note_tenant(void *ud, const struct tenant *t)
 {
-    return residents_held(r) > r->pinned.bytes;
+    (void)ud, (void)t;
 }
 
-bool room_is_hopeless(const struct adapters *a, size_t bytes)
+/* Nothing is kept for others where there are none. */
+static bool has_other_tenants(const struct adapters *a)
+{
+    bool has_more = false;
+    return store_each_tenant(a->store, "", 1, &has_more, note_tenant, NULL, NULL) < 0 || has_more;
+}
+
+/* Of `room` bytes those that may be in use if this tenant takes so many more. */
+static size_t limit_of(const struct residents *r, int64_t tenant, size_t bytes, size_t room)
+{
+    size_t own = residents_in_use_of(r, tenant), n = r->n_users > 2 ? r->n_users : 2;
+    if (own == 0)
+        return room;
+    return room - (own + bytes <= room / n ? room / 16 : room / 4);
+}
+
+bool room_is_refused(const struct adapters *a, int64_t tenant, size_t bytes)
 {
     const struct residents *r = &a->residents;
-    return is_any_in_use(r) && residents_held(r) + a->reserved + bytes > r->memory;
+    size_t in_use = residents_in_use(r), want = in_use + a->reserved + bytes;
+    size_t room = r->memory > r->pinned.bytes ? r->memory - r->pinned.bytes : 0;
+    if (in_use == 0)
+        return false; /* one alone is served, however large it is */
+    return want > room ||
+           (want > limit_of(r, tenant, bytes, room) && has_other_tenants(a));
 }
 
 size_t room_for(const struct adapters *a, int n_tokens, int n_tasks)
@@ -78,7 +102,7 @@ struct adapter_version *room_admit(struct adapters *a, struct adapter_version *v
     struct adapter_version *there = residents_find(&a->residents, v->tenant, v->digest);
     if (there) {
         version_ref(there);
-    } else if (room_make(a, v->compiled.bytes) || !is_any_in_use(&a->residents)) {
+    } else if (room_make(a, v->compiled.bytes) || !residents_in_use(&a->residents)) {
         residents_add(&a->residents, v);
         return v;
     }

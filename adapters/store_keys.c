@@ -42,8 +42,7 @@ static void make_key(char text[KEY_TEXT_MAX])
     sodium_memzero(secret, sizeof secret);
 }
 
-/* ---- rows
- * -------------------------------------------------------------------------------- */
+/* ---- rows ---------------------------------------------------------------------------- */
 
 #define KEY                                                                                \
     "SELECT k.id, k.created, k.expires, k.revoked, k.scope, "                              \
@@ -85,24 +84,26 @@ int store_find_key(struct store *s, const unsigned char hash[KEY_HASH_BYTES],
     return rc;
 }
 
-int store_count_keys(struct store *s, int64_t *out, struct err *err)
+/* AUTOINCREMENT remembers the last id for ever; without a first key it has no row. */
+int store_ever_had_key(struct store *s, bool *out, struct err *err)
 {
-    sqlite3_stmt *st =
-        db_prepare(s->reader, err, "SELECT count(*) FROM keys", "");
+    sqlite3_stmt *st = db_prepare(
+        s->reader, err, "SELECT 1 FROM sqlite_sequence WHERE name = 'keys' AND seq > 0", "");
     int rc = st ? db_step(s->reader, st, err) : -1;
-    if (rc == 1)
-        *out = sqlite3_column_int64(st, 0);
+    *out = rc == 1;
     sqlite3_finalize(st);
-    return rc == 1 ? 0 : -1;
+    return rc < 0 ? -1 : 0;
 }
 
 int store_each_key(struct store *s, const char *tenant, int64_t after, size_t limit,
                    bool *has_more, void (*fn)(void *ud, const struct tenant_key *k),
                    void *ud, struct err *err)
 {
-    sqlite3_stmt *st = db_prepare(
-        s->reader, err, KEY "WHERE k.id > ?1 AND (?2 = '' OR t.name = ?2) ORDER BY k.id",
-        "is", after, tenant ? tenant : "");
+    static const char all[] = KEY "WHERE k.id > ?1 ORDER BY k.id";
+    static const char of_one[] = KEY "WHERE k.tenant = (SELECT id FROM tenants WHERE name = ?2)"
+                                     "  AND k.id > ?1 ORDER BY k.id";
+    sqlite3_stmt *st = db_prepare(s->reader, err, tenant ? of_one : all,
+                                  tenant ? "is" : "i", after, tenant);
     struct tenant_key key;
     struct tenant t;
     size_t n = 0;
@@ -117,8 +118,7 @@ int store_each_key(struct store *s, const char *tenant, int64_t after, size_t li
     return rc < 0 ? -1 : 0;
 }
 
-/* ---- changes
- * ----------------------------------------------------------------------------- */
+/* ---- changes ------------------------------------------------------------------------- */
 
 static int check_key(const char *tenant, enum key_scope scope, int64_t expires,
                      struct err *err)

@@ -10,14 +10,15 @@
 #include <unistd.h>
 
 #include "adapters/pointers.h"
+#include "adapters/state_files.h"
 #include "adapters/store_parts.h"
 #include "adapters/store_schema.h"
 
-enum { LOCK_WAIT_MS = 2000, LOCK_PAUSE_MS = 10 };
+enum { LOCK_PAUSE_MS = 10 };
 
 int store_lock_folder(int dir, int wait_ms, struct err *err)
 {
-    int fd = openat(dir, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    int fd = openat(dir, STATE_LOCK, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         return err_set(err, ERR_IO, "cannot make the lock of the state folder: %s",
                        strerror(errno));
@@ -120,7 +121,7 @@ int store_migrate(struct store *s, bool holds_lock, struct err *err)
         lock = store_lock_folder(s->dir, 0, err);
         if (lock >= 0)
             break;
-        if (waited_ms >= LOCK_WAIT_MS)
+        if (waited_ms >= STORE_LOCK_WAIT_MS)
             return -1;
         usleep(LOCK_PAUSE_MS * 1000);
     }

@@ -116,7 +116,15 @@ static const char per_tenant[] =
     "  generated_tokens INTEGER NOT NULL,"
     "  PRIMARY KEY (hour, tenant, key, adapter)) STRICT, WITHOUT ROWID;";
 
-static const char *const steps[] = {tenants, adapters, per_tenant};
+/* Usage stays when its tenant goes, and is told with the name that the tenant had. */
+static const char former[] =
+    "CREATE TABLE former_tenants ("
+    "  id INTEGER PRIMARY KEY,"
+    "  name TEXT NOT NULL,"
+    "  removed INTEGER NOT NULL) STRICT;"
+    "CREATE INDEX former_tenants_by_name ON former_tenants (name);";
+
+static const char *const steps[] = {tenants, adapters, per_tenant, former};
 
 int store_schema_version(void)
 {

@@ -8,8 +8,7 @@
 #include "adapters/name.h"
 #include "adapters/store_parts.h"
 
-enum { MAX_WEIGHT = 1000, N_LIMITS = 7, FIRST_LIMIT = 5 };
-#define MOST INT64_C(9007199254740992) /* exact in JSON */
+enum { N_LIMITS = 7, FIRST_LIMIT = 5 };
 
 struct limit {
     const char *name;
@@ -28,10 +27,9 @@ static int64_t *limit_in(struct tenant_limits *l, int i)
     return (int64_t *)(void *)((char *)l + limits[i].at);
 }
 
-/* None waiting at once is a limit; none of the others at all would be no tenant. */
-static int64_t least_of(int i)
+int64_t tenant_least_limit(const char *name)
 {
-    return strcmp(limits[i].name, "max_queued") == 0 ? 0 : 1;
+    return strcmp(name, "max_queued") == 0 ? 0 : 1;
 }
 
 int tenant_check_name(const char *name, struct err *err)
@@ -47,26 +45,25 @@ int tenant_check_name(const char *name, struct err *err)
 
 static int check_weight(int64_t weight, struct err *err)
 {
-    if (weight >= 0 && weight <= MAX_WEIGHT) /* 0: as it is */
+    if (weight >= 0 && weight <= TENANT_MAX_WEIGHT) /* 0: as it is */
         return 0;
-    return err_param(err, ERR_INVALID, "weight", "weight must be 1 to %d", MAX_WEIGHT);
+    return err_param(err, ERR_INVALID, "weight", "weight must be " TENANT_WEIGHTS);
 }
 
 static int check_limits(const struct tenant_limits *set, struct err *err)
 {
     struct tenant_limits l = *set;
     for (int i = 0; i < N_LIMITS; i++) {
-        int64_t n = *limit_in(&l, i);
-        if (n != -1 && n != INT64_MIN && (n < least_of(i) || n > MOST))
+        int64_t n = *limit_in(&l, i), least = tenant_least_limit(limits[i].name);
+        if (n != -1 && n != INT64_MIN && (n < least || n > TENANT_MAX_LIMIT))
             return err_param(err, ERR_INVALID, limits[i].name,
                              "%s must be a whole number from %" PRId64 " to %" PRId64,
-                             limits[i].name, least_of(i), MOST);
+                             limits[i].name, least, TENANT_MAX_LIMIT);
     }
     return 0;
 }
 
-/* ---- rows
- * -------------------------------------------------------------------------------- */
+/* ---- rows ---------------------------------------------------------------------------- */
 
 static void copy_name(char out[TENANT_NAME_MAX + 1], const char *name)
 {
@@ -130,6 +127,19 @@ int store_find_tenant_by_id(struct store *s, int64_t id, struct tenant *out,
     return read_one(s->reader, st, out, err);
 }
 
+int store_find_former_tenant(struct store *s, const char *name, int64_t *id,
+                             struct err *err)
+{
+    sqlite3_stmt *st = db_prepare(
+        s->reader, err, "SELECT max(id) FROM former_tenants WHERE name = ? HAVING count(*)",
+        "s", name);
+    int rc = st ? db_step(s->reader, st, err) : -1;
+    if (rc == 1)
+        *id = sqlite3_column_int64(st, 0);
+    sqlite3_finalize(st);
+    return rc == 0 ? no_tenant(err) : rc < 0 ? -1 : 0;
+}
+
 int store_each_tenant(struct store *s, const char *after, size_t limit, bool *has_more,
                       void (*fn)(void *ud, const struct tenant *t), void *ud,
                       struct err *err)
@@ -151,8 +161,7 @@ int store_each_tenant(struct store *s, const char *after, size_t limit, bool *ha
     return rc < 0 ? -1 : 0;
 }
 
-/* ---- changes
- * ----------------------------------------------------------------------------- */
+/* ---- changes ------------------------------------------------------------------------- */
 
 static int set_limit(struct store *s, const struct tenant *t, int i, int64_t n,
                      struct err *err)
@@ -229,8 +238,7 @@ int store_suspend_tenant(struct store *s, const char *name, bool is_suspended,
     return store_end(s, rc, err);
 }
 
-/* ---- removing
- * ---------------------------------------------------------------------------- */
+/* ---- removing ------------------------------------------------------------------------ */
 
 static int remove_rows(struct store *s, const char *name, struct err *err)
 {
@@ -239,6 +247,9 @@ static int remove_rows(struct store *s, const char *name, struct err *err)
         "DELETE FROM keys WHERE tenant = ?", "DELETE FROM tenants WHERE id = ?"};
     struct tenant t;
     int rc = store_get_tenant(s->writer, name, &t, err);
+    if (rc == 0)
+        rc = db_run(s->writer, err, "INSERT INTO former_tenants VALUES (?, ?, ?)", "isi",
+                    t.id, t.name, (int64_t)time(NULL));
     for (size_t i = 0; rc == 0 && i < sizeof sql / sizeof sql[0]; i++)
         rc = db_run(s->writer, err, sql[i], "i", t.id);
     return rc;
@@ -247,20 +258,14 @@ static int remove_rows(struct store *s, const char *name, struct err *err)
 /* A part of them in each change, so that others can come between. */
 static void collect_all(struct store *s)
 {
-    bool is_done = false;
-    while (!is_done && store_begin(s, NULL) == 0) {
-        struct buf gone = {0};
-        int rc =
-            store_end(s, store_collect(s, STORE_DEFAULT_TENANT, "", &gone, NULL), NULL);
-        is_done = rc < 0 || gone.len == 0;
-        store_forget_compiled(s, &gone);
-    }
+    while (store_collect_now(s))
+        ;
 }
 
 int store_remove_tenant(struct store *s, const char *name, struct err *err)
 {
-    if (strcmp(name, "default") == 0)
-        return err_set(err, ERR_INVALID, "the tenant \"default\" cannot be removed");
+    if (strcmp(name, STORE_DEFAULT_TENANT_NAME) == 0)
+        return err_set(err, ERR_INVALID, "the tenant \"%s\" cannot be removed", name);
     if (store_begin(s, err) < 0)
         return -1;
     int rc = store_end(s, remove_rows(s, name, err), err);

@@ -12,7 +12,9 @@
 
 #include "adapters/store.h"
 
-enum { TENANT_NAME_MAX = 64, KEY_HASH_BYTES = 32, KEY_TEXT_MAX = 64 };
+enum { TENANT_NAME_MAX = 64, TENANT_MAX_WEIGHT = 1000, KEY_HASH_BYTES = 32, KEY_TEXT_MAX = 64 };
+#define TENANT_WEIGHTS "1 to 1000"
+#define TENANT_MAX_LIMIT INT64_C(9007199254740992) /* exact in JSON */
 
 /* name, column and JSON key; default; doc. What is NULL in the database has the default. */
 #define TENANT_LIMITS(XX)                                                                        \
@@ -33,7 +35,7 @@ struct tenant_limits { /* -1: the default, when writing; effective values when r
 struct tenant {
     int64_t id, created;
     char name[TENANT_NAME_MAX + 1];
-    int64_t weight; /* 1 to 1000 */
+    int64_t weight; /* 1 to TENANT_MAX_WEIGHT */
     bool is_suspended;
     struct tenant_limits limits; /* effective */
     struct tenant_limits set;    /* -1 where nothing is set and the default holds */
@@ -57,6 +59,10 @@ void key_hash(unsigned char out[KEY_HASH_BYTES], const char *key, size_t len);
 /* -1 with ERR_INVALID unless [A-Za-z0-9][A-Za-z0-9._-]{0,63}. */
 int tenant_check_name(const char *name, struct err *err);
 
+/* What the limit of this name may be set to at least: none waiting at once is one; none at all
+ * of the others would be no tenant. */
+int64_t tenant_least_limit(const char *name);
+
 /* ---- changes ------------------------------------------------------------------------------------ */
 
 /* ERR_CONFLICT if there is one of this name. set may be NULL: all defaults. */
@@ -69,7 +75,7 @@ int store_set_tenant(struct store *s, const char *name, int64_t weight, const st
 int store_suspend_tenant(struct store *s, const char *name, bool is_suspended, struct tenant *out,
                          struct err *err);
 
-/* With his keys and adapters; his usage stays. `default` cannot be removed (ERR_INVALID). */
+/* With his keys and adapters; his usage stays, and his name for it. `default` cannot be removed (ERR_INVALID). */
 int store_remove_tenant(struct store *s, const char *name, struct err *err);
 
 /* text: the key, told once. tenant NULL with KEY_ADMIN alone. expires 0: never. */
@@ -86,9 +92,13 @@ int store_find_key(struct store *s, const unsigned char hash[KEY_HASH_BYTES], st
 int store_find_tenant(struct store *s, const char *name, struct tenant *out, struct err *err);
 int store_find_tenant_by_id(struct store *s, int64_t id, struct tenant *out, struct err *err);
 
-/* All keys, expired and revoked ones included: once there was one, requests need a key, and taking the last one
- * back opens nothing. */
-int store_count_keys(struct store *s, int64_t *out, struct err *err);
+/* The id of the last one of this name that was removed. ERR_NOT_FOUND. */
+int store_find_former_tenant(struct store *s, const char *name, int64_t *id,
+                             struct err *err);
+
+/* Whether a key was ever made. From then on requests need one, also when all of them are
+ * revoked, or gone with their tenants: taking keys away opens nothing. */
+int store_ever_had_key(struct store *s, bool *out, struct err *err);
 
 int store_each_tenant(struct store *s, const char *after, size_t limit, bool *has_more,
                       void (*fn)(void *ud, const struct tenant *t), void *ud, struct err *err);

@@ -3,7 +3,7 @@
 
 #include "adapters/store_parts.h"
 
-enum { HOUR = 3600, FIRST_COUNTER = 5 };
+enum { HOUR = 3600, FIRST_COUNTER = 6 };
 
 static int add_row(struct store *s, const struct usage_row *r, struct err *err)
 {
@@ -43,15 +43,21 @@ static void write_sql(struct buf *sql, unsigned group_by)
     const char *tenant = group_by & USAGE_BY_TENANT ? "u.tenant" : "0";
     const char *key = group_by & USAGE_BY_KEY ? "u.key" : "0";
     const char *adapter = group_by & USAGE_BY_ADAPTER ? "u.adapter" : "''";
+    const char *name_and_end =
+        group_by & USAGE_BY_TENANT
+            ? "coalesce((SELECT name FROM tenants WHERE id = u.tenant),"
+              "  (SELECT name FROM former_tenants WHERE id = u.tenant)),"
+              "(SELECT removed FROM former_tenants WHERE id = u.tenant)"
+            : "'', 0";
     buf_printf(sql, "SELECT %s AS h, %s AS t, %s AS k, %s AS a, %s", hour, tenant, key,
-               adapter,
-               group_by & USAGE_BY_TENANT ? "(SELECT name FROM tenants WHERE id = u.tenant)"
-                                          : "''");
+               adapter, name_and_end);
 #define XX(name) buf_add_str(sql, ", coalesce(sum(u." #name "), 0)");
     USAGE_COUNTERS(XX)
 #undef XX
-    buf_add_str(sql, " FROM usage u WHERE u.hour >= ?1 AND (?2 = 0 OR u.hour < ?2)"
-                     " AND (?3 = 0 OR u.tenant = ?3)");
+    buf_printf(sql,
+               " FROM usage u WHERE u.hour >= ?1 AND (?2 = 0 OR u.hour < ?2)"
+               " AND (?3 = 0 OR u.tenant = ?3) AND (%s, %s, %s, %s) > (?4, ?5, ?6, ?7)",
+               hour, tenant, key, adapter);
     if (group_by)
         buf_add_str(sql, " GROUP BY h, t, k, a ORDER BY h, t, k, a");
 }
@@ -63,25 +69,37 @@ static void read_row(sqlite3_stmt *st, struct usage_row *r)
                             .tenant = sqlite3_column_int64(st, 1),
                             .key = sqlite3_column_int64(st, 2),
                             .adapter = db_text(st, 3),
-                            .tenant_name = db_text(st, 4)};
+                            .tenant_name = db_text(st, 4),
+                            .removed = sqlite3_column_int64(st, 5)};
 #define XX(name) r->n.name = sqlite3_column_int64(st, i++);
     USAGE_COUNTERS(XX)
 #undef XX
 }
 
-int store_each_usage(struct store *s, int64_t tenant, int64_t start, int64_t end,
-                     unsigned group_by, size_t limit, bool *has_more,
+/* What comes before a page is not even looked at, as far as hours tell. */
+static sqlite3_stmt *prepare(struct store *s, const struct usage_query *q, struct err *err)
+{
+    static const struct usage_row before_all = {.hour = -1, .adapter = ""};
+    const struct usage_row *after = q->after ? q->after : &before_all;
+    int64_t start = after->hour > q->start ? after->hour : q->start;
+    struct buf sql = {0};
+    write_sql(&sql, q->group_by);
+    sqlite3_stmt *st = db_prepare(s->reader, err, sql.data, "iiiiiis", start, q->end,
+                                  q->tenant, after->hour, after->tenant, after->key,
+                                  after->adapter);
+    buf_free(&sql);
+    return st;
+}
+
+int store_each_usage(struct store *s, const struct usage_query *q, bool *has_more,
                      void (*fn)(void *ud, const struct usage_row *r), void *ud,
                      struct err *err)
 {
-    struct buf sql = {0};
     struct usage_row r;
     size_t n = 0;
-    write_sql(&sql, group_by);
-    sqlite3_stmt *st = db_prepare(s->reader, err, sql.data, "iii", start, end, tenant);
-    buf_free(&sql);
+    sqlite3_stmt *st = prepare(s, q, err);
     int rc = st ? 1 : -1;
-    while (rc == 1 && (rc = db_step(s->reader, st, err)) == 1 && n++ < limit) {
+    while (rc == 1 && (rc = db_step(s->reader, st, err)) == 1 && n++ < q->limit) {
         read_row(st, &r);
         fn(ud, &r);
     }

@@ -23,7 +23,9 @@ struct usage_row {
     int64_t hour;        /* Unix seconds of its start; 0 where it was not grouped by */
     int64_t tenant, key; /* ids; key 0: none, or a key of the key file */
     const char *adapter; /* name; "": the base */
-    const char *tenant_name; /* when reading: "" where it is gone or was not grouped by */
+    /* when reading, if grouped by tenant: "" if nobody knows it any more */
+    const char *tenant_name;
+    int64_t removed; /* Unix seconds of the tenant's end; 0: it is there */
     struct usage_counters n;
 };
 
@@ -35,12 +37,19 @@ enum usage_group { /* bits */
     USAGE_BY_DAY = 16, /* hour is the day's start, UTC */
 };
 
+struct usage_query {
+    int64_t tenant;     /* 0: all */
+    int64_t start, end; /* of hours that begin in [start, end); end 0: of all from start on */
+    unsigned group_by;
+    size_t limit;                  /* at most so many rows */
+    const struct usage_row *after; /* the last row of the page before; NULL: from the first */
+};
+
 int store_add_usage(struct store *s, const struct usage_row *rows, size_t n, struct err *err);
 
-/* Sums of hours that begin in [start, end), end 0: all; tenant 0: all tenants. In order of what it is grouped by.
- * What it is not grouped by is 0 or "". At most limit rows; *has_more. */
-int store_each_usage(struct store *s, int64_t tenant, int64_t start, int64_t end, unsigned group_by,
-                     size_t limit, bool *has_more, void (*fn)(void *ud, const struct usage_row *r),
-                     void *ud, struct err *err);
+/* Sums, in order of what it is grouped by. What it is not grouped by is 0 or "". */
+int store_each_usage(struct store *s, const struct usage_query *q, bool *has_more,
+                     void (*fn)(void *ud, const struct usage_row *r), void *ud,
+                     struct err *err);
 
 #endif

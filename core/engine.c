@@ -80,6 +80,7 @@ static void finish_compile(struct engine *e, struct compile *c, struct kv_prefix
     pthread_mutex_lock(&e->lock);
     c->result = result;
     c->is_done = true;
+    e->stats.compiling--;
     pthread_cond_broadcast(&e->has_result);
     pthread_mutex_unlock(&e->lock);
 }
@@ -226,7 +227,7 @@ static void update_gauges(struct engine *e)
 
 static bool has_work(const struct engine *e)
 {
-    return e->sched.n_running || e->sched.fair.n_waiting || e->sched.compiles.n;
+    return e->sched.n_running || e->sched.fair.n_waiting || e->sched.compiles.n_waiting;
 }
 
 static void admit(struct engine *e, int64_t now)
@@ -430,6 +431,7 @@ static struct kv_prefix *run_compile(struct engine *e, struct compile *c, struct
     else
         e->first_compile = c;
     e->last_compile = c;
+    e->stats.compiling++;
     pthread_cond_signal(&e->has_work);
     while (!c->is_done)
         pthread_cond_wait(&e->has_result, &e->lock);
@@ -524,12 +526,12 @@ struct engine *engine_open(const struct base_model *b, const struct engine_opts 
     if (settle_opts(e, opts, &n_blocks, err) < 0)
         goto fail;
     int max_seqs = sched_max_seqs(e->opts.max_batch), max_rows = max_seqs + e->opts.prefill_chunk;
-    int for_compiles = seq_blocks_needed(e->max_ctx, 0); /* mapped, paid for when used */
+    int for_compiles = compiles_blocks(e->max_ctx, e->opts.prefill_chunk); /* paid for when used */
     if (kv_pool_init(&e->pool, e->shape, n_blocks + for_compiles, err) < 0 ||
         forward_ws_init(&e->ws, base_model_weights(b), e->shape, max_rows, max_rows, e->opts.n_threads,
                         err) < 0)
         goto fail;
-    sched_init(&e->sched, e->opts.max_batch, n_blocks, e->opts.prefill_chunk);
+    sched_init(&e->sched, e->opts.max_batch, n_blocks, e->max_ctx, e->opts.prefill_chunk);
     batch_init(&e->batch, max_rows, max_seqs, e->shape->dim);
     emit_init(&e->emit, b, max_rows);
     e->par = par_new(e->opts.n_threads);

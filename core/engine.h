@@ -199,6 +199,7 @@ struct engine_stats { /* counters since start, and gauges */
     uint64_t prefix_rows;    /* rows that read a prefix: rows per read = sharing factor */
     uint64_t generated_tokens;
     int running, waiting;    /* sequences */
+    int compiling;           /* soft prompts and texts, those that wait included */
     int kv_blocks_used, kv_blocks_total;
     size_t kv_block_bytes;
 };

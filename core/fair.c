@@ -17,7 +17,7 @@ void fair_init(struct fair *f, int max_running, int max_blocks)
 {
     int n_extra = fair_extra_places(max_running);
     *f = (struct fair){.max_running = max_running, .n_extra = n_extra, .max_blocks = max_blocks};
-    f->eaters = xcalloc((size_t)(max_running + n_extra + 1), sizeof(struct domain *));
+    f->eaters = xcalloc((size_t)(max_running + n_extra + FAIR_COMPILES), sizeof(struct domain *));
 }
 
 void fair_fini(struct fair *f)
@@ -54,10 +54,18 @@ static uint64_t floor_of(const struct fair *f)
     return running != UINT64_MAX && running > f->last_counter ? running : f->last_counter;
 }
 
+static bool has_any_work(const struct fair *f)
+{
+    const struct domain *d = f->domains;
+    while (d && !d->n_seqs)
+        d = d->next;
+    return d != NULL;
+}
+
 void fair_begin(struct fair *f)
 {
     uint64_t lowest = floor_of(f);
-    bool is_idle = !f->n_running && !f->n_waiting;
+    bool is_idle = !has_any_work(f);
     f->round++;
     for (struct domain **at = &f->domains, *d; (d = *at);) {
         if (d->n_seqs || (d->counter > lowest && !is_idle)) {
@@ -106,18 +114,29 @@ void fair_charge(struct domain *d, int64_t price)
 
 /* With what its running sequences are certain to cost: otherwise it would take every free place before
  * the first of them has cost anything. */
-static uint64_t expected(const struct domain *d)
+uint64_t fair_expected(const struct domain *d)
 {
     return d->counter + cost(d, d->n_due * PRICE_PROMPT);
 }
 
 /* ---- places and blocks --------------------------------------------------------------------------- */
 
+static void raise_to_floor(const struct fair *f, struct domain *d)
+{
+    uint64_t lowest = floor_of(f);
+    d->counter = d->counter > lowest ? d->counter : lowest;
+}
+
+void fair_enter(const struct fair *f, struct domain *d)
+{
+    if (!d->n_seqs)
+        raise_to_floor(f, d);
+}
+
 void fair_wait(struct fair *f, struct domain *d, struct seq *q)
 {
     if (!d->waiting.n) {
-        uint64_t lowest = floor_of(f);
-        d->counter = d->counter > lowest ? d->counter : lowest;
+        raise_to_floor(f, d);
         d->head_since = f->round;
     }
     q->turn = d->turn + (uint64_t)q->choice;
@@ -219,7 +238,7 @@ static struct domain *cheapest(const struct fair *f, bool entitled, bool newcome
         if (!d->waiting.n || (entitled && !d->is_entitled) ||
             (newcomers && !is_small_newcomer(f, d)) || !fits(f, d, false))
             continue;
-        if (!best || expected(d) < expected(best))
+        if (!best || fair_expected(d) < fair_expected(best))
             best = d;
     }
     return best;

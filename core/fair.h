@@ -24,7 +24,8 @@
  *   pool. Older heads than it are D - 1 at most, one of each other domain; each costs L at most.
  * - Prompt rows of a step: every domain with prompts to read gets its weighted part of the chunk, what
  *   one leaves goes to the smallest counter. Where the chunk has fewer rows than there are domains, those
- *   that have waited longest come first. */
+ *   that have waited longest come first. Within a domain its requests' prompts together and each of
+ *   its compiles get equal parts; what is over goes to each in turn. */
 #ifndef PREFIXD_FAIR_H
 #define PREFIXD_FAIR_H
 
@@ -33,22 +34,32 @@
 enum {
     FAIR_PATIENCE = 256, /* rounds that a head waits before it goes first */
     FAIR_MAX_WEIGHT = 1 << 16,
+    FAIR_ROOMS = 3, /* for compiles, by size: compiles.h */
+    FAIR_COMPILES = 4, /* places in them all */
     PRICE_VIRTUAL = 1, /* read by every row, but computed by none: paid once, at admission */
     PRICE_PROMPT = 4,
     PRICE_GENERATED = 8, /* a step for one row, where prompt rows share one */
+};
+
+struct domain_room { /* a domain's part in a room for compiles */
+    bool is_in;     /* it has one there */
+    uint64_t since; /* the round in which its last one there began */
 };
 
 struct domain {
     uint32_t id, weight;
     uint64_t counter;      /* price of the work done, over the weight; in 65536ths */
     int64_t n_due;         /* prompt rows of running sequences that are still to be computed */
-    struct seq_queue waiting;
+    struct seq_queue waiting, compiles; /* jobs' sequences and compiles that wait */
+    struct domain_room rooms[FAIR_ROOMS];
     uint64_t turn;         /* of the sequence that left the queue's head last */
     uint64_t head_since;   /* the round in which the head of the queue became that */
     int n_running, n_blocks; /* of jobs; compiles have room of their own */
     int n_seqs;            /* all it has: waiting, running, compiling */
     bool is_entitled, is_giant; /* of the head: below the share; more blocks than the whole share */
     int n_wanted, n_rows;  /* prompt rows it could use in this step, and those it gets */
+    int n_parts, n_part;   /* parts into which those go, and rows of one */
+    int n_left;            /* rows of the requests' part */
     uint64_t fed;          /* the last round in which it got some */
     struct domain *next;
 };
@@ -78,6 +89,9 @@ void fair_begin(struct fair *f);
 /* The domain of this number, made if there is none. weight 0: leave what it is (1 at first). */
 struct domain *fair_domain(struct fair *f, uint32_t id, uint32_t weight);
 
+/* d is about to get work: if it has none, it begins where the others stand. */
+void fair_enter(const struct fair *f, struct domain *d);
+
 /* A job's sequence waits, starts with n_blocks, goes from the queue, ends. */
 void fair_wait(struct fair *f, struct domain *d, struct seq *q);
 void fair_start(struct fair *f, struct domain *d, int n_blocks);
@@ -89,6 +103,9 @@ struct domain *fair_next(struct fair *f);
 
 /* Adds to its counter what `price` units cost a domain of its weight. */
 void fair_charge(struct domain *d, int64_t price);
+
+/* Its counter with what its running sequences are certain to cost. */
+uint64_t fair_expected(const struct domain *d);
 
 /* Says that d could use n more prompt rows in this step; then fair_deal sets everybody's n_rows. */
 void fair_want(struct fair *f, struct domain *d, int n);

@@ -9,14 +9,16 @@
 
 int sched_max_seqs(int max_running)
 {
-    return max_running + fair_extra_places(max_running) + 1; /* and one compile */
+    return max_running + fair_extra_places(max_running) + FAIR_COMPILES;
 }
 
-void sched_init(struct sched *s, int max_running, int max_job_blocks, int prefill_chunk)
+void sched_init(struct sched *s, int max_running, int max_job_blocks, int max_compile,
+                int prefill_chunk)
 {
     size_t most = (size_t)sched_max_seqs(max_running);
     *s = (struct sched){.prefill_chunk = prefill_chunk};
     fair_init(&s->fair, max_running, max_job_blocks);
+    compiles_init(&s->compiles, max_compile, prefill_chunk);
     s->running = xcalloc(most, sizeof *s->running);
     s->picks = xcalloc(most, sizeof *s->picks);
     s->order = xcalloc(most, sizeof *s->order);
@@ -24,7 +26,7 @@ void sched_init(struct sched *s, int max_running, int max_job_blocks, int prefil
 
 void sched_fini(struct sched *s)
 {
-    CHECK(!s->n_running && !s->fair.n_waiting && !s->compiles.n);
+    CHECK(!s->n_running && !s->fair.n_waiting && !s->compiles.n_waiting);
     fair_fini(&s->fair);
     free(s->running);
     free(s->picks);
@@ -37,11 +39,12 @@ void sched_add(struct sched *s, struct seq *q)
     const struct job *j = q->job;
     q->domain = j ? fair_domain(&s->fair, j->domain, j->weight ? j->weight : 1)
                   : fair_domain(&s->fair, q->compile->domain, 0);
+    fair_enter(&s->fair, q->domain);
     q->domain->n_seqs++;
     if (j)
         fair_wait(&s->fair, q->domain, q);
     else
-        seq_queue_add(&s->compiles, q);
+        compiles_wait(&s->compiles, &s->fair, q->domain, q);
 }
 
 /* q is out of its queue and runs from now on. */
@@ -54,9 +57,7 @@ static void start(struct sched *s, struct seq *q, struct kv_pool *pool)
     s->running[s->n_running++] = q;
     q->n_due = q->n_prompt;
     d->n_due += q->n_due;
-    if (q->compile)
-        s->has_compile = true;
-    else
+    if (q->job)
         fair_start(&s->fair, d, q->n_blocks);
     if (q->prefix)
         fair_charge(d, (int64_t)q->prefix->first_pos * PRICE_VIRTUAL);
@@ -64,12 +65,9 @@ static void start(struct sched *s, struct seq *q, struct kv_pool *pool)
 
 void sched_admit(struct sched *s, struct kv_pool *pool)
 {
-    struct seq *compile = s->compiles.first;
     fair_begin(&s->fair);
-    if (compile && !s->has_compile) {
-        CHECK(seq_queue_remove(&s->compiles, compile));
-        start(s, compile, pool);
-    }
+    for (struct seq *q; (q = compiles_next(&s->compiles, &s->fair));)
+        start(s, q, pool);
     for (struct domain *d; (d = fair_next(&s->fair));) {
         struct seq *q = d->waiting.first;
         CHECK(fair_leave(&s->fair, d, q));
@@ -77,15 +75,57 @@ void sched_admit(struct sched *s, struct kv_pool *pool)
     }
 }
 
-/* Divides the step's prompt rows among the domains; within one the oldest sequence comes first. */
-static void deal_prompt_rows(struct sched *s)
+/* Each of a domain's compiles has a part of its rows, and so have its requests together. */
+static void count_parts(struct sched *s)
 {
     for (int i = 0; i < s->n_running; i++) {
-        const struct seq *q = s->running[i];
-        if (seq_is_prefill(q))
-            fair_want(&s->fair, q->domain, q->n_prompt - q->n_computed);
+        struct domain *d = s->running[i]->domain;
+        d->n_parts = d->n_left = 0;
     }
+    for (int i = 0; i < s->n_running; i++) {
+        struct seq *q = s->running[i];
+        struct domain *d = q->domain;
+        q->n_step = 0;
+        if (!seq_is_prefill(q))
+            continue;
+        fair_want(&s->fair, d, q->n_prompt - q->n_computed);
+        d->n_parts += q->compile || !d->n_left;
+        d->n_left |= q->job != NULL;
+    }
+}
+
+static void take_rows(struct seq *q, int most)
+{
+    int left = q->n_prompt - q->n_computed - q->n_step;
+    int n = left < most ? left : most;
+    n = n < q->domain->n_rows ? n : q->domain->n_rows;
+    q->n_step += n;
+    q->domain->n_rows -= n;
+    if (q->job)
+        q->domain->n_left -= n;
+}
+
+/* Divides the step's prompt rows among the domains and their parts; of requests the oldest
+ * come first. What is over goes to each in turn. */
+static void deal_prompt_rows(struct sched *s)
+{
+    count_parts(s);
     fair_deal(&s->fair, s->prefill_chunk);
+    for (int i = 0; i < s->n_running; i++) {
+        struct domain *d = s->running[i]->domain;
+        if (d->n_parts)
+            d->n_part = d->n_left = d->n_rows / d->n_parts;
+    }
+    for (int i = 0; i < s->n_running; i++) {
+        struct seq *q = s->running[i];
+        if (seq_is_prefill(q))
+            take_rows(q, q->compile ? q->domain->n_part : q->domain->n_left);
+    }
+    for (int i = 0; i < s->n_running; i++) {
+        struct seq *q = s->running[(s->fair.round + (unsigned)i) % (unsigned)s->n_running];
+        if (seq_is_prefill(q))
+            take_rows(q, s->prefill_chunk);
+    }
 }
 
 /* The rows of q in this step, charged to its domain. */
@@ -96,12 +136,11 @@ static int pick_rows(struct seq *q)
         fair_charge(d, PRICE_GENERATED);
         return 1;
     }
-    int left = q->n_prompt - q->n_computed, n = left < d->n_rows ? left : d->n_rows;
-    d->n_rows -= n;
+    int n = q->n_step;
     q->n_due -= n;
     d->n_due -= n;
     fair_charge(d, (int64_t)n * PRICE_PROMPT);
-    if (n == left && q->max_new > 0)
+    if (q->n_computed + n == q->n_prompt && q->max_new > 0)
         fair_charge(d, PRICE_GENERATED);
     return n;
 }
@@ -156,7 +195,7 @@ static void stop(struct sched *s, int i, struct kv_pool *pool)
     s->n_running--;
     q->domain->n_due -= q->n_due;
     if (q->compile)
-        s->has_compile = false;
+        compiles_end(&s->compiles, q->domain, q);
     else
         fair_end(&s->fair, q->domain, q->n_blocks);
     kv_pool_give(pool, q->blocks, q->n_blocks);
@@ -178,10 +217,19 @@ void sched_remove(struct sched *s, struct seq *q, struct kv_pool *pool)
     if (place >= 0)
         stop(s, place, pool);
     else
-        CHECK(q->compile ? seq_queue_remove(&s->compiles, q)
+        CHECK(q->compile ? compiles_leave(&s->compiles, q->domain, q)
                          : fair_leave(&s->fair, q->domain, q));
     q->domain->n_seqs--;
     q->domain = NULL;
+}
+
+static struct seq *find_in(const struct seq_queue *w,
+                           bool (*is_it)(const struct seq *q, const void *ud), const void *ud)
+{
+    struct seq *q = w->first;
+    while (q && !is_it(q, ud))
+        q = q->next;
+    return q;
 }
 
 struct seq *sched_find(const struct sched *s, bool (*is_it)(const struct seq *q, const void *ud),
@@ -190,12 +238,10 @@ struct seq *sched_find(const struct sched *s, bool (*is_it)(const struct seq *q,
     for (int i = 0; i < s->n_running; i++)
         if (is_it(s->running[i], ud))
             return s->running[i];
-    for (const struct domain *d = s->fair.domains; d; d = d->next)
-        for (struct seq *q = d->waiting.first; q; q = q->next)
-            if (is_it(q, ud))
-                return q;
-    for (struct seq *q = s->compiles.first; q; q = q->next)
-        if (is_it(q, ud))
+    for (const struct domain *d = s->fair.domains; d; d = d->next) {
+        struct seq *q = find_in(&d->waiting, is_it, ud);
+        if (q || (q = find_in(&d->compiles, is_it, ud)))
             return q;
+    }
     return NULL;
 }

@@ -3,21 +3,20 @@
  * Thread: engine. Pure bookkeeping: no clock, no thread, no maths, hence testable alone. Sequences wait in
  * their tenant's order of arrival and are admitted when it is the tenant's turn (fair.h) and a place and
  * all the KV blocks they can ever need are free, so an admitted sequence never has to give way. Compiles
- * have a queue, a place and blocks of their own: an adapter does not wait for the requests of others,
- * however many there are; what it costs is charged to its tenant. */
+ * have places and blocks of their own (compiles.h); what they cost is charged to their tenants. */
 #ifndef PREFIXD_SCHED_H
 #define PREFIXD_SCHED_H
 
 #include "core/batch.h"
+#include "core/compiles.h"
 #include "core/fair.h"
 #include "core/seq.h"
 
 struct sched {
     struct fair fair;     /* the waiting jobs are in its domains' queues */
-    struct seq **running; /* [n_running], oldest first; one compile at most among them */
+    struct seq **running; /* [n_running], oldest first; compiles among them */
     int n_running;
-    bool has_compile;
-    struct seq_queue compiles;
+    struct compiles compiles;
     int prefill_chunk;
     struct sched_pick *picks; /* scratch */
     struct seq **order;       /* [batch's n_seqs]: whose rows batch.seqs[i] are, after sched_next */
@@ -32,14 +31,16 @@ struct sched_pick {
 /* The most sequences that a step can have, if max_running is the number of ordinary places. */
 int sched_max_seqs(int max_running);
 
-void sched_init(struct sched *s, int max_running, int max_job_blocks, int prefill_chunk);
+/* max_compile: tokens of the longest compile. The pool needs max_job_blocks and compiles_blocks. */
+void sched_init(struct sched *s, int max_running, int max_job_blocks, int max_compile,
+                int prefill_chunk);
 void sched_fini(struct sched *s);
 
 void sched_add(struct sched *s, struct seq *q); /* to the end of its queue */
 void sched_admit(struct sched *s, struct kv_pool *pool); /* once per step */
 
-/* All decoding rows and up to prefill_chunk prompt rows, sequences of one prefix side by side. What is
- * chosen is charged: it is going to be computed. */
+/* All decoding rows and up to prefill_chunk rows of prompts and compiles, sequences of one
+ * prefix side by side. What is chosen is charged: it is going to be computed. */
 void sched_next(struct sched *s, struct batch *b);
 
 /* Takes q out, running or waiting, and gives its blocks back. The caller frees it. */

@@ -29,6 +29,7 @@ struct seq {
     int n_prompt;
     const struct kv_prefix *prefix;
     int max_new;
+    int n_step;               /* prompt rows in this step */
     int n_due;                /* prompt rows not yet charged to the domain, once admitted */
     int n_computed;           /* own tokens whose keys stand in the blocks */
     int n_generated;
@@ -38,6 +39,8 @@ struct seq {
     struct detok *detok;
     struct stop stop;
     uint64_t turn;            /* its place in the waiting queue: lower first */
+    uint64_t since;           /* of a compile: the round in which it came */
+    int room;                 /* of a running compile */
     struct seq *next;         /* in the waiting queue */
 };
 

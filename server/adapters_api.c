@@ -28,6 +28,7 @@ enum change_kind { CHANGE_PUT, CHANGE_DELETE, CHANGE_ROLLBACK, CHANGE_FLAGS };
 struct asked { /* of a change, in the exchange's arena */
     struct change *change;
     struct upload *body; /* whose bytes the work reads; of a put */
+    struct limits_compile *compile; /* NULL: of flags */
     enum change_kind kind;
     bool is_dry;
     bool is_new; /* there was no such adapter of the tenant's before a dry run */
@@ -195,8 +196,6 @@ static void answer_dry(struct exchange *x, const struct asked *a, const struct a
 static void answer_change(struct exchange *x, const struct asked *a,
                           const struct adapter_info *info)
 {
-    if (a->kind == CHANGE_PUT)
-        limits_charge_compile(x, (int64_t)info->n_virtual_tokens * info->n_tasks);
     if (a->kind == CHANGE_DELETE)
         answer_deleted(x);
     else if (a->is_dry)
@@ -209,6 +208,8 @@ static void on_done(struct change *c, const struct adapter_info *info, const str
 {
     struct exchange *x = exchange_of(c->ud);
     struct asked *a = x->extra;
+    if (a->compile)
+        limits_note_compile(x, a->compile);
     if (info)
         answer_change(x, a, info);
     else if (err->code)
@@ -227,12 +228,6 @@ static int set_conditions(struct exchange *x, struct adapter_change *work, struc
                              names[i]);
     const struct adapter_when when = {http_header(x->req, names[0]), http_header(x->req, names[1])};
     return adapter_change_when(work, &when, err);
-}
-
-static void set_limits(const struct exchange *x, struct adapter_change *work)
-{
-    const struct adapters_limits limits = change_limits_of(&x->caller.limits);
-    adapter_change_limit(work, &limits);
 }
 
 static enum exchange_step_result queue(struct exchange *x, const struct asked *what,
@@ -263,12 +258,11 @@ static enum exchange_step_result start_change(struct exchange *x, struct adapter
     if (!work)
         return exchange_fail(x, err);
     if (set_conditions(x, work, err) < 0 ||
-        (kind == CHANGE_PUT && paging_flag(x->req, "dry_run", &a.is_dry, err) < 0) ||
-        (kind == CHANGE_PUT && limits_may_compile(x, err) < 0)) {
+        (kind == CHANGE_PUT && paging_flag(x->req, "dry_run", &a.is_dry, err) < 0)) {
         adapter_change_free(work);
         return exchange_fail(x, err);
     }
-    set_limits(x, work);
+    a.compile = change_limits_set(x, work);
     if (a.is_dry)
         adapter_change_dry(work);
     return queue(x, &a, &(struct change){.work = work});

@@ -108,7 +108,7 @@ static int take_fields(struct tenant_change *c, const struct field *f, int64_t a
 {
     const struct field *l = f + F_LIMITS, *w = f + F_WEIGHT;
     if (w->is_given && !w->is_null && w->number < 1)
-        return err_param(err, ERR_INVALID, "weight", "weight has to be 1 to 1000");
+        return err_param(err, ERR_INVALID, "weight", "weight has to be " TENANT_WEIGHTS);
     c->weight = !w->is_given ? 0 : w->is_null ? 1 : w->number;
 #define XX(lim, by_default, doc)                                                           \
     c->set.lim = !l->is_given ? absent : l->is_null ? -1 : l->number;                      \

@@ -145,6 +145,7 @@ static int accept_body(struct exchange *x, struct err *err)
     bool is_upload = route->body == ROUTE_UPLOAD;
     struct upload_opts opts = {
         .budget = is_upload ? &s->uploads : &s->bodies,
+        .tenant = x->caller.tenant,
         .max = (size_t)(is_upload ? s->cfg->max_upload : s->cfg->max_body),
     };
     if (route->body == ROUTE_NO_BODY)
@@ -157,7 +158,7 @@ static int accept_body(struct exchange *x, struct err *err)
         return err_set(err, ERR_TOO_LARGE,
                        "The body of %llu bytes is larger than the limit of %zu", n,
                        opts.max);
-    opts.expected = is_upload ? n : 0; /* small ones are many, and most are short */
+    opts.expected = (size_t)n;
     return http_accept_body(x->req, &opts, err);
 }
 

@@ -135,14 +135,7 @@ static void finish(struct change *c)
 static void on_run(void *ud)
 {
     struct change *c = ud;
-    struct server *s = c->server;
-    struct changes *q = s->changes;
-    int more = c->is_failed || !c->work ? 0 : adapter_change_next(c->work, &c->err);
-    if (more > 0) {
-        loop_block(s->loop, LOOP_CHANGES, run_change, on_run, c);
-        return;
-    }
-    c->is_failed |= more < 0;
+    struct changes *q = c->server->changes;
     finish(c);
     (*find_lane(q, c->tenant))->running = NULL;
     take_out(q, c);

@@ -11,6 +11,7 @@
 
 #include <sodium.h>
 
+#include "adapters/state_files.h"
 #include "server/cli_args.h"
 #include "server/cli_backup.h"
 #include "server/cli_key.h"
@@ -19,23 +20,23 @@
 enum { PLAIN = CLI_STATE | CLI_JSON, LIMITED = PLAIN | CLI_WEIGHT | CLI_LIMIT };
 
 static const struct cli_command commands[] = {
-    {"tenant add", "NAME", LIMITED, false, "make a tenant; N of a limit may be default",
+    {"tenant add", "NAME", LIMITED, CLI_STATE, "make a tenant; N of a limit may be default",
      cli_tenant_add},
-    {"tenant list", NULL, PLAIN, false, "list tenants", cli_tenant_list},
-    {"tenant show", "NAME", PLAIN, false, "show a tenant with its limits", cli_tenant_show},
-    {"tenant set", "NAME", LIMITED, false,
+    {"tenant list", NULL, PLAIN, 0, "list tenants", cli_tenant_list},
+    {"tenant show", "NAME", PLAIN, 0, "show a tenant with its limits", cli_tenant_show},
+    {"tenant set", "NAME", LIMITED, 0,
      "change what is given; N of a limit may be default", cli_tenant_set},
-    {"tenant suspend", "NAME", PLAIN, false, "refuse its requests from now on",
+    {"tenant suspend", "NAME", PLAIN, 0, "refuse its requests from now on",
      cli_tenant_suspend},
-    {"tenant resume", "NAME", PLAIN, false, "serve it again", cli_tenant_resume},
-    {"tenant remove", "NAME", PLAIN, false, "remove it with its keys and adapters",
+    {"tenant resume", "NAME", PLAIN, 0, "serve it again", cli_tenant_resume},
+    {"tenant remove", "NAME", PLAIN, 0, "remove it with its keys and adapters",
      cli_tenant_remove},
-    {"key add", "[TENANT]", PLAIN | CLI_EXPIRES | CLI_SCOPE | CLI_ADMIN, false,
+    {"key add", "[TENANT]", PLAIN | CLI_EXPIRES | CLI_SCOPE | CLI_ADMIN, CLI_ADMIN,
      "make a key and print it, this once", cli_key_add},
-    {"key list", "[TENANT]", PLAIN, false, "list keys, without the keys themselves",
+    {"key list", "[TENANT]", PLAIN, 0, "list keys, without the keys themselves",
      cli_key_list},
-    {"key revoke", "ID", PLAIN, false, "refuse a key from now on", cli_key_revoke},
-    {"backup", "FILE", PLAIN, true,
+    {"key revoke", "ID", PLAIN, 0, "refuse a key from now on", cli_key_revoke},
+    {"backup", "FILE", PLAIN, 0,
      "write the state folder into a tar archive, also while it is served from", cli_backup},
 };
 
@@ -116,29 +117,30 @@ static void add_help(struct buf *out, const struct cli_command *c)
 
 /* ---- running ------------------------------------------------------------------------- */
 
-/* For what only looks at a state: a mistyped folder is not a new one. */
+static bool has(const char *dir, const char *name)
+{
+    struct stat st;
+    struct buf path = {0};
+    buf_printf(&path, "%s/%s", dir, name);
+    int rc = stat(path.data, &st);
+    buf_free(&path);
+    return rc == 0;
+}
+
+/* A mistyped folder is not a new one. Older daemons had files in the registry's place. */
 static int check_state(const char *dir, struct err *err)
 {
-    static const char *const signs[] = {"registry.db",
-                                        "adapters"}; /* of this and of older daemons */
-    for (size_t i = 0; i < sizeof signs / sizeof *signs; i++) {
-        struct stat st;
-        struct buf path = {0};
-        buf_printf(&path, "%s/%s", dir, signs[i]);
-        int rc = stat(path.data, &st);
-        buf_free(&path);
-        if (rc == 0)
-            return 0;
-    }
+    if (has(dir, STATE_DB) || (has(dir, STATE_POINTERS) && has(dir, STATE_BLOBS)))
+        return 0;
     return err_set(err, ERR_INVALID,
-                   "--state: \"%.200s\" is no state folder; accepted: the folder a "
-                   "daemon was started with",
+                   "--state: \"%.200s\" is no state folder; accepted: one that a daemon, "
+                   "prefixd tenant add or prefixd key add --admin has made",
                    dir);
 }
 
 static int run_on_state(const struct cli_args *a, struct buf *out, struct err *err)
 {
-    if (a->command->is_of_state && check_state(a->state, err) < 0)
+    if (!(a->given & a->command->makes_state) && check_state(a->state, err) < 0)
         return -1;
     if (sodium_init() < 0)
         return err_set(err, ERR_INTERNAL, "libsodium does not start");

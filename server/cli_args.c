@@ -10,9 +10,9 @@
 #include <time.h>
 
 #include "core/base/check.h"
+#include "server/date.h"
 
-#define MAX_NUMBER ((int64_t)1 << 53) /* what JSON carries exactly */
-enum { MAX_WEIGHT = 1000, DAY_S = 86400, HOUR_S = 3600, MAX_AHEAD_DAYS = 365000 };
+enum { DAY_S = 86400, HOUR_S = 3600, MAX_AHEAD_DAYS = 365000 };
 
 struct option {
     enum cli_option bit;
@@ -67,8 +67,8 @@ static int put_weight(struct cli_args *a, const struct option *o, const char *va
 {
     const char *end;
     if (read_number(value, &end, &a->weight) < 0 || *end || a->weight < 1 ||
-        a->weight > MAX_WEIGHT)
-        return refuse(o, value, "1 to 1000", err);
+        a->weight > TENANT_MAX_WEIGHT)
+        return refuse(o, value, TENANT_WEIGHTS, err);
     return 0;
 }
 
@@ -85,27 +85,33 @@ static int shift_of(const struct option *o, const char **end)
     return shift;
 }
 
+static int refuse_limit(const struct option *o, const char *value, int64_t least,
+                        struct err *err)
+{
+    char accepted[100];
+    snprintf(accepted, sizeof accepted, "a number from %" PRId64 " on%s; or default", least,
+             strstr(o->name, "bytes") ? ", with k, M or G for KiB, MiB, GiB" : "");
+    return refuse(o, value, accepted, err);
+}
+
 static int put_limit(struct cli_args *a, const struct option *o, const char *value,
                      struct err *err)
 {
     const char *end;
     int64_t n, *field = (void *)((char *)&a->limits + o->offset);
+    int64_t least = tenant_least_limit(o->name);
     if (strcmp(value, "default") == 0) {
         *field = -1;
         return 0;
     }
     if (read_number(value, &end, &n) == 0) {
         int shift = shift_of(o, &end);
-        if (!*end && n >= 1 && n <= MAX_NUMBER >> shift) {
+        if (!*end && n >= least && n <= TENANT_MAX_LIMIT >> shift) {
             *field = n << shift;
             return 0;
         }
     }
-    return refuse(o, value,
-                  strstr(o->name, "bytes")
-                      ? "a number from 1 on, with k, M or G for KiB, MiB, GiB; or default"
-                      : "a number from 1 on; or default",
-                  err);
+    return refuse_limit(o, value, least, err);
 }
 
 static int put_scope(struct cli_args *a, const struct option *o, const char *value,
@@ -137,24 +143,11 @@ static int read_ahead(const char *text, int64_t now, int64_t *out)
     return 0;
 }
 
-/* A date that there is: mktime would take February 30 for March 2. */
-static int read_date(const char *text, int64_t *out)
-{
-    int year, month, day, n = 0;
-    if (strspn(text, "0123456789-") != 10 ||
-        sscanf(text, "%4d-%2d-%2d%n", &year, &month, &day, &n) != 3 || n != 10 || text[10])
-        return -1;
-    struct tm tm = {.tm_year = year - 1900, .tm_mon = month - 1, .tm_mday = day};
-    *out = timegm(&tm);
-    return tm.tm_year == year - 1900 && tm.tm_mon == month - 1 && tm.tm_mday == day ? 0
-                                                                                    : -1;
-}
-
 int cli_args_time(const char *text, int64_t now, int64_t *out, struct err *err)
 {
     const char *end;
-    bool is_read = (read_number(text, &end, out) == 0 && !*end && *out <= MAX_NUMBER) ||
-                   read_ahead(text, now, out) == 0 || read_date(text, out) == 0;
+    bool is_read = (read_number(text, &end, out) == 0 && !*end && *out <= TENANT_MAX_LIMIT) ||
+                   read_ahead(text, now, out) == 0 || (*out = date_of(text)) >= 0;
     if (!is_read)
         return err_set(
             err, ERR_INVALID,
@@ -171,7 +164,7 @@ int cli_args_time(const char *text, int64_t now, int64_t *out, struct err *err)
 
 static const struct option options[] = {
     {CLI_STATE, "state", "DIR", "the state folder; it must be given", put_text, 0},
-    {CLI_WEIGHT, "weight", "N", "share of the compute, 1 to 1000; 1 unless said",
+    {CLI_WEIGHT, "weight", "N", "share of the compute, " TENANT_WEIGHTS "; 1 unless said",
      put_weight, 0},
 #define XX(name, by_default, doc)                                                          \
     {CLI_LIMIT, #name,                                                                     \

@@ -40,7 +40,7 @@ struct cli_command {
     const char
         *operand; /* "NAME", "[TENANT]" if it may be missing, NULL if there is none */
     unsigned options;
-    bool is_of_state; /* about a state folder that must be there already */
+    unsigned makes_state; /* given one of these, it makes the state folder; 0: never */
     const char *doc;
     /* What is to be told goes to out. */
     int (*run)(const struct cli_args *args, struct store *s, struct buf *out,

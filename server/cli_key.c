@@ -1,9 +1,7 @@
 /* Keys from the command line. */
 #include "server/cli_key.h"
 
-#include <errno.h>
 #include <inttypes.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -106,32 +104,20 @@ int cli_key_list(const struct cli_args *a, struct store *s, struct buf *out,
         return -1;
     if (!l.is_json)
         buf_add_str(&l.rows, "ID\tTENANT\tSCOPE\tSTATE\tCREATED\tEXPIRES\n");
-    int rc = fill_list(&l, s, a->operand, err);
-    if (rc == 0 && l.is_json)
-        buf_printf(out, "[%s]\n", l.rows.data ? l.rows.data : "");
-    else if (rc == 0)
-        cli_table(out, l.rows.data);
-    buf_free(&l.rows);
-    return rc;
+    return cli_table_list(out, &l.rows, l.is_json, fill_list(&l, s, a->operand, err));
 }
 
 /* ---- revoking ------------------------------------------------------------------------ */
 
-/* "key_12". */
 static int id_of(const char *text, int64_t *out, struct err *err)
 {
-    char *end = NULL;
-    bool is_number = strncmp(text, "key_", 4) == 0 && text[4] >= '1' && text[4] <= '9';
-    errno = 0;
-    if (is_number)
-        *out = strtoll(text + 4, &end, 10);
-    if (!is_number || errno || *end)
-        return err_set(
-            err, ERR_INVALID,
-            "key revoke: \"%.60s\" is no key's id; accepted: as prefixd key list shows "
-            "them, such as key_12",
-            text);
-    return 0;
+    *out = tenant_json_key_id(text);
+    if (*out)
+        return 0;
+    return err_set(err, ERR_INVALID,
+                   "key revoke: \"%.60s\" is no key's id; accepted: as prefixd key list shows "
+                   "them, such as key_12",
+                   text);
 }
 
 static void keep(void *ud, const struct tenant_key *k)

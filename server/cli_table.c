@@ -38,6 +38,16 @@ void cli_table(struct buf *out, const char *rows)
     }
 }
 
+int cli_table_list(struct buf *out, struct buf *rows, bool is_json, int rc)
+{
+    if (rc == 0 && is_json)
+        buf_printf(out, "[%s]\n", rows->data ? rows->data : "");
+    else if (rc == 0)
+        cli_table(out, rows->data);
+    buf_free(rows);
+    return rc;
+}
+
 const char *cli_table_time(char text[CLI_TABLE_TIME_MAX], int64_t seconds)
 {
     struct tm tm;

@@ -95,13 +95,7 @@ int cli_tenant_list(const struct cli_args *a, struct store *s, struct buf *out,
     struct list l = {.is_json = a->given & CLI_JSON};
     if (!l.is_json)
         buf_add_str(&l.rows, "NAME\tWEIGHT\tSTATE\tCREATED\tLIMITS\n");
-    int rc = fill_list(&l, s, err);
-    if (rc == 0 && l.is_json)
-        buf_printf(out, "[%s]\n", l.rows.data ? l.rows.data : "");
-    else if (rc == 0)
-        cli_table(out, l.rows.data);
-    buf_free(&l.rows);
-    return rc;
+    return cli_table_list(out, &l.rows, l.is_json, fill_list(&l, s, err));
 }
 
 int cli_tenant_find(struct store *s, const char *name, struct tenant *out, struct err *err)

@@ -359,7 +359,8 @@ static void add_common_headers(struct exchange *x, int status)
         http_add_header(x->req, "WWW-Authenticate", "Bearer");
     if (status == 405)
         http_add_header(x->req, "Allow", x->match->allow);
-    if (x->caller.tenant && x->match->route && x->match->route->is_completion)
+    if (x->caller.tenant && x->match->route &&
+        (x->match->route->is_completion || status == 429))
         limits_add_headers(x);
     if (status == 429 || status == 503)
         add_retry_after(x);

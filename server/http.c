@@ -27,7 +27,7 @@ enum {
     HTTP_MAGIC = 0x68747470,
     CONNECTION_MEMORY = 64 * 1024,
     STREAM_BLOCK = 16 * 1024,
-    MAX_HEADERS = 16,
+    MAX_HEADERS = 24, /* the fullest answer has 16 */
     LINGER_US = 2000000, /* how long a client may take to read an answer to half a body */
 };
 

@@ -1,9 +1,10 @@
-/* Buckets and counts of tenants, in sets of a few entries under one lock each.
+/* Buckets and counts of tenants, in sets of entries under one lock each.
  *
  * Threads and processes: any. A tenant's id says which set it belongs to, so finding an
  * entry, or making one, is done under that set's lock alone. Ids are given one after the
- * other, which spreads them evenly. An entry of which everything is back is as good as none
- * and is taken over by the next tenant who needs one. */
+ * other, which spreads them evenly. Entries of a set are used from the first one on. One of
+ * which everything is back is as good as none, and only such a one is taken over by the
+ * next tenant who needs one, when the set is full. */
 #include "server/ledger.h"
 
 #include "core/base/check.h"
@@ -14,11 +15,12 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { N_SETS = 256, SET_ENTRIES = 16 };
+enum { N_SETS = 256, SET_ENTRIES = LEDGER_MAX_TENANTS / N_SETS };
 
 #define LONGEST_US (24 * 3600 * INT64_C(1000000))
 
 #define MINUTE_US 60e6
+#define NOTHING 1e-6 /* what rounding may leave */
 
 struct held { /* by one worker, of one tenant */
     int32_t n_running, n_queued;
@@ -137,32 +139,31 @@ static bool is_idle(struct ledger *l, const struct set *s, const struct entry *e
     return h.n_running == 0 && h.n_queued == 0;
 }
 
-/* In minutes of its tenant's limits. */
-static double debt(const struct entry *e)
+/* A limit of nothing gives nothing back, ever: that is not waited for. */
+static bool owes(const struct entry *e)
 {
-    double r = e->requests_spent / e->requests_rate, t = e->tokens_spent / e->tokens_rate;
-    return r > t ? r : t;
+    return (e->requests_spent > NOTHING && e->requests_rate > 0) ||
+           (e->tokens_spent > NOTHING && e->tokens_rate > 0);
 }
 
-/* One that nobody has, or whose tenant has nothing running and owes least; NULL: all run
- * something at this moment. */
+/* One that nobody has, or whose tenant has nothing running and owes nothing; NULL: there is
+ * none at this moment. */
 static struct entry *vacate(struct ledger *l, struct set *s, int64_t now_us)
 {
-    struct entry *best = NULL;
     for (int i = 0; i < SET_ENTRIES; i++) {
         struct entry *e = &s->entries[i];
         if (!e->tenant)
             return e;
         refill(e, now_us);
-        if (is_idle(l, s, e) && (!best || debt(e) < debt(best)))
-            best = e;
+        if (!owes(e) && is_idle(l, s, e))
+            return e;
     }
-    return best;
+    return NULL;
 }
 
 static struct entry *find(struct set *s, int64_t tenant)
 {
-    for (int i = 0; i < SET_ENTRIES; i++)
+    for (int i = 0; i < SET_ENTRIES && s->entries[i].tenant; i++)
         if (s->entries[i].tenant == tenant)
             return &s->entries[i];
     return NULL;
@@ -204,7 +205,7 @@ static struct entry *enter(struct ledger *l, struct set *s, const struct ledger_
 static int64_t wait_for(double spent, double n, double limit)
 {
     double over = spent + n - limit;
-    if (over < 1e-6)
+    if (over < NOTHING)
         return 0;
     double us = ceil(over * MINUTE_US / limit);
     return us < (double)LONGEST_US ? (int64_t)us : LONGEST_US;
@@ -245,7 +246,7 @@ enum ledger_answer ledger_take(struct ledger *l, const struct ledger_ask *ask,
 {
     struct set *s = set_of(l, ask->tenant);
     struct entry *e = enter(l, s, ask, true);
-    enum ledger_answer got = e ? check(e, ask, wait_us) : LEDGER_NO_ROOM;
+    enum ledger_answer got = e ? check(e, ask, wait_us) : LEDGER_FULL;
     if (got == LEDGER_GRANTED) {
         struct held *h = held_of(l, s, e), sum = sum_of(l, h);
         got = seat(&sum, ask);
@@ -294,25 +295,20 @@ void ledger_give_up(struct ledger *l, const struct ledger_ask *ask)
     give_back(l, ask, 0, true);
 }
 
-void ledger_charge(struct ledger *l, const struct ledger_ask *ask)
+enum ledger_answer ledger_spend(struct ledger *l, const struct ledger_ask *ask,
+                                int64_t *wait_us)
 {
     struct set *s = set_of(l, ask->tenant);
     struct entry *e = enter(l, s, ask, true);
-    if (e)
+    *wait_us = e ? wait_for(e->tokens_spent, (double)ask->n_tokens, e->tokens_rate) : 0;
+    enum ledger_answer got = !e ? LEDGER_FULL : *wait_us ? LEDGER_NO_TOKENS : LEDGER_GRANTED;
+    if (got == LEDGER_GRANTED)
         e->tokens_spent += (double)ask->n_tokens;
     unlock(s);
+    return got;
 }
 
 /* ---- looking ------------------------------------------------------------------------- */
-
-int64_t ledger_wait_us(struct ledger *l, const struct ledger_ask *ask)
-{
-    struct set *s = set_of(l, ask->tenant);
-    struct entry *e = enter(l, s, ask, false);
-    double spent = e ? e->tokens_spent : 0;
-    unlock(s);
-    return wait_for(spent, (double)ask->n_tokens, (double)ask->limits->tokens_per_minute);
-}
 
 void ledger_look(struct ledger *l, const struct ledger_ask *ask, struct ledger_state *out)
 {
@@ -338,7 +334,7 @@ void ledger_look(struct ledger *l, const struct ledger_ask *ask, struct ledger_s
 
 static void forget_in(struct ledger *l, struct set *s, int place)
 {
-    for (int i = 0; i < SET_ENTRIES; i++) {
+    for (int i = 0; i < SET_ENTRIES && s->entries[i].tenant; i++) {
         struct entry *e = &s->entries[i];
         struct held *gone = &held_of(l, s, e)[place];
         e->tokens_spent = less(e->tokens_spent, gone->tokens);

@@ -9,6 +9,11 @@
  * is how much is spent, so that changed limits hold at once. Sequences and reserved tokens
  * are counted by worker place: what a dead worker held is given back.
  *
+ * There is room for LEDGER_MAX_TENANTS who run something or have not all of their minute
+ * back yet; a further one is refused rather than another's debt forgotten. Ids of a few
+ * tenants among very many may meet in one part of it, which is full a little earlier. The
+ * memory, some 5 MB with two workers, is taken when it is used.
+ *
  *     struct ledger *l = ledger_new(n_workers, &err);        before the fork
  *     struct ledger_ask ask = {.tenant = 7, .place = 0, .limits = &limits,
  *                              .n_sequences = 1, .n_tokens = 48, .now_us = now};
@@ -24,7 +29,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { LEDGER_MAX_PLACES = 64 };
+enum { LEDGER_MAX_PLACES = 64, LEDGER_MAX_TENANTS = 65536 };
 
 struct ledger;
 
@@ -43,6 +48,7 @@ enum ledger_answer {
     LEDGER_NO_REQUESTS, /* in this minute; wait_us says from when on */
     LEDGER_NO_TOKENS,   /* likewise */
     LEDGER_NO_ROOM,     /* in the queue */
+    LEDGER_FULL,        /* of other tenants; nothing is known of this one */
 };
 
 struct ledger_state {                         /* of a tenant, at one moment */
@@ -66,11 +72,10 @@ bool ledger_start(struct ledger *l, const struct ledger_ask *ask);
 void ledger_settle(struct ledger *l, const struct ledger_ask *ask, int64_t tokens_used);
 void ledger_give_up(struct ledger *l, const struct ledger_ask *ask);
 
-/* Takes tokens that are spent whatever the bucket holds: others' wait for it afterwards. */
-void ledger_charge(struct ledger *l, const struct ledger_ask *ask);
-
-/* 0 if n_tokens, or any at all, can be had now; else in how many microseconds. */
-int64_t ledger_wait_us(struct ledger *l, const struct ledger_ask *ask);
+/* Takes n_tokens for good, without a request or a sequence, or nothing (LEDGER_NO_TOKENS
+ * with wait_us, LEDGER_FULL). */
+enum ledger_answer ledger_spend(struct ledger *l, const struct ledger_ask *ask,
+                                int64_t *wait_us);
 
 void ledger_look(struct ledger *l, const struct ledger_ask *ask, struct ledger_state *out);
 

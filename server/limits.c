@@ -1,6 +1,6 @@
 /* Taking and giving back, and the lines of what waits.
  *
- * Thread: loop. */
+ * Thread: loop, but for limits_charge_compile. */
 #include "server/limits.h"
 
 #include "core/base/check.h"
@@ -21,20 +21,33 @@ struct limits_line { /* of one tenant, oldest first; never empty */
 };
 
 struct limits {
+    struct thread_owner owner;
     struct limits_opts o;
     struct loop_timer *timer;
     struct limits_line *lines;
-    bool is_waking;
+    bool is_waking, is_armed; /* armed: the timer runs */
 };
 
 static void on_timer(void *ud)
 {
-    limits_tick(ud);
+    struct limits *l = ud;
+    l->is_armed = false;
+    limits_tick(l);
+}
+
+/* Starting it again would move it, and who joins all the time would move it for good. */
+static void arm(struct limits *l)
+{
+    if (!l->timer || l->is_armed)
+        return;
+    l->is_armed = true;
+    loop_timer_start(l->timer, LIMITS_TICK_MS);
 }
 
 struct limits *limits_new(const struct limits_opts *opts)
 {
     struct limits *l = xcalloc(1, sizeof *l);
+    thread_owner_set(&l->owner);
     l->o = *opts;
     if (!l->o.now_us)
         l->o.now_us = loop_now_us;
@@ -56,6 +69,7 @@ void limits_free(struct limits *l)
 static struct limits *limits_of(const struct exchange *x)
 {
     CHECK(x->server->limits);
+    CHECK_ON_THREAD(x->server->limits->owner);
     return x->server->limits;
 }
 
@@ -92,8 +106,7 @@ static void join_line(struct limits *l, struct exchange *x)
     line->last = x;
     x->limits.next = NULL;
     x->limits.state = LIMITS_WAITING;
-    if (l->timer)
-        loop_timer_start(l->timer, LIMITS_TICK_MS);
+    arm(l);
 }
 
 static void leave_line(struct limits *l, struct exchange *x)
@@ -156,11 +169,12 @@ static void wake_line(struct limits *l, int64_t tenant)
 
 void limits_tick(struct limits *l)
 {
+    CHECK_ON_THREAD(l->owner);
     for (struct limits_line *line = l->lines; line; line = line->next)
         line->is_due = true;
     run_due(l);
-    if (l->lines && l->timer)
-        loop_timer_start(l->timer, LIMITS_TICK_MS);
+    if (l->lines)
+        arm(l);
 }
 
 /* ---- taking -------------------------------------------------------------------------- */
@@ -191,27 +205,48 @@ static const char *reason_of(enum ledger_answer why)
 {
     return why == LEDGER_NO_REQUESTS ? "requests_per_minute"
            : why == LEDGER_NO_TOKENS ? "tokens_per_minute"
+           : why == LEDGER_FULL      ? "tenants"
                                      : "max_queued";
+}
+
+static int seconds_of(int64_t us)
+{
+    int64_t s = (us + 999999) / 1000000;
+    return s > 1 ? (int)s : 1;
+}
+
+static void note_refusal(struct exchange *x, enum ledger_answer why, int seconds)
+{
+    x->retry_after_s = seconds;
+    metrics_add_throttle(&x->server->metrics, reason_of(why));
+}
+
+static int explain(enum ledger_answer why, const struct tenant_limits *lim, int seconds,
+                   struct err *err)
+{
+    if (why == LEDGER_NO_REQUESTS)
+        return err_set(err, ERR_QUEUE_FULL,
+                       "The limit of %lld requests a minute is reached: try again in %d s",
+                       (long long)lim->requests_per_minute, seconds);
+    if (why == LEDGER_NO_TOKENS)
+        return err_set(err, ERR_QUEUE_FULL,
+                       "The limit of %lld tokens a minute is reached: try again in %d s",
+                       (long long)lim->tokens_per_minute, seconds);
+    if (why == LEDGER_FULL)
+        return err_set(err, ERR_QUEUE_FULL,
+                       "More tenants are active than the server keeps limits of (%d): try "
+                       "again in %d s",
+                       LEDGER_MAX_TENANTS, seconds);
+    return err_set(err, ERR_QUEUE_FULL,
+                   "The limits of %lld sequences that run and %lld that wait are reached",
+                   (long long)lim->max_running, (long long)lim->max_queued);
 }
 
 static int refuse(struct exchange *x, enum ledger_answer why, int64_t wait_us,
                   struct err *err)
 {
-    const struct tenant_limits *lim = &x->caller.limits;
-    int64_t s = (wait_us + 999999) / 1000000;
-    x->retry_after_s = s > 1 ? (int)s : 1;
-    metrics_add_throttle(&x->server->metrics, reason_of(why));
-    if (why == LEDGER_NO_REQUESTS)
-        return err_set(err, ERR_QUEUE_FULL,
-                       "The limit of %lld requests a minute is reached: try again in %d s",
-                       (long long)lim->requests_per_minute, x->retry_after_s);
-    if (why == LEDGER_NO_TOKENS)
-        return err_set(err, ERR_QUEUE_FULL,
-                       "The limit of %lld tokens a minute is reached: try again in %d s",
-                       (long long)lim->tokens_per_minute, x->retry_after_s);
-    return err_set(err, ERR_QUEUE_FULL,
-                   "The limits of %lld sequences that run and %lld that wait are reached",
-                   (long long)lim->max_running, (long long)lim->max_queued);
+    note_refusal(x, why, seconds_of(wait_us));
+    return explain(why, &x->caller.limits, x->retry_after_s, err);
 }
 
 int limits_take(struct exchange *x, int n_sequences, int64_t n_tokens, struct err *err)
@@ -256,21 +291,54 @@ void limits_settle(struct exchange *x, int64_t tokens_used)
 
 /* ---- compiling ----------------------------------------------------------------------- */
 
-int limits_may_compile(struct exchange *x, struct err *err)
+/* All that the pool may look at; the loop reads got and wait_s when the pool is done. */
+struct limits_compile {
+    struct ledger *ledger;
+    int64_t (*now_us)(void);
+    int64_t tenant;
+    int place;
+    struct tenant_limits limits;
+    enum ledger_answer got;
+    int wait_s; /* of a refusal; 0: there was none that waiting helps */
+};
+
+struct limits_compile *limits_compile_new(struct exchange *x)
 {
-    struct limits *l = limits_of(x);
-    struct ledger_ask ask = ask_of(l, x);
-    ask.n_tokens = 1;
-    int64_t wait_us = ledger_wait_us(l->o.ledger, &ask);
-    return wait_us ? refuse(x, LEDGER_NO_TOKENS, wait_us, err) : 0;
+    const struct limits *l = limits_of(x);
+    struct limits_compile *c = arena_alloc(&x->arena, sizeof *c);
+    *c = (struct limits_compile){.ledger = l->o.ledger,
+                                 .now_us = l->o.now_us,
+                                 .tenant = x->caller.tenant,
+                                 .place = l->o.place,
+                                 .limits = x->caller.limits};
+    return c;
 }
 
-void limits_charge_compile(struct exchange *x, int64_t n_virtual_tokens)
+int limits_charge_compile(void *limits_compile, int64_t n_tokens, struct err *err)
 {
-    struct limits *l = limits_of(x);
-    struct ledger_ask ask = ask_of(l, x);
-    ask.n_tokens = n_virtual_tokens;
-    ledger_charge(l->o.ledger, &ask);
+    struct limits_compile *c = limits_compile;
+    if (n_tokens > c->limits.tokens_per_minute)
+        return err_set(err, ERR_FORBIDDEN,
+                       "Compiling the adapter takes %lld tokens; this tenant's limit is "
+                       "%lld tokens a minute",
+                       (long long)n_tokens, (long long)c->limits.tokens_per_minute);
+    const struct ledger_ask ask = {.tenant = c->tenant,
+                                   .place = c->place,
+                                   .limits = &c->limits,
+                                   .n_tokens = n_tokens,
+                                   .now_us = c->now_us()};
+    int64_t wait_us = 0;
+    c->got = ledger_spend(c->ledger, &ask, &wait_us);
+    if (c->got == LEDGER_GRANTED)
+        return 0;
+    c->wait_s = seconds_of(wait_us);
+    return explain(c->got, &c->limits, c->wait_s, err);
+}
+
+void limits_note_compile(struct exchange *x, const struct limits_compile *c)
+{
+    if (c->wait_s)
+        note_refusal(x, c->got, c->wait_s);
 }
 
 /* ---- telling ------------------------------------------------------------------------- */

@@ -1,9 +1,10 @@
 /* A tenant's limits, as a request meets them: taken before its job is posted, given back
  * when it is over.
  *
- * Thread: loop. What waits for a sequence of its tenant to end stands in a line for each
- * tenant, and is run again (exchange_run) when its turn has come: at once after something
- * of that tenant was settled here, within LIMITS_TICK_MS of what other workers settle.
+ * Thread: loop, but for limits_charge_compile. What waits for a sequence of its tenant to
+ * end stands in a line for each tenant, and is run again (exchange_run) when its turn has
+ * come: at once after something of that tenant was settled here, within LIMITS_TICK_MS of
+ * what other workers settle.
  *
  *     switch (limits_take(x, n, tokens, &err)) {   in a step, each time it runs
  *     case -1: return exchange_fail(x, &err);      429 with x->retry_after_s, or 403
@@ -55,15 +56,22 @@ int limits_take(struct exchange *x, int n_sequences, int64_t n_tokens, struct er
  * ran. Calling it again does nothing. */
 void limits_settle(struct exchange *x, int64_t tokens_used);
 
-/* x-ratelimit-*, as things are now; for answers to completions, before the reply. Nothing
- * for who has no key. */
+/* x-ratelimit-*, as things are now; for answers to completions and every 429, before the
+ * reply. Nothing for who has no key. */
 void limits_add_headers(struct exchange *x);
 
-/* Compiling an adapter costs its virtual tokens. How many is known only when the work is
- * done, so a change is let in while there are any tokens at all (else ERR_QUEUE_FULL), and
- * then takes what it took, below zero if need be: later requests wait for that. */
-int limits_may_compile(struct exchange *x, struct err *err);
-void limits_charge_compile(struct exchange *x, int64_t n_virtual_tokens);
+/* Compiling an adapter costs its virtual tokens, taken just before it begins; they do not
+ * come back, whatever becomes of it. One of these goes with a change to the pool:
+ *
+ *     struct limits_compile *c = limits_compile_new(x);       loop; in the exchange's arena
+ *     limits_charge_compile(c, 160, &err);                    pool, as adapters_limits.charge
+ *     limits_note_compile(x, c);                              loop, before the answer
+ *
+ * -1: ERR_QUEUE_FULL, or ERR_FORBIDDEN if it is more than a minute's. */
+struct limits_compile;
+struct limits_compile *limits_compile_new(struct exchange *x);
+int limits_charge_compile(void *limits_compile, int64_t n_tokens, struct err *err);
+void limits_note_compile(struct exchange *x, const struct limits_compile *c);
 
 void limits_tick(struct limits *l);
 

@@ -29,6 +29,7 @@ struct lora { /* in the exchange's arena */
     struct beneath_files files;
     struct loaded loaded;
     size_t taken; /* of the server's memory for uploads */
+    struct limits_compile *compile; /* of the put */
 };
 
 /* ---- answers ------------------------------------------------------------------------- */
@@ -145,7 +146,6 @@ static int read_files(struct exchange *x, struct lora *l, struct err *err)
 static int put_files(struct exchange *x, struct lora *l, struct err *err)
 {
     const struct adapter_when is_new = {.if_none_match = "*"};
-    const struct adapters_limits limits = change_limits_of(&x->caller.limits);
     struct adapter_change *work =
         adapters_put_begin(x->server->parts.adapters, x->caller.tenant, l->name,
                            l->loaded.files, l->loaded.n_files, err);
@@ -155,17 +155,10 @@ static int put_files(struct exchange *x, struct lora *l, struct err *err)
         adapter_change_free(work);
         return -1;
     }
-    adapter_change_limit(work, &limits);
+    l->compile = change_limits_set(x, work);
     l->stage = LORA_PUT;
     queue(x, work, NULL);
     return 0;
-}
-
-static void finish(struct exchange *x, struct lora *l, const struct adapter_info *info)
-{
-    if (l->stage == LORA_PUT)
-        limits_charge_compile(x, (int64_t)info->n_virtual_tokens * info->n_tasks);
-    reply_done(x, l->name, l->stage == LORA_PUT ? "added" : "removed");
 }
 
 /* On to the next stage, or to the end. */
@@ -182,7 +175,9 @@ static void on_done(struct change *c, const struct adapter_info *info,
     else if (rc == 0 && l->stage == LORA_READ)
         rc = put_files(x, l, &own);
     else if (rc == 0)
-        finish(x, l, info);
+        reply_done(x, l->name, l->stage == LORA_PUT ? "added" : "removed");
+    if (is_last && l->compile)
+        limits_note_compile(x, l->compile);
     if (rc < 0)
         reply_failed(x, l, &own);
     if (rc < 0 || is_last)
@@ -238,9 +233,7 @@ static int check_load(struct exchange *x, const struct lora *l, struct err *err)
     if (!l->name[0] || !l->path[0])
         return err_param(err, ERR_INVALID, l->name[0] ? "lora_path" : "lora_name",
                          "Both 'lora_name' and 'lora_path' must be provided.");
-    if (adapters_check_name(x->server->parts.adapters, l->name, err) < 0)
-        return -1;
-    return limits_may_compile(x, err);
+    return adapters_check_name(x->server->parts.adapters, l->name, err);
 }
 
 /* Whether the tenant has an adapter of this name: a public one is not his. */

@@ -1,7 +1,7 @@
 /* Counting into slots, and adding them up. */
 #include "server/metrics.h"
 
-#include "core/base/digest.h"
+#include "adapters/store_tenants.h"
 #include "server/exchange.h"
 #include "server/generation.h"
 #include "server/loop.h"
@@ -9,26 +9,27 @@
 #include "server/server.h"
 #include "server/shared.h"
 
-#include <stdio.h>
 #include <string.h>
 
 _Static_assert(sizeof(struct metrics_counts) % sizeof(uint64_t) == 0, "words only");
+_Static_assert(sizeof(struct metrics_tenant) % sizeof(uint64_t) == 0, "words only");
 
 struct slot {
     struct metrics_counts counts;
+    /* By row, and for which key it was counted; the last: all others, without a key. */
+    struct metrics_tenant tenants[METRICS_TENANTS + 1];
+    uint64_t adapter_requests[METRICS_ADAPTERS + 1];
+    uint64_t tenant_keys[METRICS_TENANTS], adapter_keys[METRICS_ADAPTERS];
     /* What counts.engine and counts.adapters were when the present process began. */
     struct metrics_engine engine_before;
     struct metrics_adapters adapters_before;
     struct metrics_gauges gauges;
 };
 
-/* Rows are claimed once, in order, by writing a key that is not 0; they are never freed, so
- * that everybody who looks for a key either finds it or claims the first free place. */
 struct metrics_slots {
     int32_t n;
     uint64_t n_deaths;
-    uint64_t tenant_keys[METRICS_TENANTS], adapter_keys[METRICS_ADAPTERS];
-    struct metrics_row tenants[METRICS_TENANTS], adapters[METRICS_ADAPTERS];
+    struct metrics_rows rows;
     struct slot slots[];
 };
 
@@ -41,6 +42,7 @@ struct metrics_slots *metrics_slots_new(int n_workers)
 {
     struct metrics_slots *all = shared_map(size_of(n_workers));
     all->n = n_workers;
+    metrics_rows_init(&all->rows);
     return all;
 }
 
@@ -72,44 +74,31 @@ void metrics_add_death(struct metrics_slots *all)
 
 /* ---- rows ---------------------------------------------------------------------------- */
 
-/* The place of key, n if all places are taken by others. Whoever looks contends for the
- * first free place only, and sees who won it, so no key has two. */
-static int row_of(uint64_t *keys, int n, uint64_t key)
-{
-    for (int i = 0; i < n; i++) {
-        uint64_t there = __atomic_load_n(&keys[i], __ATOMIC_RELAXED);
-        if (there == 0 && __atomic_compare_exchange_n(&keys[i], &there, key, false,
-                                                      __ATOMIC_RELAXED, __ATOMIC_RELAXED))
-            there = key;
-        if (there == key)
-            return i;
-    }
-    return n;
-}
-
-/* Several processes may write the same names at once. */
-static void name_row(struct metrics_row *row, const char *tenant, const char *adapter)
-{
-    if (__atomic_load_n(&row->is_named, __ATOMIC_RELAXED))
-        return;
-    snprintf(row->tenant, sizeof row->tenant, "%s", tenant);
-    snprintf(row->adapter, sizeof row->adapter, "%s", adapter);
-    __atomic_store_n(&row->is_named, 1, __ATOMIC_RELEASE);
-}
-
 static struct slot *slot_of(const struct metrics *m)
 {
     return &m->all->slots[m->place];
 }
 
+/* What this worker counts in a row begins at zero if it last counted for another there. */
+static void begin_row(uint64_t *counted_for, uint64_t key, void *counts, size_t size)
+{
+    if (*counted_for == key)
+        return;
+    __atomic_store_n(counted_for, 0, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    memset(counts, 0, size);
+    __atomic_store_n(counted_for, key, __ATOMIC_RELEASE);
+}
+
 struct metrics_tenant *metrics_tenant(const struct metrics *m, int64_t id,
                                       const char *name)
 {
-    struct metrics_slots *all = m->all;
-    int i = row_of(all->tenant_keys, METRICS_TENANTS, (uint64_t)id + 1);
+    struct slot *s = slot_of(m);
+    uint64_t key;
+    int i = metrics_rows_tenant(&m->all->rows, id, name, &key);
     if (i < METRICS_TENANTS)
-        name_row(&all->tenants[i], name, "");
-    return &slot_of(m)->counts.tenants[i];
+        begin_row(&s->tenant_keys[i], key, &s->tenants[i], sizeof s->tenants[i]);
+    return &s->tenants[i];
 }
 
 static struct metrics_tenant *tenant_of(const struct metrics *m, const struct exchange *x)
@@ -117,29 +106,16 @@ static struct metrics_tenant *tenant_of(const struct metrics *m, const struct ex
     return metrics_tenant(m, exchange_tenant(x), exchange_tenant_name(x));
 }
 
-/* A hash that nobody can aim at: names are chosen by tenants. */
-static uint64_t adapter_key(int64_t tenant, const char *adapter)
-{
-    struct digest d;
-    char hex[DIGEST_HEX + 1];
-    uint64_t key = 0;
-    digest_init(&d);
-    digest_part(&d, &tenant, sizeof tenant);
-    digest_part(&d, adapter, strlen(adapter));
-    digest_hex(&d, hex);
-    for (int i = 0; i < 16; i++)
-        key = key << 4 | (uint64_t)(hex[i] <= '9' ? hex[i] - '0' : hex[i] - 'a' + 10);
-    return key | 1;
-}
-
 uint64_t *metrics_adapter_requests(const struct metrics *m, int64_t id, const char *name,
                                    const char *adapter)
 {
-    struct metrics_slots *all = m->all;
-    int i = row_of(all->adapter_keys, METRICS_ADAPTERS, adapter_key(id, adapter));
+    struct slot *s = slot_of(m);
+    uint64_t key;
+    int i = metrics_rows_adapter(&m->all->rows, id, name, adapter, &key);
     if (i < METRICS_ADAPTERS)
-        name_row(&all->adapters[i], name, adapter);
-    return &slot_of(m)->counts.adapter_requests[i];
+        begin_row(&s->adapter_keys[i], key, &s->adapter_requests[i],
+                  sizeof s->adapter_requests[i]);
+    return &s->adapter_requests[i];
 }
 
 /* ---- counting ------------------------------------------------------------------------ */
@@ -332,37 +308,61 @@ static void add_words(void *to, const void *from, size_t size)
         sum[i] += __atomic_load_n(&more[i], __ATOMIC_RELAXED);
 }
 
-void metrics_sum(const struct metrics_slots *all, struct metrics_counts *counts,
-                 struct metrics_gauges *gauges, uint64_t *n_deaths)
+/* A row counts for the key that it has now. */
+static void add_row(const uint64_t *counted_for, uint64_t key, void *to, const void *from,
+                    size_t size)
 {
-    uint64_t block = 0;
-    memset(counts, 0, sizeof *counts);
-    memset(gauges, 0, sizeof *gauges);
-    for (int i = 0; i < all->n; i++) {
-        const struct slot *s = &all->slots[i];
-        add_words(counts, &s->counts, sizeof *counts);
-        add_words(gauges, &s->gauges, sizeof *gauges);
-        block = s->gauges.kv_block_bytes > block ? s->gauges.kv_block_bytes : block;
-    }
-    gauges->kv_block_bytes = block;
-    *n_deaths = __atomic_load_n(&all->n_deaths, __ATOMIC_RELAXED);
+    if (key && __atomic_load_n(counted_for, __ATOMIC_ACQUIRE) == key)
+        add_words(to, from, size);
 }
 
-static bool read_row(const struct metrics_row *row, struct metrics_row *out)
+static void add_slot(struct metrics_totals *t, const struct slot *s)
 {
-    if (!__atomic_load_n(&row->is_named, __ATOMIC_ACQUIRE))
-        return false;
-    *out = *row;
-    out->tenant[METRICS_NAME - 1] = out->adapter[METRICS_NAME - 1] = '\0';
-    return true;
+    uint64_t block = t->gauges.kv_block_bytes;
+    add_words(&t->counts, &s->counts, sizeof t->counts);
+    add_words(&t->gauges, &s->gauges, sizeof t->gauges);
+    t->gauges.kv_block_bytes =
+        s->gauges.kv_block_bytes > block ? s->gauges.kv_block_bytes : block;
+    for (int i = 0; i < METRICS_TENANTS; i++)
+        add_row(&s->tenant_keys[i], t->tenant_rows[i].key, &t->tenants[i], &s->tenants[i],
+                sizeof t->tenants[i]);
+    for (int i = 0; i < METRICS_ADAPTERS; i++)
+        add_row(&s->adapter_keys[i], t->adapter_rows[i].key, &t->adapter_requests[i],
+                &s->adapter_requests[i], sizeof t->adapter_requests[i]);
+    add_words(&t->tenants[METRICS_TENANTS], &s->tenants[METRICS_TENANTS],
+              sizeof t->tenants[0]);
+    add_words(&t->adapter_requests[METRICS_ADAPTERS],
+              &s->adapter_requests[METRICS_ADAPTERS], sizeof t->adapter_requests[0]);
 }
 
-bool metrics_tenant_row(const struct metrics_slots *all, int i, struct metrics_row *out)
+void metrics_sum(const struct metrics_slots *all, struct metrics_totals *out)
 {
-    return read_row(&all->tenants[i], out);
+    memset(out, 0, sizeof *out);
+    for (int i = 0; i < METRICS_TENANTS; i++)
+        metrics_rows_read_tenant(&all->rows, i, &out->tenant_rows[i]);
+    for (int i = 0; i < METRICS_ADAPTERS; i++)
+        metrics_rows_read_adapter(&all->rows, i, &out->adapter_rows[i]);
+    for (int i = 0; i < all->n; i++)
+        add_slot(out, &all->slots[i]);
+    out->n_deaths = __atomic_load_n(&all->n_deaths, __ATOMIC_RELAXED);
 }
 
-bool metrics_adapter_row(const struct metrics_slots *all, int i, struct metrics_row *out)
+/* ---- tenants that are gone ----------------------------------------------------------- */
+
+void metrics_forget(struct metrics_slots *all, bool (*is_gone)(int64_t id, void *ud),
+                    void *ud)
 {
-    return read_row(&all->adapters[i], out);
+    metrics_rows_forget(&all->rows, is_gone, ud);
+}
+
+static bool is_removed(int64_t id, void *store)
+{
+    struct tenant t;
+    struct err err = {0};
+    return store_find_tenant_by_id(store, id, &t, &err) < 0 && err.code == ERR_NOT_FOUND;
+}
+
+void metrics_forget_removed(const struct server *s)
+{
+    metrics_forget(s->metrics.all, is_removed, s->parts.store);
 }

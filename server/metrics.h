@@ -3,8 +3,10 @@
  *
  * Thread: loop of the worker whose slot it is, which alone writes; any process reads. All
  * that is counted are words that only grow, through every restart of the worker: a reader
- * who adds the slots up never sees a sum go back. What a process counts by itself from zero
- * (its engine, its adapters) is put on top of what the slot had when the process began.
+ * who adds the slots up never sees a sum go back, but for the rows of a tenant that was
+ * removed: they end, and may be another's later, from zero. What a process counts by itself
+ * from zero (its engine, its adapters) is put on top of what the slot had when the process
+ * began.
  * Gauges are of the living process: zero when it begins, and again when it is gone.
  *
  *     struct metrics_slots *all = metrics_slots_new(n_workers);      supervisor
@@ -16,6 +18,7 @@
 #define PREFIXD_METRICS_H
 
 #include "core/engine.h"
+#include "server/metrics_rows.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -24,9 +27,6 @@ enum {
     METRICS_BUCKETS = 12,
     METRICS_MIN_STATUS = 100,
     METRICS_STATUS = 500,
-    METRICS_TENANTS = 200,   /* that have rows of their own; the others share one */
-    METRICS_ADAPTERS = 1000, /* the same, of pairs of tenant and adapter */
-    METRICS_NAME = 65,
 };
 
 #define METRICS_FINISHED(XX) XX(stop) XX(length) XX(cancelled) XX(error)
@@ -39,6 +39,7 @@ enum {
     XX(tokens_per_minute)                                                                  \
     XX(max_running)                                                                        \
     XX(max_queued)                                                                         \
+    XX(tenants)                                                                            \
     XX(queue_full)                                                                         \
     XX(memory)                                                                             \
     XX(loading)                                                                            \
@@ -124,13 +125,17 @@ struct metrics_counts { /* words only, so that slots can be added up word by wor
     struct metrics_histogram prompt_sizes, generation_sizes;
     struct metrics_engine engine;
     struct metrics_adapters adapters;
-    struct metrics_tenant tenants[METRICS_TENANTS + 1]; /* by row; the last: all others */
-    uint64_t adapter_requests[METRICS_ADAPTERS + 1];
 };
 
-struct metrics_row { /* whose a row is, in all slots */
-    uint64_t is_named; /* the names are there, for good */
-    char tenant[METRICS_NAME], adapter[METRICS_NAME];
+struct metrics_totals { /* of all slots */
+    struct metrics_counts counts;
+    struct metrics_gauges gauges; /* kv_block_bytes is the largest */
+    uint64_t n_deaths;
+    /* By row, whose key is 0 where there is nobody's; the last: all others. */
+    struct metrics_row tenant_rows[METRICS_TENANTS];
+    struct metrics_tenant tenants[METRICS_TENANTS + 1];
+    struct metrics_row adapter_rows[METRICS_ADAPTERS];
+    uint64_t adapter_requests[METRICS_ADAPTERS + 1];
 };
 
 struct metrics_slots;
@@ -162,7 +167,7 @@ void metrics_add_gap(const struct metrics *m, const struct exchange *x, int64_t 
 /* One of METRICS_THROTTLES; any other is "other". */
 void metrics_add_throttle(const struct metrics *m, const char *reason);
 
-/* The rows of a tenant, in this worker's slot. */
+/* The rows of a tenant, in this worker's slot; to be counted in at once, not to be kept. */
 struct metrics_tenant *metrics_tenant(const struct metrics *m, int64_t id,
                                       const char *name);
 uint64_t *metrics_adapter_requests(const struct metrics *m, int64_t id, const char *name,
@@ -175,12 +180,12 @@ void metrics_refresh(const struct server *s); /* both, and the server's own gaug
 
 /* ---- reading ------------------------------------------------------------------------- */
 
-/* All slots together; kv_block_bytes is the largest. */
-void metrics_sum(const struct metrics_slots *all, struct metrics_counts *counts,
-                 struct metrics_gauges *gauges, uint64_t *n_deaths);
-/* False where no names are known for the row. */
-bool metrics_tenant_row(const struct metrics_slots *all, int i, struct metrics_row *out);
-bool metrics_adapter_row(const struct metrics_slots *all, int i, struct metrics_row *out);
+/* The rows of tenants that are gone end; before a sum. */
+void metrics_forget(struct metrics_slots *all, bool (*is_gone)(int64_t id, void *ud),
+                    void *ud);
+void metrics_forget_removed(const struct server *s); /* as its registry says */
+
+void metrics_sum(const struct metrics_slots *all, struct metrics_totals *out);
 
 enum metrics_bounds { METRICS_REQUEST_TIMES, METRICS_GAP_TIMES, METRICS_TOKEN_SIZES };
 /* [METRICS_BUCKETS], in seconds or tokens. */

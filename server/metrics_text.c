@@ -9,14 +9,14 @@
 /* What vLLM exports under the same name has the label that its dashboards ask for. */
 struct page {
     struct buf *out;
-    const struct metrics_slots *all;
-    struct metrics_counts *counts;
-    struct metrics_gauges gauges;
-    uint64_t n_deaths;
+    const struct metrics_totals *totals;
+    const struct metrics_counts *counts; /* of them */
+    const struct metrics_gauges *gauges;
     const char *model; /* model_name="..." */
 };
 
 static const struct metrics_row others = {1, "_other", "_other"};
+static const struct metrics_row nobody;
 
 /* ---- pieces -------------------------------------------------------------------------- */
 
@@ -136,8 +136,9 @@ static void add_throttles(const struct page *p)
 
 static void add_workers(const struct page *p)
 {
-    add_gauge(p->out, "workers", "Workers that serve", (double)p->gauges.workers);
-    add_counter(p->out, "worker_deaths_total", "Workers that ended unasked", p->n_deaths);
+    add_gauge(p->out, "workers", "Workers that serve", (double)p->gauges->workers);
+    add_counter(p->out, "worker_deaths_total", "Workers that ended unasked",
+                p->totals->n_deaths);
 }
 
 /* Averages since the start, for the eye; what changes is seen in the counters. */
@@ -148,7 +149,7 @@ static double average(uint64_t sum, uint64_t n)
 
 static void add_gauges(const struct page *p)
 {
-    const struct metrics_gauges *g = &p->gauges;
+    const struct metrics_gauges *g = p->gauges;
     double used = average(g->kv_blocks_used, g->kv_blocks_total);
     add_model_gauge(p, "num_requests_running", "Sequences running", (double)g->running);
     add_model_gauge(p, "num_requests_waiting", "Sequences waiting", (double)g->waiting);
@@ -210,11 +211,11 @@ static void add_residency(const struct page *p)
     const struct metrics_adapters *a = &p->counts->adapters;
     struct buf *out = p->out;
     add_gauge(out, "adapters_resident", "Compiled versions in memory, of all workers",
-              (double)p->gauges.resident_adapters);
+              (double)p->gauges->resident_adapters);
     add_gauge(out, "adapters_resident_bytes", "Bytes of those",
-              (double)p->gauges.resident_bytes);
+              (double)p->gauges->resident_bytes);
     add_gauge(out, "adapters_loading", "Versions on their way into memory",
-              (double)p->gauges.loading_adapters);
+              (double)p->gauges->loading_adapters);
     add_counter(out, "adapter_hits_total", "Requests that found their version in memory",
                 a->hits);
     add_counter(out, "adapter_misses_total", "Requests that did not", a->misses);
@@ -283,15 +284,23 @@ static uint64_t requests_of(const struct metrics_tenant *t)
     return n;
 }
 
+/* The last row is all others', if there are any. */
+static const struct metrics_row *row_at(const struct metrics_row *rows, int i, int last,
+                                        uint64_t n_requests)
+{
+    return i < last ? &rows[i] : n_requests ? &others : &nobody;
+}
+
 static void find_tenants(const struct page *p, struct tenant_lines *t)
 {
+    const struct metrics_totals *all = p->totals;
     for (int i = 0; i <= METRICS_TENANTS; i++) {
-        struct metrics_row row = others;
-        if (i == METRICS_TENANTS ? !requests_of(&p->counts->tenants[i])
-                                 : !metrics_tenant_row(p->all, i, &row))
+        const struct metrics_row *row = row_at(all->tenant_rows, i, METRICS_TENANTS,
+                                               requests_of(&all->tenants[i]));
+        if (!row->key)
             continue;
-        t->lines[t->n].row = &p->counts->tenants[i];
-        add_label(&t->lines[t->n++].label, "tenant", row.tenant);
+        t->lines[t->n].row = &all->tenants[i];
+        add_label(&t->lines[t->n++].label, "tenant", row->tenant);
     }
 }
 
@@ -327,7 +336,7 @@ static void add_outcomes(struct buf *out, const struct tenant_lines *t)
     };
     add_head(out, "tenant_requests_total", "counter",
              "Completions asked for by tenant and what became of them; \"_other\" is all "
-             "beyond the first 200");
+             "that have no row of the 200");
     for (int i = 0; i < t->n; i++)
         for (int k = 0; k < METRICS_N_OUTCOMES; k++)
             buf_printf(out,
@@ -364,18 +373,19 @@ static void add_tenants(const struct page *p)
 static void add_adapters(const struct page *p)
 {
     add_head(p->out, "adapter_requests_total", "counter",
-             "Completions by tenant and adapter; \"\" is the base, \"_other\" all beyond "
-             "the first 1000");
+             "Completions by tenant and adapter; \"\" is the base, \"_other\" all that "
+             "have no row of the 2000");
     for (int i = 0; i <= METRICS_ADAPTERS; i++) {
-        struct metrics_row row = others;
-        if (i == METRICS_ADAPTERS ? !p->counts->adapter_requests[i]
-                                  : !metrics_adapter_row(p->all, i, &row))
+        uint64_t n = p->totals->adapter_requests[i];
+        const struct metrics_row *row =
+            row_at(p->totals->adapter_rows, i, METRICS_ADAPTERS, n);
+        if (!row->key)
             continue;
         buf_add_str(p->out, "prefixd_adapter_requests_total{");
-        add_label(p->out, "tenant", row.tenant);
+        add_label(p->out, "tenant", row->tenant);
         buf_add_char(p->out, ',');
-        add_label(p->out, "adapter", row.adapter);
-        buf_printf(p->out, "} %" PRIu64 "\n", p->counts->adapter_requests[i]);
+        add_label(p->out, "adapter", row->adapter);
+        buf_printf(p->out, "} %" PRIu64 "\n", n);
     }
 }
 
@@ -383,8 +393,9 @@ void metrics_text_render(const struct metrics_slots *all, const char *base_name,
                          struct buf *out)
 {
     struct buf label = {0};
-    struct page p = {.out = out, .all = all, .counts = xcalloc(1, sizeof *p.counts)};
-    metrics_sum(all, p.counts, &p.gauges, &p.n_deaths);
+    struct metrics_totals *t = xcalloc(1, sizeof *t);
+    struct page p = {.out = out, .totals = t, .counts = &t->counts, .gauges = &t->gauges};
+    metrics_sum(all, t);
     add_label(&label, "model_name", base_name);
     p.model = label.data;
     add_head(out, "build_info", "gauge", "The version that runs");
@@ -400,5 +411,5 @@ void metrics_text_render(const struct metrics_slots *all, const char *base_name,
     add_histograms(&p);
     add_tenants(&p);
     buf_free(&label);
-    free(p.counts);
+    free(t);
 }

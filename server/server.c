@@ -40,7 +40,7 @@ enum {
     MAX_ANSWERS = 256 << 20, /* bytes of answers that are collected, by estimate */
     CANCEL_GRACE_MS = 1000, /* for cancelled requests to tell their clients */
     OWN_FILES = 128,        /* descriptors that are no connections */
-    UPLOADS_AT_ONCE = 2,    /* of the largest size, in memory together */
+    UPLOADS_AT_ONCE = 2,    /* of the largest size and one tenant, in memory together */
     BODIES_AT_ONCE = 64,
 };
 
@@ -325,8 +325,8 @@ struct server *server_new(const struct config *cfg, struct err *err)
     s->max_backlog = MAX_BACKLOG;
     s->read_grace_ms = READ_GRACE_MS;
     s->answers.max = MAX_ANSWERS;
-    s->uploads.max = UPLOADS_AT_ONCE * (size_t)cfg->max_upload;
-    s->bodies.max = BODIES_AT_ONCE * (size_t)cfg->max_body;
+    upload_budget_set(&s->uploads, UPLOADS_AT_ONCE * (size_t)cfg->max_upload);
+    upload_budget_set(&s->bodies, BODIES_AT_ONCE * (size_t)cfg->max_body);
     if (set_up(s, err) == 0)
         return s;
     server_free(s);

@@ -30,6 +30,7 @@ enum exchange_step_result status_api_metrics(struct exchange *x)
 {
     struct buf text = {0};
     metrics_refresh(x->server);
+    metrics_forget_removed(x->server);
     metrics_text_render(x->server->shared->metrics, x->server->base_name, &text);
     return exchange_reply(x, 200, "text/plain; version=0.0.4; charset=utf-8", &text);
 }

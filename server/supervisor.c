@@ -171,11 +171,16 @@ static void put_off(struct supervisor *sv, struct worker *w)
                  (long long)wait / 1000);
 }
 
+/* How many places are to have a worker: the first is alone until it is ready. */
+static int n_wanted(const struct supervisor *sv)
+{
+    return sv->is_stopping ? 0 : sv->is_up ? sv->opts->n_workers : 1;
+}
+
 /* The place of the worker to start now, or NULL. */
 static struct worker *find_due(struct supervisor *sv)
 {
-    int n = sv->is_stopping ? 0 : sv->is_up ? sv->opts->n_workers : 1;
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n_wanted(sv); i++)
         if (!sv->workers[i].pid && sv->workers[i].due_us <= clock_us())
             return &sv->workers[i];
     return NULL;
@@ -370,7 +375,7 @@ static bool is_over(const struct supervisor *sv)
 static int time_left(const struct supervisor *sv)
 {
     int64_t next = sv->is_stopping && sv->kill_us ? sv->kill_us : INT64_MAX;
-    for (int i = 0; i < sv->opts->n_workers && sv->is_up && !sv->is_stopping; i++)
+    for (int i = 0; i < n_wanted(sv); i++)
         if (!sv->workers[i].pid && sv->workers[i].due_us < next)
             next = sv->workers[i].due_us;
     if (next == INT64_MAX)

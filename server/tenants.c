@@ -14,7 +14,7 @@
 struct tenants {
     struct tenants_opts o;
     bool is_known; /* what follows, as long as nobody changes anything */
-    bool has_stored_key;
+    bool had_stored_key;
     struct tenant own; /* `default` */
 };
 
@@ -32,13 +32,11 @@ void tenants_free(struct tenants *t)
 
 static int look_again(struct tenants *t, struct err *err)
 {
-    int64_t n_keys = 0;
     t->is_known = false;
-    if (store_count_keys(t->o.store, &n_keys, err) < 0)
+    if (store_ever_had_key(t->o.store, &t->had_stored_key, err) < 0)
         return -1;
     if (store_find_tenant_by_id(t->o.store, STORE_DEFAULT_TENANT, &t->own, err) < 0)
         return -1;
-    t->has_stored_key = n_keys > 0;
     t->is_known = true;
     return 0;
 }
@@ -108,7 +106,7 @@ int tenants_identify(struct tenants *t, const char *header, struct caller *out,
     *out = (struct caller){0};
     if (refresh(t, err) < 0)
         return -1;
-    if (!t->o.keys && !t->o.admin_keys && !t->has_stored_key)
+    if (!t->o.keys && !t->o.admin_keys && !t->had_stored_key)
         return identify_open(t, out, err);
     if (!header)
         return err_set(err, ERR_UNAUTHORIZED,
@@ -140,11 +138,9 @@ int tenants_act_as(struct tenants *t, struct caller *c, const char *name, struct
 int tenants_has_key(const char *dir, bool *out, struct err *err)
 {
     struct store *s = store_open(&(struct store_opts){.dir = dir}, err);
-    int64_t n = 0;
     if (!s)
         return -1;
-    int rc = store_count_keys(s, &n, err);
+    int rc = store_ever_had_key(s, out, err);
     store_close(s);
-    *out = n > 0;
     return rc;
 }

@@ -2,9 +2,9 @@
  * tenant's limits.
  *
  * Thread: loop. Nothing about keys or tenants is remembered from one request to the next
- * but how many keys there are and what `default` is like, and these only while the registry
- * says that nobody has changed anything: revoking and suspending hold for the next request
- * of every worker.
+ * but whether there ever was a key and what `default` is like, and these only while the
+ * registry says that nobody has changed anything: revoking and suspending hold for the next
+ * request of every worker.
  *
  *     struct tenants *t = tenants_new(&(struct tenants_opts){.store = store, ...});
  *     struct caller who;
@@ -46,7 +46,7 @@ struct tenants *tenants_new(const struct tenants_opts *opts);
 void tenants_free(struct tenants *t); /* accepts NULL */
 
 /* header: the value of Authorization, NULL if absent. ERR_UNAUTHORIZED, ERR_SUSPENDED;
- * ERR_IO if the registry cannot be read. While there is no key at all, everybody is
+ * ERR_IO if the registry cannot be read. As long as no key was ever made, everybody is
  * `default`, on loopback with an administrator's rights; elsewhere only if that is allowed,
  * and without them. */
 int tenants_identify(struct tenants *t, const char *header, struct caller *out,
@@ -56,7 +56,8 @@ int tenants_identify(struct tenants *t, const char *header, struct caller *out,
  * ERR_NOT_FOUND. */
 int tenants_act_as(struct tenants *t, struct caller *c, const char *name, struct err *err);
 
-/* For boot, before anything is forked: whether the registry in this folder has a key. */
+/* For boot, before anything is forked: whether the registry in this folder has a key, or
+ * ever had one. */
 int tenants_has_key(const char *dir, bool *out, struct err *err);
 
 #endif

@@ -294,13 +294,9 @@ static void begin_round(struct watch *w)
 static int run_change(struct watch *w, struct adapter_change *c, struct err *err)
 {
     struct adapter_info info;
-    int more = 1;
-    while (more > 0) {
-        if (adapter_change_run(c, err) < 0)
-            return -1;
-        more = adapter_change_next(c, err);
-    }
-    return more < 0 ? -1 : adapters_commit(w->server->parts.adapters, c, &info, err);
+    if (adapter_change_run(c, err) < 0)
+        return -1;
+    return adapters_commit(w->server->parts.adapters, c, &info, err);
 }
 
 static void import_now(struct watch *w)

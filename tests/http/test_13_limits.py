@@ -1,6 +1,7 @@
 """What a tenant may have and has used: limits over all workers together, usage across kills."""
 
 import os
+import pathlib
 import signal
 import threading
 import time
@@ -227,6 +228,101 @@ class Limits(TenantCase):
         if seconds < 10:
             self.assertLessEqual(after, before - 200 + 10 * seconds + 1)
 
+    def compile_rows(self):
+        return self.admin.metrics().sum("prefixd_compile_rows_total")
+
+    def left(self, view):
+        answer = self.ok_answer(view.complete(prompt=[1], max_tokens=1))
+        return int(answer.headers["x-ratelimit-remaining-tokens"])
+
+    def ok_answer(self, answer):
+        self.assertEqual(answer.status, 200, answer)
+        return answer
+
+    def text(self, view, name, text, query=""):
+        return view.request("PUT", f"/v1/adapters/{name}{query}", {"kind": "text", "text": text})
+
+    def test_puts_at_once_stay_within_the_minute(self):
+        view, pins = self.limited("burst", tokens_per_minute=1000)
+        began = time.monotonic()
+        made = run_all([lambda i=i: pins[i].put_peft(
+            f"a{i}", None, *soft_prompt(rows=200, seed=i)) for i in range(4)])
+        made += [pins[i % 4].put_peft(f"a{i}", None, *soft_prompt(rows=200, seed=i))
+                 for i in range(4, 12)]
+        granted = [m for m in made if m.status == 201]
+        seconds = time.monotonic() - began
+        self.assertGreaterEqual(len(granted), 5)
+        self.assertLessEqual(200 * len(granted), 1000 + seconds * 1000 / 60 + 1)
+        refused = [m for m in made if m.status != 201]
+        self.assertTrue(refused, "the machine is too slow for this test")
+        wait = self.refused(refused[-1], 1000)
+        self.assertLessEqual(wait, 13)
+        self.assertEqual(refused[-1].headers["x-ratelimit-limit-tokens"], "1000")
+        self.assertLess(int(refused[-1].headers["x-ratelimit-remaining-tokens"]), 200)
+        self.assertEqual(len(view.adapter_names()), len(granted))
+        time.sleep(wait)
+        self.assertEqual(view.put_peft("late", None, *soft_prompt(rows=200)).status, 201)
+
+    def test_many_puts_of_one_worker(self):
+        """All of them wait in one queue: what each takes is asked when its turn has come."""
+        view, pins = self.limited("queue", tokens_per_minute=1000)
+        began = time.monotonic()
+        made = run_all([lambda i=i: view.put_peft(f"a{i}", None, *soft_prompt(rows=200, seed=i))
+                        for i in range(16)])
+        seconds = time.monotonic() - began
+        granted = sum(m.status == 201 for m in made)
+        self.assertEqual({m.status for m in made}, {201, 429})
+        self.assertLessEqual(200 * granted, 1000 + seconds * 1000 / 60 + 1)
+
+    def test_an_adapter_of_more_than_a_minute(self):
+        view, _ = self.limited("large", tokens_per_minute=100)
+        for answer in (view.put_peft("x", None, *soft_prompt(rows=101)),
+                       view.put_peft("x?dry_run=1", None, *soft_prompt(rows=101))):
+            error = self.assert_error(answer, 403, [100, 101])
+            self.assertEqual(error["type"], "permission_error")
+            self.assertNotIn("Retry-After", answer.headers)
+        self.assertEqual(view.put_peft("x", None, *soft_prompt(rows=100)).status, 201)
+
+    def test_known_content_costs_nothing(self):
+        view, pins = self.limited("again", tokens_per_minute=600)
+        files = soft_prompt(rows=500, seed=77)
+        self.assertEqual(view.put_peft("x", None, *files).status, 201)
+        began = time.monotonic()
+        before = self.left(view)
+        for pin in pins:
+            self.assertEqual(pin.put_peft("x", None, *files).status, 200)
+        self.assertEqual(view.put_peft("y", None, *files).status, 201)
+        self.assertEqual(view.put_peft("y?dry_run=1", None, *files).status, 200)
+        if time.monotonic() - began < 20:
+            self.assertGreaterEqual(self.left(view), before - 3)  # what looking costs
+
+    def refused_for_nothing(self, view, status, put):
+        """The PUT and its dry run are refused alike, and neither computes anything."""
+        rows, before = self.compile_rows(), self.left(view)
+        for query in "?dry_run=1", "":
+            self.assert_error(put(query), status)
+        self.assertEqual(self.compile_rows(), rows)
+        self.assertGreaterEqual(self.left(view), before - 3)  # what looking costs
+
+    def test_what_is_refused_is_not_compiled(self):
+        config, weights = soft_prompt(rows=16)
+        text = "a b c d e f g h i j k l m n o p " * 8
+        size = len(config) + len(weights)
+        view, pins = self.limited("refused", tokens_per_minute=100000, max_adapters=2,
+                                  max_adapter_bytes=2 * size + size // 2, max_virtual_tokens=16)
+        rows = self.compile_rows()
+        for i in range(2):
+            put = pins[i].put_peft(f"a{i}", None, *soft_prompt(rows=16, seed=i))
+            self.assertEqual(put.status, 201, put)
+        self.d.wait(lambda: self.compile_rows() >= rows + 32, 10, "the rows of both")
+        self.refused_for_nothing(view, 403, lambda q: self.text(view, "more", "the letter", q))
+        self.refused_for_nothing(view, 422, lambda q: self.text(view, "a0", text, q))
+        self.refused_for_nothing(view, 413, lambda q: view.put_peft(
+            f"a0{q}", None, *soft_prompt(rows=16, seed=9)))
+        self.refused_for_nothing(view, 412, lambda q: view.put_peft(
+            f"a0{q}", None, *soft_prompt(rows=16, seed=9), headers={"If-None-Match": "*"}))
+        self.assertEqual(self.ok(self.text(view, "a0", "Hi", "?dry_run=1"))["would"], "replace")
+
     def test_one_tenants_limits_are_not_anothers(self):
         busy, busy_pins = self.limited("busy", requests_per_minute=5, max_running=1)
         idle = self.tenant("idle", limits={"requests_per_minute": 6000})
@@ -235,6 +331,40 @@ class Limits(TenantCase):
         self.refused(answer, 5)
         for pin in self.pins(idle):
             self.assertEqual(pin.complete(prompt=[1], max_tokens=1).status, 200)
+
+
+class Lora(TenantCase):
+    """The names by which vLLM's operators load: a tenant's limits hold for them as for a PUT."""
+
+    @classmethod
+    def daemon(cls):
+        cls.root = pathlib.Path(cls.tmp, "root")
+        cls.root.mkdir()
+        cls.FLAGS = ("--lora-root", cls.root)
+        return super().daemon()
+
+    def load(self, view, path):
+        return view.post("/v1/load_lora_adapter",
+                         {"lora_name": path, "lora_path": path, "load_inplace": True})
+
+    def test_limits(self):
+        view = self.tenant("acme", limits={"tokens_per_minute": 150, "max_adapters": 2})
+        for i in range(4):
+            folder = self.root / f"acme/a{i}"
+            folder.mkdir(parents=True)
+            for name, data in zip(("adapter_config.json", "adapter_model.safetensors"),
+                                  soft_prompt(rows=200 if i == 3 else 100, seed=i)):
+                (folder / name).write_bytes(data)
+        self.assertEqual(self.load(view, "a0").status, 200)
+        self.assertEqual(self.load(view, "a0").status, 200)  # nothing is compiled
+        answer = self.load(view, "a1")
+        self.assert_error(answer, 429, [150])
+        self.assertRegex(answer.headers["Retry-After"], r"^[1-9]\d*$")
+        self.assertEqual(answer.headers["x-ratelimit-limit-tokens"], "150")
+        self.assertLess(int(answer.headers["x-ratelimit-remaining-tokens"]), 100)
+        self.assert_error(self.load(view, "a3"), 403, [150, 200])
+        self.ok(patch(self.admin, "/admin/tenants/acme", {"limits": {"max_adapters": 1}}))
+        self.assert_error(self.load(view, "a1"), 403, ["adapters"])
 
 
 class UsageCase(TenantCase):

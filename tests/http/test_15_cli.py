@@ -128,8 +128,7 @@ class Words(CliCase):
                 (("tenant", "add", "x", "--json=1", *state), ("--json",)),
                 (("tenant", "add", "x\ny\033[2J", "z", *state), ("NAME",)),
                 (("key", "add", "x", "--scope", "admin", *state), ("infer", "manage")),
-                (("backup", *state), ("FILE",)),
-                (("backup", str(self.tmp / "file"), *state), ("--state", "no state folder"))):
+                (("backup", *state), ("FILE",))):
             with self.subTest(words=words):
                 self.check_refused(self.run_raw(*words), "accepted", *names)
         for option, accepted in (("weight", "1 to 1000"), ("max-running", "default"),
@@ -146,6 +145,42 @@ class Words(CliCase):
     def test_options_stand_anywhere_and_with_an_equals_sign(self):
         done = self.run_raw("tenant", "add", f"--state={self.state}", "--weight=7", "acme", "--json")
         self.assertEqual(json.loads(done.stdout)["weight"], 7)
+
+
+class Folders(CliCase):
+    """A mistyped folder is noticed: only the two commands that a setup begins with make one."""
+
+    def refused_here(self):
+        for words in (("tenant", "list"), ("tenant", "show", "default"),
+                      ("tenant", "set", "default", "--weight", "2"),
+                      ("tenant", "suspend", "default"), ("tenant", "resume", "default"),
+                      ("tenant", "remove", "x"), ("key", "add", "default"), ("key", "add", "x"),
+                      ("key", "list"), ("key", "list", "x"), ("key", "revoke", "key_1"),
+                      ("backup", self.tmp / "file")):
+            with self.subTest(words=words):
+                self.refused(*words, names=("--state", "no state folder", "accepted"))
+
+    def test_a_folder_that_is_not_there(self):
+        self.refused_here()
+        self.assertEqual(os.listdir(self.tmp), [])
+
+    def test_a_folder_of_something_else(self):
+        (self.state / "adapters").mkdir(parents=True)
+        (self.state / "notes.txt").write_text("mine\n")
+        self.refused_here()
+        self.assertEqual(sorted(os.listdir(self.state)), ["adapters", "notes.txt"])
+
+    def test_a_setup_is_two_commands(self):
+        self.cli("tenant", "add", "acme")
+        self.key("acme")
+        self.state = self.tmp / "other"
+        self.key("--admin")
+        self.cli("tenant", "list")
+
+    def test_a_folder_of_an_older_daemon(self):
+        for name in "adapters", "blobs":
+            (self.state / name).mkdir(parents=True)
+        self.assertEqual([t["id"] for t in self.json("tenant", "list")], ["default"])
 
 
 class Tenants(CliCase):
@@ -186,6 +221,17 @@ class Tenants(CliCase):
         self.assertEqual((shown["tenant"], shown["max_queued"]), ("a-longer-name", "5"))
         self.assertRegex(shown["max_running"], r"\A\d+ \(default\)\Z")
 
+    def test_none_waiting_is_a_limit(self):
+        made = self.json("tenant", "add", "acme", "--max-queued", "0")
+        self.assertEqual(made["limits"]["max_queued"], 0)
+        self.refused("tenant", "set", "acme", "--max-queued", "-1",
+                     names=("--max-queued", "a number from 0 on; or default"))
+        for name in LIMITS:
+            if name != "max_queued":
+                option = "--" + name.replace("_", "-")
+                self.refused("tenant", "set", "acme", option, "0", names=(option, "from 1 on"))
+        self.refused("tenant", "set", "acme", "--weight", "1001", names=("1 to 1000",))
+
     def test_what_cannot_be(self):
         self.cli("tenant", "add", "acme")
         self.refused("tenant", "add", "acme", names=("acme", "already"))
@@ -199,7 +245,7 @@ class Tenants(CliCase):
         self.assertEqual([t["id"] for t in self.json("tenant", "list")], ["acme", "default"])
 
     def test_thousands_are_listed_whole(self):
-        self.cli("tenant", "list")
+        self.key("--admin")
         db = sqlite3.connect(self.state / "registry.db")
         db.executemany("INSERT INTO tenants (name, created) VALUES (?, 1)",
                        [(f"t{i:05}",) for i in range(2500)])
@@ -378,6 +424,19 @@ class Beside(CliCase):
         names = d.get("/v1/adapters", headers={"Authorization": f"Bearer {again}"}).json["data"]
         self.assertEqual(names, [])
 
+    def test_a_daemon_stays_closed_when_the_tenant_with_the_last_key_goes(self):
+        d = self.daemon("--workers", "2")
+        self.cli("tenant", "add", "acme")
+        key = self.key("acme")
+        self.cli("tenant", "remove", "acme")
+        self.assertEqual({self.status(d) for _ in range(8)}, {401})
+        self.assertEqual(self.status(d, path="/metrics"), 401)
+        self.assertEqual(self.status(d, key), 401)
+        d.stop()
+        d = self.daemon()
+        self.assertEqual(self.status(d), 401)
+        self.assertEqual(self.status(d, self.key("--admin"), "/metrics"), 200)
+
     def test_what_was_made_without_a_daemon_is_there_for_one(self):
         self.cli("tenant", "add", "acme")
         key = self.key("acme")
@@ -527,7 +586,7 @@ class Backup(CliCase):
         self.assertEqual(sorted(os.listdir(self.tmp)), ["b.tar", "state"])
 
     def test_one_at_a_time_to_a_file(self):
-        self.cli("tenant", "list")
+        self.key("--admin")
         file = self.tmp / "b.tar"
         with open(f"{file}.partial", "w") as partial:
             fcntl.flock(partial, fcntl.LOCK_EX)

@@ -7,7 +7,7 @@ import re
 import signal
 import time
 
-from harness import GQA_ADAPTERS, limit, run_all
+from harness import GQA_ADAPTERS, ROOT, limit, run_all
 from tenants import ADMIN_KEY, View, add_tenant, patch
 from test_12_workers import LONG, WorkerCase, fresh, until, worker_of
 
@@ -131,6 +131,43 @@ class Metrics(SharedCase):
             stream.drop()
             d.wait(lambda: d.metrics().sum("prefixd_workers") == 2, 10, "the next one")
         self.assertEqual(d.metrics().sum("prefixd_worker_deaths_total"), 4)
+
+    def test_the_pages_for_operators_name_what_there_is(self):
+        """Every metric that a page speaks of, once there was a completion."""
+        d = self.daemon(adapters=GQA_ADAPTERS)
+        d.complete(model=d.adapter_names()[0], prompt=[1], max_tokens=2)
+        there = {re.split(r"[{ ]", key)[0] for key in d.metrics().samples}
+        there |= {re.sub("_(bucket|sum|count)$", "", name) for name in there}
+        pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("demo/*.md")]
+        text = "".join(page.read_text() for page in pages)
+        named = set(re.findall(r"\bprefixd_\w+", text))
+        self.assertGreater(len(named), 5)
+        self.assertEqual(named - there, set())
+        self.assertEqual(re.findall(r"`_\w+_(?:total|seconds|bytes)`", text), [])  # halves of names
+
+    def test_series_of_a_removed_tenant_end(self):
+        """And those of one that has its name later begin at nothing; others go on."""
+        admin = self.administered("--workers", "2", "--state", pathlib.Path(self.tmp, "state"))
+        stays = add_tenant(admin, "bolt")
+        for n in 3, 1:
+            acme = add_tenant(admin, "acme")
+            for _ in range(n):
+                self.assertEqual(acme.complete(prompt=[1], max_tokens=2).status, 200)
+                self.assertEqual(stays.complete(prompt=[1], max_tokens=2).status, 200)
+            counts = self.counts_of(admin)
+            self.assertEqual(counts["acme"], n)
+            self.assertEqual(counts["bolt"], {3: 3, 1: 4}[n])
+            removed = admin.request("DELETE", "/admin/tenants/acme")
+            self.assertEqual(removed.status, 204, removed)
+            self.assertNotIn("acme", self.counts_of(admin))
+            self.assertFalse(any('"acme"' in key for key in admin.metrics().samples))
+
+    def counts_of(self, d):
+        """{tenant: requests of the base}; each has one row."""
+        rows = re.findall(r'prefixd_adapter_requests_total\{tenant="(\w+)",adapter=""\} (\d+)',
+                          d.get("/metrics").body.decode())
+        self.assertEqual(len(rows), len(dict(rows)), rows)
+        return {name: int(n) for name, n in rows}
 
 
 class Requests(SharedCase):

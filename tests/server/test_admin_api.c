@@ -336,6 +336,55 @@ static int64_t number_of(const struct reply *r, const char *header)
     return v ? strtoll(v, NULL, 10) : -1;
 }
 
+/* A stream that begins while the server drains, to a browser, with a tenant's key, of an
+ * adapter: no answer has more headers. */
+TEST(admin_fullest_answer_has_all_its_headers)
+{
+    static const char *const names[] = {"X-Request-Id",
+                                        "X-Prefixd-Worker",
+                                        "Access-Control-Allow-Origin",
+                                        "Access-Control-Expose-Headers",
+                                        "Vary",
+                                        "Connection",
+                                        "x-ratelimit-limit-requests",
+                                        "x-ratelimit-reset-tokens",
+                                        "X-Adapter-Id",
+                                        "X-Adapter-Version",
+                                        "Cache-Control",
+                                        "X-Accel-Buffering"};
+    struct fixture f = {.cors_origin = "http://a"};
+    char head[600];
+    fake_engine_plan(&(struct fake_plan){.is_held = true});
+    fixture_start(&f);
+    struct key admin = make_key(&f, &nobody, "{\"scope\":\"admin\"}");
+    EXPECT_ASKED(&f, &admin, "POST", "/admin/tenants", "{\"name\":\"acme\"}", 201, NULL);
+    struct key acme = make_key(&f, &admin, "{\"tenant\":\"acme\"}");
+    EXPECT_ASKED(&f, &acme, "PUT", "/v1/adapters/x", text_a, 201, NULL);
+    int fd = client_open(&f);
+    const char *body = "{\"model\":\"x\",\"prompt\":[7],\"max_tokens\":1,\"stream\":true}";
+    snprintf(head, sizeof head,
+             "POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n"
+             "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
+             acme.text, strlen(body), body);
+    client_send(fd, head);
+    struct fake_seen seen = {0};
+    for (int i = 0; i < 5000 && !seen.n_posted; i++, usleep(1000))
+        fake_engine_seen(&seen);
+    fixture_signal(&f);
+    for (int i = 0, late; i < 500 && (late = client_open(&f)) >= 0; i++, usleep(10000))
+        close(late); /* until it drains */
+    fake_engine_plan(&plain);
+    struct reply r = client_read(fd, true);
+    EXPECT_EQ(r.status, 200);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!reply_header(&r, names[i]))
+            test_fail(__FILE__, __LINE__, "%s is missing", names[i]);
+    EXPECT(reply_has(&r, "[DONE]"));
+    reply_free(&r);
+    close(fd);
+    fixture_join(&f);
+}
+
 TEST(admin_requests_of_a_minute_are_limited)
 {
     struct world w;
@@ -524,6 +573,110 @@ TEST(admin_usage_is_told)
     fixture_stop(&w.f);
 }
 
+static void complete_with(struct world *w, const struct key *k, const char *model)
+{
+    char body[100];
+    snprintf(body, sizeof body, "{\"model\":\"%s\",\"prompt\":[7],\"max_tokens\":1}",
+             model);
+    EXPECT_ASKED(&w->f, k, "POST", "/v1/completions", body, 200, NULL);
+}
+
+/* The books can be written when the tenant has left, and another has taken its name. */
+TEST(admin_usage_names_tenants_that_are_gone)
+{
+    struct world w;
+    open_world(&w, &plain, "");
+    complete_with(&w, &w.acme, "");
+    wait_for_usage(&w, "\"requests\":1,");
+    EXPECT_ASKED(&w.f, &w.admin, "DELETE", "/admin/tenants/acme", NULL, 204, NULL);
+    EXPECT_ASKED(&w.f, &w.admin, "GET", "/admin/usage?group_by=tenant", NULL, 200,
+                 "\"tenant\":\"acme\",\"removed\":1");
+    EXPECT_ASKED(&w.f, &w.admin, "GET", "/admin/usage?tenant=acme", NULL, 200,
+                 "\"requests\":1,");
+    EXPECT_ASKED(&w.f, &w.admin, "GET", "/v1/usage?tenant=acme", NULL, 404, NULL);
+    EXPECT_ASKED(&w.f, &w.admin, "POST", "/admin/tenants", "{\"name\":\"acme\"}", 201, NULL);
+    EXPECT_ASKED(&w.f, &w.admin, "GET", "/admin/usage?tenant=acme", NULL, 200,
+                 "\"requests\":0,");
+    EXPECT_ASKED(&w.f, &w.admin, "GET", "/v1/usage?tenant=acme", NULL, 200,
+                 "\"requests\":0,");
+    EXPECT_ASKED(&w.f, &w.admin, "GET", "/admin/usage?group_by=tenant", NULL, 200,
+                 "\"tenant\":\"acme\",\"removed\":1");
+    fixture_stop(&w.f);
+}
+
+/* Follows "next" from the first page to the last; the adapters of all, in their order. */
+static void read_pages(struct world *w, const char *query, struct buf *adapters)
+{
+    char path[300], next[200] = "", adapter[80];
+    for (int n_pages = 0; n_pages < 20; n_pages++) {
+        snprintf(path, sizeof path, "/v1/usage?%s&limit=1%s%s", query,
+                 next[0] ? "&after=" : "", next);
+        struct reply r = ask(&w->f, &w->acme, "GET", path, NULL);
+        EXPECT_EQ(r.status, 200);
+        take_string(&r, "adapter", adapter, sizeof adapter);
+        take_string(&r, "next", next, sizeof next);
+        EXPECT_EQ(reply_has(&r, "\"has_more\":true"), next[0] != '\0');
+        EXPECT_EQ(reply_has(&r, "\"next\":null"), next[0] == '\0');
+        buf_printf(adapters, "%s;", adapter);
+        reply_free(&r);
+        if (!next[0])
+            return;
+    }
+}
+
+TEST(admin_usage_is_read_in_pages)
+{
+    static const char *const queries[] = {"group_by=adapter", "group_by=adapter,key",
+                                          "group_by=adapter,hour", "group_by=day,adapter"};
+    struct world w;
+    open_world(&w, &plain, "");
+    EXPECT_ASKED(&w.f, &w.acme, "PUT", "/v1/adapters/a.1", text_a, 201, NULL);
+    EXPECT_ASKED(&w.f, &w.acme, "PUT", "/v1/adapters/b", text_a, 201, NULL);
+    complete_with(&w, &w.acme, "b");
+    complete_with(&w, &w.acme, "");
+    complete_with(&w, &w.acme, "a.1");
+    wait_for_usage(&w, "\"requests\":3,");
+    for (size_t i = 0; i < sizeof queries / sizeof *queries; i++) {
+        struct buf seen = {0};
+        read_pages(&w, queries[i], &seen);
+        EXPECT_STR(seen.data, ";a.1;b;");
+        buf_free(&seen);
+    }
+    EXPECT_ASKED(&w.f, &w.acme, "GET", "/v1/usage?group_by=adapter&after=0.0.0.b", NULL,
+                 200, "\"data\":[],");
+    fixture_stop(&w.f);
+}
+
+/* Counters are of hours: an answer is about whole ones, and says about which. */
+TEST(admin_usage_is_of_whole_hours)
+{
+    static const char open_end[] = "\"start\":null,\"end\":null,\"has_more\":false";
+    struct world w;
+    char path[200], span[200];
+    open_world(&w, &plain, "");
+    long long now = (long long)time(NULL), hour = now / 3600 * 3600;
+    complete_with(&w, &w.acme, "");
+    wait_for_usage(&w, "\"requests\":1,");
+    EXPECT_ASKED(&w.f, &w.acme, "GET", "/v1/usage", NULL, 200, open_end);
+    snprintf(path, sizeof path, "/v1/usage?start=%lld&end=%lld", now, now + 3601);
+    snprintf(span, sizeof span, "\"start\":%lld,\"end\":%lld,", hour,
+             (now + 3601 + 3599) / 3600 * 3600);
+    EXPECT_ASKED(&w.f, &w.acme, "GET", path, NULL, 200, "\"requests\":1,");
+    EXPECT_ASKED(&w.f, &w.acme, "GET", path, NULL, 200, span);
+    snprintf(path, sizeof path, "/v1/usage?start=%lld", now - 600);
+    snprintf(span, sizeof span, "\"start\":%lld,\"end\":null,",
+             (now - 600) / 3600 * 3600);
+    EXPECT_ASKED(&w.f, &w.acme, "GET", path, NULL, 200, "\"requests\":1,");
+    EXPECT_ASKED(&w.f, &w.acme, "GET", path, NULL, 200, span);
+    EXPECT_ASKED(&w.f, &w.acme, "GET", "/v1/usage?end=7200", NULL, 200,
+                 "\"start\":null,\"end\":7200,");
+    EXPECT_ASKED(&w.f, &w.acme, "GET", "/v1/usage?end=7201", NULL, 200,
+                 "\"start\":null,\"end\":10800,");
+    EXPECT_ASKED(&w.f, &w.acme, "GET", "/v1/usage?start=0", NULL, 200,
+                 "\"start\":0,\"end\":null,");
+    fixture_stop(&w.f);
+}
+
 TEST(admin_usage_refuses_nonsense)
 {
     static const char *const bad[] = {
@@ -541,6 +694,12 @@ TEST(admin_usage_refuses_nonsense)
         "group_by=,",
         "limit=0",
         "start=99999999999999999999",
+        "after=0.0.0.x", /* one row has no next */
+        "group_by=adapter&after=",
+        "group_by=adapter&after=x",
+        "group_by=adapter&after=0.0.x",
+        "group_by=adapter&after=0.0.-1.x",
+        "group_by=adapter&after=0.0.9999999999999999999999.x",
     };
     struct world w;
     char path[100];

@@ -70,21 +70,22 @@ static void expect_refused(struct fixture *f, int fd, size_t length)
     reply_free(&r);
 }
 
-/* Two of the largest size fit; what comes beyond waits outside, and only uploads do. */
-TEST(bodies_uploads_are_counted_when_they_are_announced)
+/* Two of the largest size fit, as much as has come of them; what comes beyond waits outside,
+ * and only uploads do. */
+TEST(bodies_uploads_are_counted_as_they_come)
 {
     enum { LENGTH = 1000000 };
     struct fixture f = {.max_upload = LENGTH};
     int fds[3];
     fake_engine_plan(&plain);
     fixture_start(&f);
-    fds[0] = open_upload(&f, false, LENGTH, 1);
-    fds[1] = open_upload(&f, false, LENGTH, 1);
-    wait_used(&f, 2 * LENGTH);
+    fds[0] = open_upload(&f, false, LENGTH, LENGTH - 1);
+    fds[1] = open_upload(&f, false, LENGTH, LENGTH - 1);
+    wait_used(&f, 2 * LENGTH - 2);
     fds[2] = open_upload(&f, false, LENGTH, 0);
     expect_refused(&f, fds[2], LENGTH);
     close(fds[0]);
-    wait_used(&f, LENGTH);
+    wait_used(&f, LENGTH - 1);
     struct reply r = fixture_ask(&f, "PUT", "/v1/adapters/t",
                                  "Content-Type: application/json\r\n",
                                  "{\"kind\":\"text\",\"text\":\"x\"}");
@@ -102,14 +103,15 @@ TEST(bodies_chunked_uploads_are_counted_as_they_come)
     struct fixture f = {.max_upload = LENGTH};
     fake_engine_plan(&plain);
     fixture_start(&f);
-    int a = open_upload(&f, false, LENGTH, 1), b = open_upload(&f, true, LENGTH, 600000);
-    wait_used(&f, LENGTH + 600000);
+    int a = open_upload(&f, false, LENGTH, LENGTH - 1);
+    int b = open_upload(&f, true, LENGTH, 600000);
+    wait_used(&f, LENGTH - 1 + 600000);
     int c = open_upload(&f, true, 500000, 500000);
     client_send(c, "\r\n0\r\n\r\n");
     struct reply r = client_read(c, true);
     EXPECT_EQ(r.status, 503);
     reply_free(&r);
-    wait_used(&f, LENGTH + 600000);
+    wait_used(&f, LENGTH - 1 + 600000);
     close(a);
     close(b);
     close(c);

@@ -1,7 +1,9 @@
 /* The supervisor over workers without a server: what becomes of them and of its own exit
  * status. Each case is a process of its own, told what its workers do. */
+#define _GNU_SOURCE /* prlimit */
 #include "server/supervisor.h"
 
+#include "core/base/check.h"
 #include "server/running.h"
 #include "tests/server/fixture.h"
 #include "tests/test.h"
@@ -11,6 +13,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -20,6 +23,7 @@ struct scene { /* shared with the processes */
     int kind;
     int n_started, n_up, n_stopped, n_ended, n_first;
     int lives[4], deaths[4]; /* by place */
+    bool may_not_fork;
     pid_t last;
     int64_t start_ms[16];
 };
@@ -84,6 +88,32 @@ static struct scene *scene_new(int kind)
     return s;
 }
 
+/* Root may always fork, and may not always change limits of others. */
+static void leave_root(void)
+{
+    if (getuid() == 0)
+        CHECK(setgid(65534) == 0 && setuid(65534) == 0);
+}
+
+static void forbid_forks(void)
+{
+    struct rlimit r;
+    leave_root();
+    CHECK(getrlimit(RLIMIT_NPROC, &r) == 0);
+    r.rlim_cur = 0;
+    CHECK(setrlimit(RLIMIT_NPROC, &r) == 0);
+}
+
+static int allow_forks(pid_t pid)
+{
+    struct rlimit r;
+    leave_root();
+    if (prlimit(pid, RLIMIT_NPROC, NULL, &r) < 0)
+        return 1;
+    r.rlim_cur = r.rlim_max;
+    return prlimit(pid, RLIMIT_NPROC, &r, NULL) == 0 ? 0 : 1;
+}
+
 static pid_t supervise(struct scene *s, int n_workers)
 {
     const struct supervisor_opts opts = {.n_workers = n_workers,
@@ -94,6 +124,8 @@ static pid_t supervise(struct scene *s, int n_workers)
                                          .on_death = on_death,
                                          .ud = s};
     pid_t pid = fork();
+    if (pid == 0 && s->may_not_fork)
+        forbid_forks();
     if (pid == 0)
         _exit(supervisor_run(&opts));
     return pid;
@@ -143,6 +175,43 @@ TEST(supervisor_starts_all_workers_and_ends_them)
         EXPECT_EQ(s->lives[i], 1);
         EXPECT_EQ(s->deaths[i], 1);
     }
+    munmap(s, sizeof *s);
+}
+
+/* No news comes from a worker that there is not: the clock alone says when to try again. */
+TEST(supervisor_tries_again_when_the_first_forks_fail)
+{
+    struct scene *s = scene_new(0);
+    s->may_not_fork = true;
+    pid_t pid = supervise(s, 2);
+    usleep(200000);
+    EXPECT_EQ(s->n_started, 0);
+    pid_t other = fork();
+    if (other == 0)
+        _exit(allow_forks(pid));
+    EXPECT_EQ(status_of(other), 0);
+    EXPECT(comes_to(&s->n_started, 2, 10000));
+    EXPECT_EQ(s->n_up, 1);
+    EXPECT_EQ(s->n_first, 1);
+    kill(pid, SIGTERM);
+    EXPECT_EQ(status_of(pid), 0);
+    munmap(s, sizeof *s);
+}
+
+/* The places of the others are free and due, but not before the first one is ready. */
+TEST(supervisor_sleeps_while_the_first_worker_starts)
+{
+    struct scene *s = scene_new(NEVER_READY);
+    struct rusage used;
+    int status = 0;
+    pid_t pid = supervise(s, 2);
+    EXPECT(comes_to(&s->n_started, 1, 5000));
+    usleep(300000);
+    EXPECT_EQ(s->n_started, 1);
+    kill(pid, SIGTERM);
+    EXPECT_EQ(wait4(pid, &status, 0, &used), pid);
+    EXPECT(used.ru_utime.tv_sec == 0 && used.ru_stime.tv_sec == 0);
+    EXPECT(used.ru_utime.tv_usec + used.ru_stime.tv_usec < 100000);
     munmap(s, sizeof *s);
 }
 

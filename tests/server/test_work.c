@@ -60,7 +60,8 @@ static void send_on(int fd, const char *method, const char *path, const char *bo
     buf_free(&b);
 }
 
-static int start_asking(struct world *w, const char *method, const char *path, const char *body)
+static int start_asking(struct world *w, const char *method, const char *path,
+                        const char *body)
 {
     int fd = client_open(&w->f);
     send_on(fd, method, path, body);
@@ -115,7 +116,7 @@ TEST(work_that_blocks_leaves_threads_for_what_is_short)
     int64_t start = now_ms();
     struct reply r = fixture_ask(&w.f, "POST", "/tokenize", "", text.data);
     EXPECT_EQ(r.status, 200);
-    EXPECT(now_ms() - start < 1000);
+    EXPECT(now_ms() - start < 4000); /* before the registry is free */
     reply_free(&r);
     buf_free(&text);
     run_sql(&w, "COMMIT");
@@ -181,7 +182,7 @@ TEST(work_whose_answer_nobody_reads_has_an_end)
     struct world w;
     int fds[N];
     fake_engine_plan(&(struct fake_plan){0});
-    open_world(&w, &(struct fixture){.read_grace_ms = 600});
+    open_world(&w, &(struct fixture){.read_grace_ms = 2000});
     run_sql(&w, "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 900)"
                 " INSERT INTO usage SELECT 3600 * i, 1, 0, 'a', 1, 1, 1, 1, 1 FROM n");
     int64_t start = now_ms();
@@ -193,10 +194,10 @@ TEST(work_whose_answer_nobody_reads_has_an_end)
     usleep(100000);
     struct reply r = fixture_get(&w.f, "/v1/usage");
     EXPECT_EQ(r.status, 200);
-    EXPECT(now_ms() - start < 600);
+    EXPECT(now_ms() - start < 2000);
     reply_free(&r);
-    EXPECT(wait_listed(&w, "/metrics", "http_requests_total{status=\"499\"} 2\n", 3000));
-    EXPECT(now_ms() - start >= 600);
+    EXPECT(wait_listed(&w, "/metrics", "http_requests_total{status=\"499\"} 2\n", 8000));
+    EXPECT(now_ms() - start >= 2000);
     for (int i = 0; i < N; i++)
         close(fds[i]);
     fixture_stop(&w.f);
@@ -308,7 +309,7 @@ TEST(work_of_loads_keeps_the_home)
     snprintf(path, sizeof path, "%s/compiled", w.dir);
     adapter_files_remove_dir(path);
     w.f = (struct fixture){.state = w.dir};
-    fake_engine_plan(&(struct fake_plan){.compile_us = 1500000, .hold_after = 2});
+    fake_engine_plan(&(struct fake_plan){.compile_us = 2500000, .hold_after = 2});
     fixture_start(&w.f);
     int asking = start_asking(&w, "POST", "/v1/completions", use_x);
     EXPECT(wait_listed(&w, "/admin/requests", "\"station\":\"acquiring the adapter\"", 3000));
@@ -316,7 +317,7 @@ TEST(work_of_loads_keeps_the_home)
     close(asking); /* nobody waits for it any more */
     usleep(300000);
     EXPECT(!is_home_free(&w));
-    EXPECT(wait_home_free(&w, 4000));
+    EXPECT(wait_home_free(&w, 8000));
     close(held);
     fixture_join(&w.f);
     close_world(&w);

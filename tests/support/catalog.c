@@ -43,11 +43,9 @@ void catalog_free(struct catalog *r)
 static int run_change(struct catalog *r, struct adapter_change *c, struct err *err)
 {
     struct adapter_info info;
-    int more;
-    do
-        more = adapter_change_run(c, err) < 0 ? -1 : adapter_change_next(c, err);
-    while (more > 0);
-    int rc = more < 0 ? -1 : adapters_commit(r->adapters, c, &info, err);
+    int rc = adapter_change_run(c, err);
+    if (rc == 0)
+        rc = adapters_commit(r->adapters, c, &info, err);
     adapter_change_free(c);
     return rc;
 }

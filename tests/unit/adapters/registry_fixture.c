@@ -90,14 +90,11 @@ int64_t fixture_add_tenant(struct fixture *f, const char *name)
 int carry_out(struct fixture *f, struct adapter_change *c, const struct adapter_when *when,
               struct adapter_info *info, struct err *err)
 {
-    int rc = c ? 0 : -1, more = 1;
+    int rc = c ? 0 : -1;
     if (rc == 0 && when)
         rc = adapter_change_when(c, when, err);
-    while (rc == 0 && more > 0) {
+    if (rc == 0)
         rc = adapter_change_run(c, err);
-        more = rc == 0 ? adapter_change_next(c, err) : 0;
-        rc = more < 0 ? -1 : rc;
-    }
     if (rc == 0)
         rc = adapters_commit(f->a, c, info, err);
     adapter_change_free(c);

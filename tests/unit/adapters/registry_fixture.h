@@ -29,8 +29,7 @@ void fixture_close(struct fixture *f);
 bool fixture_restart(struct fixture *f); /* store and registry; with f->memory */
 int64_t fixture_add_tenant(struct fixture *f, const char *name);
 
-/* As the server does it: run again for as long as the change says so, then commit. c may be
- * NULL; it is freed. */
+/* As the server does it: run, then commit. c may be NULL; it is freed. */
 int carry_out(struct fixture *f, struct adapter_change *c, const struct adapter_when *when,
               struct adapter_info *info, struct err *err);
 

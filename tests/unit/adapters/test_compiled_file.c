@@ -33,7 +33,8 @@ static int compile(struct compiled_fixture *c, const char *type, const char *ten
     struct adapter_spec spec;
     struct err err = {0};
     const struct spec_limits limits = {base_model_shape(c->f.base), 255, 1 << 24, 1 << 24};
-    const struct compile_with with = {c->f.engine, c->f.base, 255, 1};
+    const struct compile_with with = {
+        .engine = c->f.engine, .base = c->f.base, .max_virtual_tokens = 255, .domain = 1};
     buf_printf(&config, "{\"peft_type\": \"%s\"}", type);
     adapter_files_tensors(&weights, tensors);
     const struct adapter_file files[] = {{"adapter_config.json", config.data, config.len},

@@ -309,6 +309,163 @@ TEST(registry_limits_of_a_tenant)
     fixture_close(&f);
 }
 
+static uint64_t rows_computed(const struct fixture *f)
+{
+    struct engine_stats s;
+    engine_stats(f->engine, &s);
+    return s.compile_rows;
+}
+
+/* As a server's: what was asked for, and what it may be in all. */
+struct purse {
+    int64_t left;
+    int n_asked;
+};
+
+static int charge(void *ud, int64_t n_tokens, struct err *err)
+{
+    struct purse *p = ud;
+    p->n_asked++;
+    if (n_tokens > p->left)
+        return err_set(err, ERR_QUEUE_FULL, "%lld tokens", (long long)n_tokens);
+    p->left -= n_tokens;
+    return 0;
+}
+
+/* The put and its dry run are refused alike, with nothing computed and nothing charged. */
+static void expect_refused(struct fixture *f, const char *name, const char *json,
+                           struct adapters_limits limits, enum err_code code)
+{
+    const struct adapter_file file = {"adapter.json", json, strlen(json)};
+    struct purse purse = {.left = 1000};
+    uint64_t rows = rows_computed(f);
+    limits.charge = charge;
+    limits.ud = &purse;
+    for (int is_dry = 1; is_dry >= 0; is_dry--) {
+        struct err err = {0};
+        struct adapter_info info;
+        struct adapter_change *c = adapters_put_begin(f->a, TENANT, name, &file, 1, &err);
+        ASSERT(c);
+        adapter_change_limit(c, &limits);
+        if (is_dry)
+            adapter_change_dry(c);
+        EXPECT_EQ(carry_out(f, c, NULL, &info, &err), -1);
+        EXPECT_EQ(err.code, code);
+    }
+    EXPECT_EQ(rows_computed(f), rows);
+    EXPECT_EQ(purse.n_asked, 0);
+}
+
+TEST(registry_refuses_before_it_compiles)
+{
+    struct fixture f;
+    struct err err = {0};
+    struct adapter_info info;
+    if (!fixture_open(&f, DTYPE_CHOICE_AUTO, false))
+        return;
+    EXPECT_EQ(put_text(&f, "x", text_one, &info, &err), 0);
+    EXPECT(rows_computed(&f) > 0);
+    expect_refused(&f, "x", text_two, (struct adapters_limits){.max_virtual_tokens = 1},
+                   ERR_ADAPTER);
+    expect_refused(&f, "y", text_two, (struct adapters_limits){.store.max_adapters = 1},
+                   ERR_FORBIDDEN);
+    expect_refused(&f, "x", text_two,
+                   (struct adapters_limits){.store.max_bytes = 2 * (sizeof text_one - 1) - 1},
+                   ERR_TOO_LARGE);
+    /* What is compiled already is refused by the same limits. */
+    expect_refused(&f, "y", text_one, (struct adapters_limits){.max_virtual_tokens = 1},
+                   ERR_ADAPTER);
+    expect_refused(&f, "y", text_one, (struct adapters_limits){.store.max_adapters = 1},
+                   ERR_FORBIDDEN);
+    EXPECT_EQ(versions_of(&f, "x").n, 1);
+    EXPECT(!has(&f, "y"));
+    fixture_close(&f);
+}
+
+static int put_charged(struct fixture *f, struct adapter_change *c, struct purse *purse,
+                       struct err *err)
+{
+    struct adapter_info info;
+    *err = (struct err){0};
+    if (c)
+        adapter_change_limit(c, &(struct adapters_limits){.charge = charge, .ud = purse});
+    return carry_out(f, c, NULL, &info, err);
+}
+
+static int text_charged(struct fixture *f, const char *name, const char *json,
+                        struct purse *purse, struct err *err)
+{
+    const struct adapter_file file = {"adapter.json", json, strlen(json)};
+    return put_charged(f, adapters_put_begin(f->a, TENANT, name, &file, 1, err), purse, err);
+}
+
+TEST(registry_charges_for_what_it_compiles)
+{
+    struct fixture f;
+    struct err err = {0};
+    struct adapter_info info;
+    struct purse purse = {.left = 1000};
+    if (!fixture_open(&f, DTYPE_CHOICE_AUTO, false))
+        return;
+    EXPECT_EQ(text_charged(&f, "x", text_one, &purse, &err), 0);
+    ASSERT(adapters_info(f.a, TENANT, "x", &info, &err) == 0);
+    char first[DIGEST_HEX + 1];
+    snprintf(first, sizeof first, "%s", info.version);
+    int64_t n = info.n_virtual_tokens;
+    EXPECT(n > 0 && purse.left == 1000 - n && purse.n_asked == 1);
+    EXPECT_EQ(text_charged(&f, "x", text_one, &purse, &err), 0); /* it is that already */
+    EXPECT_EQ(text_charged(&f, "y", text_one, &purse, &err), 0); /* it is compiled already */
+    EXPECT_EQ(purse.n_asked, 1);
+    purse.left = n - 1;
+    uint64_t rows = rows_computed(&f);
+    EXPECT_EQ(text_charged(&f, "x", text_two, &purse, &err), -1);
+    EXPECT_EQ(err.code, ERR_QUEUE_FULL);
+    EXPECT(rows_computed(&f) == rows && purse.left == n - 1);
+    EXPECT_EQ(put_text(&f, "x", text_two, &info, &err), 0); /* nobody is charged */
+    purse = (struct purse){.left = 0};
+    char *compiled = compiled_path(&f, TENANT, first);
+    EXPECT_EQ(unlink(compiled), 0);
+    EXPECT_EQ(put_charged(&f, adapters_rollback_begin(f.a, TENANT, "x", first, &err), &purse,
+                          &err), 0);
+    EXPECT(rows_computed(&f) > rows && purse.n_asked == 0); /* it was paid for */
+    free(compiled);
+    fixture_close(&f);
+}
+
+static int files_charged(struct fixture *f, const char *type, const char *tensors,
+                         struct purse *purse, struct err *err)
+{
+    struct buf weights = {0}, config = {0};
+    adapter_files_tensors(&weights, tensors);
+    buf_printf(&config, "{\"peft_type\":\"%s\"}", type);
+    const struct adapter_file files[] = {
+        {"adapter_config.json", config.data, config.len},
+        {"adapter_model.safetensors", weights.data, weights.len}};
+    int rc = put_charged(f, adapters_put_begin(f->a, TENANT, "x", files, 2, err), purse, err);
+    buf_free(&weights);
+    buf_free(&config);
+    return rc;
+}
+
+TEST(registry_charges_for_every_task)
+{
+    struct fixture f;
+    struct err err = {0};
+    struct purse purse = {.left = 29};
+    if (!fixture_open(&f, DTYPE_CHOICE_AUTO, false))
+        return;
+    const char tasks[] = ROWS " prefix_task_cols:F32:6,5,2 prefix_task_rows:F32:6,2,64";
+    EXPECT_EQ(files_charged(&f, "MULTITASK_PROMPT_TUNING", tasks, &purse, &err), -1);
+    EXPECT(purse.left == 29 && err.code == ERR_QUEUE_FULL);
+    EXPECT_STR(err.msg, "30 tokens");
+    purse.left = 38;
+    EXPECT_EQ(files_charged(&f, "MULTITASK_PROMPT_TUNING", tasks, &purse, &err), 0);
+    EXPECT_EQ(purse.left, 8);
+    EXPECT_EQ(files_charged(&f, "PREFIX_TUNING", KV, &purse, &err), 0);
+    EXPECT_EQ(purse.left, 3);
+    fixture_close(&f);
+}
+
 /* ---- the adapters folder ------------------------------------------------------------- */
 
 /* 1: imported; 0: nothing had to be done; -1. json NULL: it went. */

@@ -209,6 +209,188 @@ TEST(registry_keeps_pinned_ones)
     fixture_close(&f);
 }
 
+/* ---- shares -------------------------------------------------------------------------- */
+
+enum { TILES = 10, NAMES_OF_ONE = 40 };
+
+/* Names n0, n1... of a tenant, none of them in memory afterwards. */
+static bool open_for_tenants(struct fixture *f, int64_t *other)
+{
+    char name[16];
+    if (!open_with(f, TILES, 0))
+        return false;
+    *other = fixture_add_tenant(f, "other");
+    for (int i = 0; i < NAMES_OF_ONE; i++) {
+        snprintf(name, sizeof name, "n%d", i);
+        put_number(f, TENANT, name, i);
+        put_number(f, *other, name, i);
+    }
+    return fixture_restart(f);
+}
+
+/* Those of n0, n1... that can be in use together; *held takes them. */
+static int use_all(struct fixture *f, int64_t tenant, struct adapter_version **held)
+{
+    char name[16];
+    int n = 0;
+    for (int i = 0; i < NAMES_OF_ONE; i++) {
+        struct err err = {0};
+        snprintf(name, sizeof name, "n%d", i);
+        struct adapter_version *v = acquire_of(f, tenant, name, &err);
+        if (v)
+            held[n++] = v;
+        else
+            EXPECT_EQ(err.code, ERR_NO_MEMORY);
+    }
+    return n;
+}
+
+static void release(struct adapter_version **held, int n)
+{
+    for (int i = 0; i < n; i++)
+        adapters_release(held[i]);
+}
+
+/* One uses as many as he can get; another's one adapter, which is cold, is served every time. */
+TEST(registry_one_tenant_cannot_take_all_memory)
+{
+    struct fixture f;
+    struct err err = {0};
+    struct adapter_version *held[NAMES_OF_ONE];
+    int64_t other;
+    char name[16];
+    if (!open_for_tenants(&f, &other))
+        return;
+    for (int round = 0; round < 2; round++) { /* cold, then with his own ones in memory */
+        int n = use_all(&f, TENANT, held);
+        EXPECT_EQ(n, TILES * 3 / 4);
+        for (int i = 0; i < NAMES_OF_ONE; i++) {
+            snprintf(name, sizeof name, "n%d", i);
+            struct adapter_version *v = acquire_of(&f, other, name, &err);
+            if (!v)
+                test_fail(__FILE__, __LINE__, "%s: %s", name, err.msg);
+            else
+                adapters_release(v);
+        }
+        release(held, n);
+        for (int i = 0; i < TILES; i++) {
+            snprintf(name, sizeof name, "n%d", i);
+            use(&f, name);
+        }
+        EXPECT_EQ(stats_of(&f).bytes, TILES * TILE_BYTES); /* what is not in use may fill it */
+    }
+    fixture_close(&f);
+}
+
+/* All that he asks for at once, before any of it is in memory. */
+TEST(registry_loads_that_were_queued_keep_to_the_share)
+{
+    struct fixture f;
+    struct err err = {0};
+    struct adapter_version *v, *held[NAMES_OF_ONE];
+    struct adapter_load *loads[NAMES_OF_ONE];
+    int64_t other;
+    int n = 0;
+    char name[16];
+    if (!open_for_tenants(&f, &other))
+        return;
+    for (int i = 0; i < NAMES_OF_ONE; i++) {
+        snprintf(name, sizeof name, "n%d", i);
+        ASSERT(adapters_acquire(f.a, TENANT, name, &v, &loads[i], &err) == 0);
+    }
+    for (int i = 0; i < NAMES_OF_ONE; i++) {
+        ASSERT(adapters_next_load(f.a) == loads[i]);
+        adapter_load_run(loads[i]);
+        adapters_load_done(f.a, loads[i]);
+        if (adapters_take(f.a, loads[i], &v, &err) == 0)
+            held[n++] = v;
+        else
+            EXPECT_EQ(err.code, ERR_NO_MEMORY);
+    }
+    EXPECT_EQ(n, TILES * 3 / 4);
+    EXPECT_EQ(stats_of(&f).loads, n); /* the others cost nothing */
+    v = acquire_of(&f, other, "n0", &err);
+    ASSERT(v);
+    adapters_release(v);
+    release(held, n);
+    fixture_close(&f);
+}
+
+/* What old daemons stored has no size before it is loaded. */
+TEST(registry_loads_of_unknown_size_keep_to_the_share)
+{
+    struct fixture f;
+    struct err err = {0};
+    struct adapter_version *held[NAMES_OF_ONE];
+    char json[80], name[16], digest[DIGEST_HEX + 1];
+    if (!open_with(&f, TILES, 0))
+        return;
+    int64_t other = fixture_add_tenant(&f, "other");
+    put_number(&f, other, "n0", 0);
+    for (int i = 0; i < NAMES_OF_ONE; i++) {
+        snprintf(name, sizeof name, "n%d", i);
+        snprintf(json, sizeof json, "{\"kind\":\"text\",\"text\":\"n%d\"}", i);
+        const struct adapter_file file = {"adapter.json", json, strlen(json)};
+        const struct blob_file blob = {"adapter.json", json, strlen(json)};
+        spec_digest(&file, 1, digest);
+        const struct store_entry e = {
+            .tenant = TENANT, .name = name, .version = digest, .kind = "", .created = 1};
+        EXPECT_EQ(store_put(f.store, &e, &blob, 1, NULL, NULL, &err), 0);
+    }
+    int n = use_all(&f, TENANT, held);
+    EXPECT_EQ(n, TILES * 3 / 4);
+    struct adapter_version *v = acquire_of(&f, other, "n0", &err);
+    ASSERT(v);
+    adapters_release(v);
+    release(held, n);
+    fixture_close(&f);
+}
+
+/* As what one has ends, the other gets to his share, and no further while the first is there. */
+TEST(registry_tenants_come_to_equal_shares)
+{
+    struct fixture f;
+    struct adapter_version *one[NAMES_OF_ONE], *two[NAMES_OF_ONE];
+    int64_t other;
+    if (!open_for_tenants(&f, &other))
+        return;
+    int n = use_all(&f, TENANT, one), m = use_all(&f, other, two);
+    EXPECT_EQ(n, TILES * 3 / 4);
+    EXPECT_EQ(m, 2);
+    for (int i = 0; i < 20; i++) {
+        struct adapter_version *more[NAMES_OF_ONE];
+        adapters_release(one[--n]);
+        release(two, m);
+        m = use_all(&f, other, two); /* he is back at once; then the first is */
+        int k = use_all(&f, TENANT, more);
+        release(one, n);
+        memcpy(one, more, sizeof more);
+        n = k;
+        EXPECT(n + m <= TILES);
+    }
+    EXPECT(n >= TILES / 2 - 1 && m >= TILES / 2 - 1);
+    release(one, n);
+    release(two, m);
+    fixture_close(&f);
+}
+
+TEST(registry_one_tenant_alone_uses_all_memory)
+{
+    struct fixture f;
+    struct adapter_version *held[NAMES_OF_ONE];
+    char name[16];
+    if (!open_with(&f, TILES, 0))
+        return;
+    for (int i = 0; i < NAMES_OF_ONE; i++) {
+        snprintf(name, sizeof name, "n%d", i);
+        put_number(&f, TENANT, name, i);
+    }
+    int n = use_all(&f, TENANT, held);
+    EXPECT_EQ(n, TILES);
+    release(held, n);
+    fixture_close(&f);
+}
+
 /* ---- back from the disk -------------------------------------------------------------- */
 
 TEST(registry_comes_back_bitwise)

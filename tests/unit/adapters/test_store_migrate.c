@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "adapters/store_tenants.h"
 #include "core/base/log.h"
 #include "core/base/mem.h"
 #include "tests/support/adapter_files.h"
@@ -299,6 +300,27 @@ TEST(store_reads_blobs_that_are_not_renamed_yet)
     s = stored_open(dir, 3, &err);
     ASSERT(s);
     EXPECT(stored_in(s, 1, 2) == 3 && stored_is_whole(s, 1, 3));
+    store_close(s);
+    adapter_files_remove_dir(dir);
+    free(dir);
+}
+
+/* Who was removed before names were kept stays without one. */
+TEST(store_migrates_tables_without_former_tenants)
+{
+    char *dir = adapter_files_tmp_dir();
+    struct err err = {0};
+    int64_t id = 0;
+    struct store *s = stored_open(dir, 1, &err);
+    ASSERT(s);
+    stored_tenant(s, "a");
+    store_close(s);
+    run_sql(dir, "DROP TABLE former_tenants; PRAGMA user_version = 3;");
+    s = stored_open(dir, 1, &err);
+    ASSERT(s);
+    EXPECT_EQ(store_find_former_tenant(s, "a", &id, &err), -1);
+    EXPECT_EQ(store_remove_tenant(s, "a", &err), 0);
+    EXPECT(store_find_former_tenant(s, "a", &id, &err) == 0 && id == 2);
     store_close(s);
     adapter_files_remove_dir(dir);
     free(dir);

@@ -156,8 +156,9 @@ TEST(store_tenants_are_removed_with_what_is_theirs)
     struct tenant t;
     char text[KEY_TEXT_MAX];
     unsigned char hash[KEY_HASH_BYTES];
+    bool had_key = false;
     ASSERT(open_place(&p));
-    int64_t a = stored_tenant(p.s, "a"), n;
+    int64_t a = stored_tenant(p.s, "a");
     EXPECT(stored_put(p.s, a, 0, 0, &p.err) == 0 && stored_put(p.s, a, 1, 1, &p.err) == 0);
     EXPECT_EQ(stored_put(p.s, STORE_DEFAULT_TENANT, 0, 0, &p.err), 0);
     EXPECT_EQ(store_add_key(p.s, "a", KEY_INFER, 0, text, &k, &p.err), 0);
@@ -167,8 +168,7 @@ TEST(store_tenants_are_removed_with_what_is_theirs)
     EXPECT_EQ(store_find_tenant(p.s, "a", &t, &p.err), -1);
     key_hash(hash, text, strlen(text));
     EXPECT_EQ(store_find_key(p.s, hash, &k, &t, &p.err), 0);
-    EXPECT_EQ(store_count_keys(p.s, &n, &p.err), 0);
-    EXPECT_EQ(n, 0);
+    EXPECT(store_ever_had_key(p.s, &had_key, &p.err) == 0 && had_key);
     EXPECT(stored_in(p.s, a, 0) == STORED_NOTHING &&
            stored_count(p.dir, "blobs", false) == 1);
     EXPECT(stored_is_whole(p.s, STORE_DEFAULT_TENANT, 0));
@@ -252,21 +252,22 @@ TEST(store_keys_are_listed_and_revoked)
     struct tenant t;
     char text[KEY_TEXT_MAX];
     unsigned char hash[KEY_HASH_BYTES];
-    int64_t n;
+    bool had_key = true;
     ASSERT(open_place(&p));
     stored_tenant(p.s, "a");
+    EXPECT(store_ever_had_key(p.s, &had_key, &p.err) == 0 && !had_key);
     EXPECT_EQ(store_add_key(p.s, "a", KEY_INFER, 0, text, NULL, &p.err), 0);
     EXPECT_EQ(store_add_key(p.s, "default", KEY_MANAGE, 1, text, NULL, &p.err), 0);
     EXPECT_EQ(store_add_key(p.s, NULL, KEY_ADMIN, 0, text, NULL, &p.err), 0);
     expect_keys(&p, NULL, 0, 9, "1:a:infer 2:default:manage 3::admin ", false);
     expect_keys(&p, NULL, 1, 1, "2:default:manage ", true);
     expect_keys(&p, "a", 0, 1, "1:a:infer ", false);
-    EXPECT(store_count_keys(p.s, &n, &p.err) == 0 && n == 3);
+    EXPECT(store_ever_had_key(p.s, &had_key, &p.err) == 0 && had_key);
     EXPECT_EQ(store_revoke_key(p.s, 3, &p.err), 0);
     EXPECT_EQ(store_revoke_key(p.s, 3, &p.err), 0);
     EXPECT_EQ(store_revoke_key(p.s, 4, &p.err), -1);
     EXPECT_EQ(p.err.code, ERR_NOT_FOUND);
-    EXPECT(store_count_keys(p.s, &n, &p.err) == 0 && n == 3);
+    EXPECT(store_ever_had_key(p.s, &had_key, &p.err) == 0 && had_key);
     expect_keys(&p, NULL, 2, 9, "3::admin- ", false);
     key_hash(hash, text, strlen(text));
     EXPECT_EQ(store_find_key(p.s, hash, &k, &t, &p.err), 1);
@@ -337,20 +338,12 @@ static void note_usage(void *ud, const struct usage_row *r)
                (long long)r->n.virtual_tokens, (long long)r->n.generated_tokens);
 }
 
-struct asked {
-    int64_t tenant, start, end;
-    unsigned group_by;
-    size_t limit;
-};
-
-static void expect_usage(struct place *p, struct asked q, const char *expected, bool more)
+static void expect_usage(struct place *p, struct usage_query q, const char *expected, bool more)
 {
     struct buf seen = {0};
     bool has_more = !more;
     buf_add_str(&seen, "");
-    EXPECT_EQ(store_each_usage(p->s, q.tenant, q.start, q.end, q.group_by, q.limit,
-                               &has_more, note_usage, &seen, &p->err),
-              0);
+    EXPECT_EQ(store_each_usage(p->s, &q, &has_more, note_usage, &seen, &p->err), 0);
     EXPECT_STR(seen.data, expected);
     EXPECT_EQ(has_more, more);
     buf_free(&seen);
@@ -362,35 +355,35 @@ TEST(store_usage_is_added_up)
     ASSERT(open_place(&p));
     int64_t a = stored_tenant(p.s, "a");
     const struct usage_row rows[] = {
-        {DAY, 1, 5, "x", NULL, {1, 10, 2, 3, 4}},
-        {DAY + HOUR + 59, a, 6, "", NULL, {1, 100, 20, 30, 40}}, /* of the hour that it is
+        {DAY, 1, 5, "x", NULL, 0, {1, 10, 2, 3, 4}},
+        {DAY + HOUR + 59, a, 6, "", NULL, 0, {1, 100, 20, 30, 40}}, /* of the hour that it is
                                                                     in */
-        {DAY + HOUR, a, 6, "x", NULL, {2, 1, 1, 1, 1}},
-        {2 * DAY, a, 7, "x", NULL, {1, 1000, 200, 300, 400}},
-        {2 * DAY, 99, 0, "y", NULL, {1, 1, 1, 1, 1}},
+        {DAY + HOUR, a, 6, "x", NULL, 0, {2, 1, 1, 1, 1}},
+        {2 * DAY, a, 7, "x", NULL, 0, {1, 1000, 200, 300, 400}},
+        {2 * DAY, 99, 0, "y", NULL, 0, {1, 1, 1, 1, 1}},
     };
-    expect_usage(&p, (struct asked){.limit = 9}, "0/0/0/:0,0,0,0,0 ", false);
-    expect_usage(&p, (struct asked){.limit = 9, .group_by = USAGE_BY_HOUR}, "", false);
+    expect_usage(&p, (struct usage_query){.limit = 9}, "0/0/0/:0,0,0,0,0 ", false);
+    expect_usage(&p, (struct usage_query){.limit = 9, .group_by = USAGE_BY_HOUR}, "", false);
     EXPECT_EQ(store_add_usage(p.s, rows, 5, &p.err), 0);
     EXPECT_EQ(store_add_usage(p.s, rows, 2, &p.err), 0);
-    expect_usage(&p, (struct asked){.limit = 9}, "0/0/0/:8,1222,246,368,490 ", false);
-    expect_usage(&p, (struct asked){.limit = 9, .group_by = USAGE_BY_TENANT},
+    expect_usage(&p, (struct usage_query){.limit = 9}, "0/0/0/:8,1222,246,368,490 ", false);
+    expect_usage(&p, (struct usage_query){.limit = 9, .group_by = USAGE_BY_TENANT},
                  "0/1=default/0/:2,20,4,6,8 0/2=a/0/:5,1201,241,361,481 0/99/0/:1,1,1,1,1 ",
                  false);
-    expect_usage(&p, (struct asked){.limit = 2, .group_by = USAGE_BY_ADAPTER},
+    expect_usage(&p, (struct usage_query){.limit = 2, .group_by = USAGE_BY_ADAPTER},
                  "0/0/0/:2,200,40,60,80 0/0/0/x:5,1021,205,307,409 ", true);
     expect_usage(&p,
-                 (struct asked){
+                 (struct usage_query){
                      .tenant = a, .limit = 9, .group_by = USAGE_BY_KEY | USAGE_BY_ADAPTER},
                  "0/0/6/:2,200,40,60,80 0/0/6/x:2,1,1,1,1 0/0/7/x:1,1000,200,300,400 ",
                  false);
-    expect_usage(&p, (struct asked){.tenant = a, .limit = 9, .group_by = USAGE_BY_DAY},
+    expect_usage(&p, (struct usage_query){.tenant = a, .limit = 9, .group_by = USAGE_BY_DAY},
                  "86400/0/0/:4,201,41,61,81 172800/0/0/:1,1000,200,300,400 ", false);
-    expect_usage(&p, (struct asked){.limit = 9, .end = 2 * DAY, .group_by = USAGE_BY_HOUR},
+    expect_usage(&p, (struct usage_query){.limit = 9, .end = 2 * DAY, .group_by = USAGE_BY_HOUR},
                  "86400/0/0/:2,20,4,6,8 90000/0/0/:4,201,41,61,81 ", false);
-    expect_usage(&p, (struct asked){.limit = 9, .start = DAY + HOUR, .end = 2 * DAY},
+    expect_usage(&p, (struct usage_query){.limit = 9, .start = DAY + HOUR, .end = 2 * DAY},
                  "0/0/0/:4,201,41,61,81 ", false);
-    expect_usage(&p, (struct asked){.tenant = 1, .limit = 9, .start = DAY + 1},
+    expect_usage(&p, (struct usage_query){.tenant = 1, .limit = 9, .start = DAY + 1},
                  "0/0/0/:0,0,0,0,0 ", false);
     close_place(&p);
 }
@@ -398,14 +391,73 @@ TEST(store_usage_is_added_up)
 TEST(store_usage_is_there_after_a_restart)
 {
     struct place p;
-    const struct usage_row row = {DAY, 1, 0, "", NULL, {1, 2, 3, 4, 5}};
+    const struct usage_row row = {DAY, 1, 0, "", NULL, 0, {1, 2, 3, 4, 5}};
     ASSERT(open_place(&p));
     EXPECT_EQ(store_add_usage(p.s, &row, 1, &p.err), 0);
     store_close(p.s);
     p.s = stored_open(p.dir, 1, &p.err);
     ASSERT(p.s);
     EXPECT_EQ(store_add_usage(p.s, &row, 1, &p.err), 0);
-    expect_usage(&p, (struct asked){.limit = 1, .group_by = USAGE_BY_TENANT},
+    expect_usage(&p, (struct usage_query){.limit = 1, .group_by = USAGE_BY_TENANT},
                  "0/1=default/0/:2,4,6,8,10 ", false);
+    close_place(&p);
+}
+
+/* Each page begins behind the last row of the one before, whatever came in between. */
+TEST(store_usage_is_read_in_pages)
+{
+    struct place p;
+    struct usage_row last = {2 * DAY, 2, 6, "", NULL, 0, {0}};
+    struct usage_query q = {.limit = 2, .group_by = USAGE_BY_TENANT | USAGE_BY_KEY |
+                                                    USAGE_BY_ADAPTER | USAGE_BY_DAY};
+    ASSERT(open_place(&p));
+    int64_t a = stored_tenant(p.s, "a");
+    const struct usage_row rows[] = {
+        {2 * DAY, 1, 5, "x", NULL, 0, {1, 0, 0, 0, 0}},
+        {2 * DAY, a, 6, "", NULL, 0, {1, 0, 0, 0, 0}},
+        {2 * DAY, a, 6, "a", NULL, 0, {1, 0, 0, 0, 0}},
+        {2 * DAY + HOUR, a, 6, "a", NULL, 0, {1, 0, 0, 0, 0}},
+        {3 * DAY, 1, 5, "", NULL, 0, {1, 0, 0, 0, 0}},
+        {DAY, 1, 5, "late", NULL, 0, {1, 0, 0, 0, 0}},
+    };
+    EXPECT_EQ(store_add_usage(p.s, rows, 5, &p.err), 0);
+    expect_usage(&p, q, "172800/1=default/5/x:1,0,0,0,0 172800/2=a/6/:1,0,0,0,0 ", true);
+    EXPECT_EQ(store_add_usage(p.s, &rows[5], 1, &p.err), 0);
+    q.after = &last;
+    expect_usage(&p, q, "172800/2=a/6/a:2,0,0,0,0 259200/1=default/5/:1,0,0,0,0 ", false);
+    q.start = 2 * DAY + HOUR; /* of a day that is asked for in part */
+    expect_usage(&p, q, "172800/2=a/6/a:1,0,0,0,0 259200/1=default/5/:1,0,0,0,0 ", false);
+    last = (struct usage_row){3 * DAY, 1, 5, "", NULL, 0, {0}};
+    expect_usage(&p, q, "", false);
+    close_place(&p);
+}
+
+static void note_removed(void *ud, const struct usage_row *r)
+{
+    buf_printf(ud, "%lld=%s%s ", (long long)r->tenant, r->tenant_name,
+               r->removed ? "-" : "");
+}
+
+TEST(store_usage_keeps_the_names_of_former_tenants)
+{
+    struct place p;
+    struct buf seen = {0};
+    int64_t id = 0;
+    ASSERT(open_place(&p));
+    EXPECT_EQ(store_find_former_tenant(p.s, "a", &id, &p.err), -1);
+    EXPECT_EQ(p.err.code, ERR_NOT_FOUND);
+    for (int i = 0; i < 3; i++) {
+        const struct usage_row row = {.hour = DAY, .tenant = stored_tenant(p.s, "a")};
+        EXPECT_EQ(store_add_usage(p.s, &row, 1, &p.err), 0);
+        if (i < 2)
+            EXPECT_EQ(store_remove_tenant(p.s, "a", &p.err), 0);
+    }
+    EXPECT_EQ(store_find_former_tenant(p.s, "a", &id, &p.err), 0);
+    EXPECT_EQ(id, 3);
+    EXPECT_EQ(store_find_former_tenant(p.s, "default", &id, &p.err), -1);
+    const struct usage_query q = {.group_by = USAGE_BY_TENANT, .limit = 9};
+    EXPECT_EQ(store_each_usage(p.s, &q, NULL, note_removed, &seen, &p.err), 0);
+    EXPECT_STR(seen.data, "2=a- 3=a- 4=a ");
+    buf_free(&seen);
     close_place(&p);
 }

@@ -1,6 +1,9 @@
 /* Tenants with full backlogs on the real engine: what each gets, counted in tokens. */
+#include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 
+#include "core/base/check.h"
 #include "core/base/mem.h"
 #include "tests/support/run.h"
 #include "tests/support/tenants.h"
@@ -89,5 +92,101 @@ TEST(engine_bounds_the_queue_of_each_tenant)
     for (int i = 0; i < 5; i++)
         run_free(runs[i]);
     runner_free(r);
+    base_model_free(b);
+}
+
+/* ---- compiles ------------------------------------------------------------------------ */
+
+enum { HUGE_TEXT = 1900, SMALL_TEXT = 19, MOST_COMPILES = 9 };
+
+struct compiling {
+    struct engine *engine;
+    uint32_t domain;
+    const int32_t *ids;
+    int n;
+    pthread_t thread;
+    struct kv_prefix *made;
+};
+
+static void *compile_main(void *ud)
+{
+    struct compiling *c = ud;
+    struct err err = {0};
+    c->made = engine_prefix_from_tokens(c->engine, c->domain, c->ids, c->n, &err);
+    return NULL;
+}
+
+static int n_compiling(struct runner *r)
+{
+    struct engine_stats s;
+    engine_stats(runner_engine(r), &s);
+    return s.compiling;
+}
+
+/* The engine stands still: when this returns the compile waits for its next step. */
+static void begin_compile(struct runner *r, struct compiling *c)
+{
+    int before = n_compiling(r);
+    CHECK(pthread_create(&c->thread, NULL, compile_main, c) == 0);
+    while (n_compiling(r) == before)
+        sched_yield();
+}
+
+static void end_compile(struct compiling *c)
+{
+    CHECK(pthread_join(c->thread, NULL) == 0);
+    EXPECT(c->made && c->made->n_tokens == c->n);
+    kv_prefix_free(c->made);
+}
+
+/* Beside the huge compiles of n domains: the steps that a small one of another takes. A request
+ * that generates all the while makes every step one that can be counted. */
+static int steps_of_small(const struct base_model *b, int n, int n_rows)
+{
+    struct err err = {0};
+    struct rng rng = {5};
+    struct runner *r =
+        runner_new(b, (struct engine_opts){.n_threads = 1, .prefill_chunk = n_rows});
+    struct engine *e = runner_engine(r);
+    int32_t *ids = tiny_ids(b, &rng, HUGE_TEXT);
+    struct compiling c[MOST_COMPILES];
+    struct run *run = run_new(ids, 4, 500, NULL);
+    runner_hold(r);
+    EXPECT_EQ(runner_post(r, run, &err), 0);
+    runner_wait_event(r);
+    for (int i = 0; i <= n; i++) {
+        c[i] = (struct compiling){e, (uint32_t)(i + 1), ids, i < n ? HUGE_TEXT : SMALL_TEXT, 0, NULL};
+        begin_compile(r, &c[i]);
+        if (i < n)
+            runner_step(r);
+    }
+    int steps = 0;
+    for (; n_compiling(r) > n && steps < 200; steps++)
+        runner_step(r);
+    EXPECT_EQ(n_compiling(r), n); /* no huge one has ended */
+    end_compile(&c[n]);
+    atomic_store(&run->job.cancelled, true);
+    runner_release(r);
+    for (int i = 0; i < n; i++)
+        end_compile(&c[i]); /* and each of those ends too */
+    runner_wait(r, &run, 1);
+    run_free(run);
+    free(ids);
+    runner_free(r);
+    return steps;
+}
+
+TEST(engine_small_compile_does_not_wait_for_a_huge_one)
+{
+    struct base_model *b = tiny_open(TINY_DEMO);
+    EXPECT(steps_of_small(b, 1, 64) <= 2);
+    EXPECT(steps_of_small(b, 1, 16) <= 4);
+    base_model_free(b);
+}
+
+TEST(engine_small_compile_does_not_wait_for_many_huge_ones)
+{
+    struct base_model *b = tiny_open(TINY_DEMO);
+    EXPECT(steps_of_small(b, tiny_scaled(MOST_COMPILES - 1), 64) <= 3);
     base_model_free(b);
 }

@@ -28,7 +28,7 @@ static void desk_init(struct desk *d, int n_blocks)
     struct err err = {0};
     *d = (struct desk){.n = 0};
     CHECK(kv_pool_init(&d->pool, &shape, n_blocks, &err) == 0);
-    sched_init(&d->sched, MAX_RUNNING, n_blocks, CHUNK);
+    sched_init(&d->sched, MAX_RUNNING, n_blocks, 64, CHUNK);
     batch_init(&d->batch, MAX_RUNNING + CHUNK, MAX_RUNNING, 8);
 }
 

@@ -152,20 +152,26 @@ TEST(ledger_changed_limits_hold_at_once)
     ledger_free(l);
 }
 
-TEST(ledger_charges_below_zero)
+/* All or nothing, with no request and no sequence counted. */
+TEST(ledger_spends_tokens_alone)
 {
-    struct ledger *l = open_ledger(1);
-    struct ledger_ask a = ask(1, 1, 1, S), big = ask(1, 1, 1500, S);
-    EXPECT_EQ(ledger_wait_us(l, &a), 0);
-    ledger_charge(l, &big);
-    EXPECT_EQ(look(l, &a).tokens_left, 0);
-    int64_t wait_us = ledger_wait_us(l, &a);
-    EXPECT(wait_us >= 90 * S + S / 10 &&
-           wait_us <= 90 * S + S / 10 + 2); /* 901 at ten a second */
-    EXPECT_EQ(take(l, &a), LEDGER_NO_TOKENS);
+    struct ledger *l = open_ledger(2);
+    struct ledger_ask a = ask(1, 1, 250, S), other = a;
+    int64_t wait_us = 0;
+    other.place = 1;
+    EXPECT_EQ(ledger_spend(l, &a, &wait_us), LEDGER_GRANTED);
+    EXPECT_EQ(ledger_spend(l, &other, &wait_us), LEDGER_GRANTED);
+    EXPECT_EQ(wait_us, 0);
+    EXPECT_EQ(ledger_spend(l, &a, &wait_us), LEDGER_NO_TOKENS);
+    EXPECT_EQ(wait_us, 15 * S); /* 150 at ten a second */
+    struct ledger_state now = look(l, &a);
+    EXPECT(now.tokens_left == 100 && now.requests_left == 6);
+    EXPECT(now.n_running == 0 && now.n_queued == 0);
+    ledger_forget_worker(l, 0); /* what was computed was computed */
+    EXPECT_EQ(look(l, &a).tokens_left, 100);
     a.now_us += wait_us;
-    EXPECT_EQ(ledger_wait_us(l, &a), 0);
-    EXPECT_EQ(take(l, &a), LEDGER_GRANTED);
+    EXPECT_EQ(ledger_spend(l, &a, &wait_us), LEDGER_GRANTED);
+    EXPECT_EQ(look(l, &a).tokens_left, 0);
     ledger_free(l);
 }
 
@@ -200,21 +206,60 @@ TEST(ledger_takes_over_what_is_full_again)
     ledger_free(l);
 }
 
-TEST(ledger_refuses_when_all_of_a_set_run)
+/* Every tenant has its six of the minute, however many there are. */
+TEST(ledger_forgets_no_debts_of_many_tenants)
 {
     struct ledger *l = open_ledger(1);
     int n_granted = 0;
-    struct ledger_ask a = ask(1, 1, 1, S);
-    for (int64_t t = 0; t < 20; t++) {
-        a.tenant = 1 + t * 256;
+    for (int round = 0; round < 10; round++) {
+        for (int64_t t = 1; t <= 5000; t++) {
+            struct ledger_ask a = ask(t, 1, 1, S);
+            if (take(l, &a) != LEDGER_GRANTED)
+                continue;
+            ledger_settle(l, &a, 1);
+            n_granted++;
+        }
+    }
+    EXPECT_EQ(n_granted, 5000 * 6);
+    ledger_free(l);
+}
+
+TEST(ledger_says_when_it_is_full)
+{
+    struct ledger *l = open_ledger(1);
+    struct ledger_ask first = ask(1, 1, 100, S);
+    struct ledger_ask late = ask(LEDGER_MAX_TENANTS + 1, 1, 1, S);
+    int n_granted = 0;
+    for (int64_t t = 1; t <= LEDGER_MAX_TENANTS; t++) {
+        struct ledger_ask a = ask(t, 1, 100, S);
         n_granted += take(l, &a) == LEDGER_GRANTED;
     }
-    EXPECT_EQ(n_granted, 16);
-    EXPECT_EQ(take(l, &a), LEDGER_NO_ROOM);
-    ledger_charge(l, &a); /* nowhere to be noted */
-    struct ledger_ask first = ask(1, 1, 1, S);
-    ledger_settle(l, &first, 1);
-    EXPECT_EQ(take(l, &a), LEDGER_GRANTED);
+    EXPECT_EQ(n_granted, LEDGER_MAX_TENANTS);
+    EXPECT_EQ(take(l, &late), LEDGER_FULL);
+    int64_t wait_us = 0;
+    EXPECT_EQ(ledger_spend(l, &late, &wait_us), LEDGER_FULL); /* nowhere to be noted */
+    ledger_settle(l, &first, 100);
+    late.now_us += 9 * S; /* request and tokens of the first are back after ten seconds */
+    EXPECT_EQ(take(l, &late), LEDGER_FULL);
+    late.now_us += 1 * S;
+    EXPECT_EQ(take(l, &late), LEDGER_GRANTED);
+    ledger_free(l);
+}
+
+/* Limits of nothing never give anything back: such a debt would be there for good. */
+TEST(ledger_waits_for_no_limits_of_nothing)
+{
+    struct ledger *l = open_ledger(1);
+    struct tenant_limits nothing = {0};
+    for (int64_t t = 1; t <= LEDGER_MAX_TENANTS; t++) {
+        struct ledger_ask a = ask(t, 1, 1, S);
+        EXPECT_EQ(take(l, &a), LEDGER_GRANTED);
+        ledger_settle(l, &a, 1);
+        a.limits = &nothing;
+        look(l, &a);
+    }
+    struct ledger_ask late = ask(LEDGER_MAX_TENANTS + 1, 1, 1, S);
+    EXPECT_EQ(take(l, &late), LEDGER_GRANTED);
     ledger_free(l);
 }
 

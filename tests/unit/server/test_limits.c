@@ -3,6 +3,7 @@
 
 #include "core/base/check.h"
 #include "server/exchange.h"
+#include "server/loop.h"
 #include "server/server.h"
 #include "tests/test.h"
 
@@ -199,20 +200,125 @@ TEST(limits_lines_survive_ends_inside_of_wakes)
     close_bench(&b);
 }
 
+/* The tenant is not at any limit of its own, so none is named. */
+TEST(limits_say_that_too_many_tenants_are_active)
+{
+    struct bench b;
+    struct err err = {0};
+    open_bench(&b);
+    struct exchange x = {0}, late = request(&b.server, LEDGER_MAX_TENANTS + 1);
+    for (int64_t t = 1; t <= LEDGER_MAX_TENANTS; t++) {
+        x = request(&b.server, t);
+        EXPECT_EQ(limits_take(&x, 1, 10, &err), 1);
+    }
+    EXPECT_EQ(limits_take(&late, 1, 10, &err), -1);
+    EXPECT_EQ(err.code, ERR_QUEUE_FULL);
+    EXPECT_EQ(late.retry_after_s, 1);
+    EXPECT(strstr(err.msg, "More tenants are active") != NULL);
+    limits_settle(&x, 10);
+    world.now_us += S;
+    EXPECT_EQ(limits_take(&late, 1, 10, &err), -1); /* the set of another */
+    close_bench(&b);
+}
+
 TEST(limits_charge_for_compiling)
 {
     struct bench b;
     struct err err = {0};
     open_bench(&b);
-    struct exchange put = request(&b.server, 1), x = request(&b.server, 1);
-    EXPECT_EQ(limits_may_compile(&put, &err), 0);
-    limits_charge_compile(&put, 9000);
-    EXPECT_EQ(limits_may_compile(&put, &err), -1);
+    struct exchange put = request(&b.server, 1), x = request(&b.other, 1);
+    struct limits_compile *c = limits_compile_new(&put);
+    EXPECT_EQ(limits_charge_compile(c, 6001, &err), -1); /* no waiting helps */
+    EXPECT_EQ(err.code, ERR_FORBIDDEN);
+    EXPECT(strstr(err.msg, "6001 tokens") && strstr(err.msg, "6000 tokens a minute"));
+    limits_note_compile(&put, c);
+    EXPECT_EQ(put.retry_after_s, 0);
+    EXPECT_EQ(limits_charge_compile(c, 5000, &err), 0);
+    EXPECT_EQ(limits_take(&x, 1, 1100, &err), -1); /* another worker knows */
+    EXPECT_EQ(x.retry_after_s, 1);
+    EXPECT_EQ(limits_charge_compile(c, 4000, &err), -1);
     EXPECT_EQ(err.code, ERR_QUEUE_FULL);
-    EXPECT_EQ(put.retry_after_s, 31); /* 3001 at a hundred a second */
-    EXPECT_EQ(limits_take(&x, 1, 100, &err), -1);
-    EXPECT_EQ(x.retry_after_s, 31);
-    world.now_us += 31 * S;
-    EXPECT_EQ(limits_may_compile(&put, &err), 0);
+    EXPECT(strstr(err.msg, "6000 tokens a minute is reached: try again in 30 s") != NULL);
+    EXPECT_EQ(put.retry_after_s, 0);
+    limits_note_compile(&put, c);
+    EXPECT_EQ(put.retry_after_s, 30); /* 3000 at a hundred a second */
+    world.now_us += 30 * S;
+    EXPECT_EQ(limits_charge_compile(c, 4000, &err), 0);
+    arena_free(&put.arena);
     close_bench(&b);
+}
+
+/* ---- on a loop ----------------------------------------------------------------------- */
+
+static void no_event(void *ud)
+{
+    (void)ud;
+}
+
+static void no_signal(void *ud, int signum)
+{
+    (void)ud, (void)signum;
+}
+
+struct joiner { /* joins the line of its tenant every millisecond */
+    struct loop *loop;
+    struct loop_timer *timer;
+    struct exchange x[300];
+    int n;
+};
+
+static void join_next(void *ud)
+{
+    struct joiner *j = ud;
+    struct err err = {0};
+    if (world.n_run || j->n == 300) {
+        loop_stop(j->loop);
+        return;
+    }
+    EXPECT_EQ(limits_take(&j->x[j->n++], 1, 1, &err), 0);
+    loop_timer_start(j->timer, 1);
+}
+
+static void open_joiner(struct joiner *j, struct bench *b)
+{
+    static const struct loop_handlers none = {
+        .on_wake = no_event, .on_tick = no_event, .on_signal = no_signal};
+    struct err err = {0};
+    memset(j, 0, sizeof *j);
+    j->loop = loop_new(&none, &err);
+    CHECK(j->loop);
+    j->timer = loop_timer_new(j->loop, join_next, j);
+    limits_free(b->server.limits);
+    b->server.limits = limits_new(&(struct limits_opts){
+        .ledger = b->ledger, .loop = j->loop, .now_us = now_us, .wake = note_run});
+    for (int i = 0; i < 300; i++) {
+        j->x[i] = request(&b->server, 2);
+        j->x[i].caller.limits.max_queued = 1000;
+        j->x[i].caller.limits.requests_per_minute = 1000;
+    }
+}
+
+TEST(limits_are_looked_at_while_others_keep_joining)
+{
+    struct bench b;
+    struct joiner j;
+    struct err err = {0};
+    open_bench(&b);
+    open_joiner(&j, &b);
+    struct exchange there = request(&b.other, 1), here = request(&b.server, 1);
+    struct exchange full = request(&b.server, 2);
+    EXPECT_EQ(limits_take(&there, 2, 10, &err), 1);
+    EXPECT_EQ(limits_take(&here, 1, 10, &err), 0);
+    EXPECT_EQ(limits_take(&full, 2, 10, &err), 1);
+    limits_settle(&there, 10);
+    join_next(&j);
+    loop_run(j.loop);
+    EXPECT(world.n_run == 1 && world.run[0] == &here);
+    EXPECT(j.n < 150); /* some ten, and more on a busy machine */
+    limits_settle(&here, 10);
+    for (int i = 0; i < j.n; i++)
+        limits_settle(&j.x[i], 0);
+    limits_settle(&full, 10);
+    close_bench(&b);
+    loop_free(j.loop);
 }

@@ -173,6 +173,29 @@ TEST(tenants_of_stored_keys)
     close_bench(&b);
 }
 
+/* With his tenant the only key there ever was is gone, and still nobody comes in. */
+TEST(tenants_stay_closed_once_there_was_a_key)
+{
+    struct bench b;
+    struct caller who;
+    struct err err = {0};
+    char text[KEY_TEXT_MAX];
+    bool has_key = false;
+    open_bench(&b, NULL, NULL, true);
+    add_tenant(&b, "acme", 1);
+    EXPECT_EQ(ask(&b, NULL, &who), ERR_NONE);
+    add_key(&b, "acme", KEY_MANAGE, 0, text);
+    EXPECT_EQ(ask(&b, NULL, &who), ERR_UNAUTHORIZED);
+    EXPECT_EQ(store_remove_tenant(b.other, "acme", &err), 0);
+    EXPECT_EQ(ask(&b, NULL, &who), ERR_UNAUTHORIZED);
+    EXPECT_EQ(ask(&b, text, &who), ERR_UNAUTHORIZED);
+    EXPECT_EQ(tenants_has_key(b.dir, &has_key, &err), 0);
+    EXPECT(has_key);
+    add_key(&b, NULL, KEY_ADMIN, 0, text);
+    EXPECT_EQ(ask(&b, text, &who), ERR_NONE);
+    close_bench(&b);
+}
+
 TEST(tenants_keys_expire)
 {
     struct bench b;

@@ -87,7 +87,8 @@ static struct usage_counters sum_of(const struct bench *b, int64_t tenant, int64
     struct usage_counters n = {0};
     struct err err = {0};
     bool more = false;
-    CHECK(store_each_usage(b->store, tenant, start, end, 0, 1, &more, keep, &n, &err) == 0);
+    const struct usage_query q = {.tenant = tenant, .start = start, .end = end, .limit = 1};
+    CHECK(store_each_usage(b->store, &q, &more, keep, &n, &err) == 0);
     return n;
 }
 
@@ -102,7 +103,8 @@ static int rows_of(const struct bench *b, unsigned by)
     int n = 0;
     struct err err = {0};
     bool more = false;
-    CHECK(store_each_usage(b->store, 0, 0, 0, by, 1000, &more, add_one, &n, &err) == 0);
+    const struct usage_query q = {.group_by = by, .limit = 1000};
+    CHECK(store_each_usage(b->store, &q, &more, add_one, &n, &err) == 0);
     return n;
 }
 
