@@ -131,7 +131,7 @@ struct adapters_limits { /* of a tenant, for his changes; 0: none */
     void *ud;
 };
 
-struct adapters *adapters_open(const struct adapters_opts *opts, struct err *err); /* boot */
+struct adapters *adapters_open(const struct adapters_opts *opts); /* boot */
 void adapters_free(struct adapters *a); /* no load or change is under way */
 
 /* -1 with ERR_INVALID unless name is [A-Za-z0-9][A-Za-z0-9._-]{0,63} and not the base's. */
@@ -167,8 +167,6 @@ void adapter_change_dry(struct adapter_change *c);
 
 int adapter_change_run(struct adapter_change *c, struct err *err);                     /* pool */
 
-/* 0: commit it. Every change runs once by now. */
-int adapter_change_next(struct adapter_change *c, struct err *err);
 int adapters_commit(struct adapters *a, struct adapter_change *c, struct adapter_info *out,
                     struct err *err);
 void adapter_change_free(struct adapter_change *c);

@@ -350,13 +350,6 @@ int adapter_change_run(struct adapter_change *c, struct err *err)
     return rc;
 }
 
-int adapter_change_next(struct adapter_change *c, struct err *err)
-{
-    (void)err;
-    CHECK_ON_THREAD(c->a->owner);
-    return 0; /* every change runs once */
-}
-
 /* ---- commit -------------------------------------------------------------------------- */
 
 /* Nothing in a file proves which base it was trained for, so a different name is worth a

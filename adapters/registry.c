@@ -17,9 +17,8 @@
 
 /* ---- opening ------------------------------------------------------------------------- */
 
-struct adapters *adapters_open(const struct adapters_opts *o, struct err *err)
+struct adapters *adapters_open(const struct adapters_opts *o)
 {
-    (void)err;
     int most = engine_max_ctx(o->engine) - 1;
     if (o->max_virtual_tokens > 0 && o->max_virtual_tokens < most)
         most = o->max_virtual_tokens;

@@ -81,17 +81,10 @@ static void add_info(struct buf *out, const struct adapter_info *info)
     buf_add_char(out, '}');
 }
 
-struct listing {
-    struct buf *out;
-    int n;
-};
-
 static void list_one(const struct adapter_info *info, void *ud)
 {
-    struct listing *l = ud;
-    if (l->n++)
-        buf_add_char(l->out, ',');
-    add_info(l->out, info);
+    paging_next(ud);
+    add_info(ud, info);
 }
 
 enum exchange_step_result adapters_api_list(struct exchange *x)
@@ -99,12 +92,11 @@ enum exchange_step_result adapters_api_list(struct exchange *x)
     struct err err = {0};
     struct paging page;
     struct buf json = {0};
-    struct listing l = {.out = &json};
     if (paging_parse(&page, x->req, &err) < 0)
         return exchange_fail(x, &err);
-    buf_add_str(&json, "{\"object\":\"list\",\"data\":[");
+    paging_open_list(&json);
     bool has_more = adapters_each_after(x->server->parts.adapters, x->caller.tenant, page.after,
-                                        (size_t)page.limit, list_one, &l);
+                                        (size_t)page.limit, list_one, &json);
     paging_close_list(&json, has_more);
     return exchange_reply_json(x, 200, &json);
 }

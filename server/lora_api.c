@@ -28,7 +28,7 @@ struct lora { /* in the exchange's arena */
     size_t max_bytes;
     struct beneath_files files;
     struct loaded loaded;
-    size_t taken; /* of the server's memory for uploads */
+    struct upload_hold hold; /* of the server's memory for uploads */
     struct limits_compile *compile; /* of the put */
 };
 
@@ -63,7 +63,7 @@ static enum exchange_step_result reply_failed(struct exchange *x, const struct l
 static void end(struct exchange *x)
 {
     struct lora *l = x->extra;
-    x->server->uploads.used -= l->taken;
+    upload_hold_drop(&l->hold);
     loaded_fini(&l->loaded);
     beneath_files_fini(&l->files);
     exchange_end_work(x);
@@ -131,13 +131,10 @@ static int run_read(struct change *c, struct err *err)
 /* As much as if the files had been sent. */
 static int read_files(struct exchange *x, struct lora *l, struct err *err)
 {
-    struct upload_budget *b = &x->server->uploads;
-    if (l->files.size > b->max - b->used)
+    if (!upload_hold_take(&l->hold, &x->server->uploads, x->caller.tenant, l->files.size))
         return err_set(err, ERR_NO_MEMORY,
                        "There is no memory for these files beside those "
                        "that are being read");
-    l->taken = l->files.size;
-    b->used += l->taken;
     l->stage = LORA_READ;
     queue(x, NULL, run_read);
     return 0;

@@ -67,7 +67,7 @@ static struct store *open_store(const struct worker_parts *p, struct err *err)
 }
 
 static struct adapters *open_adapters(const struct worker_parts *p,
-                                      const struct server_parts *parts, struct err *err)
+                                      const struct server_parts *parts)
 {
     const struct config *cfg = p->cfg;
     const struct adapters_opts opts = {
@@ -80,10 +80,7 @@ static struct adapters *open_adapters(const struct worker_parts *p,
         .max_virtual_tokens = (int)cfg->max_virtual,
         .max_bytes = (size_t)cfg->max_upload,
     };
-    struct adapters *a = adapters_open(&opts, err);
-    if (!a)
-        worker_name_setting(err, "state", cfg->state);
-    return a;
+    return adapters_open(&opts);
 }
 
 static int open_parts(const struct worker_parts *p, struct server_parts *parts, struct err *err)
@@ -94,8 +91,8 @@ static int open_parts(const struct worker_parts *p, struct server_parts *parts, 
     if (parts->engine)
         parts->store = open_store(p, err);
     if (parts->store)
-        parts->adapters = open_adapters(p, parts, err);
-    return parts->adapters ? 0 : -1;
+        parts->adapters = open_adapters(p, parts);
+    return parts->store ? 0 : -1;
 }
 
 /* What the adapters folder holds is there before anybody can ask; later workers find it. */

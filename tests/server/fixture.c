@@ -90,8 +90,7 @@ static void open_parts(struct fixture *f, struct server_parts *parts, struct bas
                                      .is_durable = home_is_durable(parts->home),
                                      .memory = f->adapter_bytes,
                                      .max_bytes = (size_t)f->cfg.max_upload};
-    parts->adapters = adapters_open(&ao, &err);
-    CHECK(parts->adapters);
+    parts->adapters = adapters_open(&ao);
 }
 
 static void *run(void *arg)

@@ -26,7 +26,7 @@ struct catalog *catalog_new(const struct base_model *b, struct engine *e)
     CHECK((r->store = store_open(&so, &err)));
     const struct adapters_opts ao = {
         .engine = e, .base = b, .base_name = "base", .store = r->store};
-    CHECK((r->adapters = adapters_open(&ao, &err)));
+    r->adapters = adapters_open(&ao);
     return r;
 }
 

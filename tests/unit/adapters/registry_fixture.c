@@ -20,9 +20,9 @@ static bool open_registry(struct fixture *f)
                                        .store = f->store,
                                        .is_durable = f->is_durable,
                                        .memory = f->memory};
-    f->a = f->store ? adapters_open(&opts, &err) : NULL;
+    f->a = f->store ? adapters_open(&opts) : NULL;
     if (!f->a)
-        test_fail(__FILE__, __LINE__, "the registry did not open: %s", err.msg);
+        test_fail(__FILE__, __LINE__, "the store did not open: %s", err.msg);
     return f->a != NULL;
 }
 

@@ -612,7 +612,7 @@ static bool open_beside(struct fixture *other, const struct fixture *f)
     other->store = store_open(&(struct store_opts){.dir = f->state, .is_volatile = true}, NULL);
     const struct adapters_opts opts = {
         .engine = f->engine, .base = f->base, .base_name = "gqa", .store = other->store};
-    other->a = other->store ? adapters_open(&opts, NULL) : NULL;
+    other->a = other->store ? adapters_open(&opts) : NULL;
     return other->a != NULL;
 }
 

@@ -730,9 +730,8 @@ TEST(registry_broken_one_is_mended_by_a_put)
         ASSERT(fixture_restart(&f));
         log_init(LOG_TEXT, LOG_ERROR);
         EXPECT_EQ(acquire_code(&f, "x"), ERR_ADAPTER);
-        struct adapters *other = adapters_open(
-            &(struct adapters_opts){
-                .engine = f.engine, .base = f.base, .base_name = "gqa", .store = f.store}, &err);
+        struct adapters *other = adapters_open(&(struct adapters_opts){
+            .engine = f.engine, .base = f.base, .base_name = "gqa", .store = f.store});
         struct adapters *own = f.a;
         f.a = is_other ? other : own;
         EXPECT_EQ(put_text(&f, "x", text_one, &info, &err), 0);
