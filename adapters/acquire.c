@@ -88,10 +88,10 @@ int adapters_acquire(struct adapters *a, int64_t tenant, const char *name,
     if (row->entry.is_damaged)
         return err_param(err, ERR_ADAPTER, "model",
                          "the adapter cannot be used: " REGISTRY_DAMAGED);
-    const struct broken_version *b = registry_broken(a, row->entry.tenant, row->version);
-    if (b)
-        return is_broken(b, err);
     struct adapter_version *v = residents_find(&a->residents, row->entry.tenant, row->version);
+    const struct broken_version *b = registry_broken(a, row->entry.tenant, row->version);
+    if (b && (b->is_mark || !v)) /* what is in memory is as good as it was */
+        return is_broken(b, err);
     if (!v) {
         a->stats.misses++;
         return wait_for(a, row, wait, err);

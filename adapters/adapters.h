@@ -57,6 +57,14 @@ struct adapter_change;
 struct adapter_load;
 struct adapter_version; /* immutable, reference-counted by the loop thread */
 
+struct adapters_peers { /* what the processes of one daemon tell each other; zeroed: there is one */
+    void *memory; /* adapters_shared_size(n) zeroed bytes, which all share: what does not load in one is broken
+                   * in each. NULL: of this process alone */
+    int n, place; /* processes, and which this is */
+    bool (*is_run)(void *ud, int64_t tenant, const char *version); /* by a request, in any; NULL: in this one */
+    void *ud;
+};
+
 struct adapters_opts {
     struct engine *engine;
     const struct base_model *base;
@@ -66,6 +74,7 @@ struct adapters_opts {
     size_t memory;             /* bytes of compiled versions kept; 0: 1 GiB. Those in use stay beyond it */
     int max_virtual_tokens;    /* 0: the context limit less one */
     size_t max_bytes;          /* of one weights file; 0: 256 MiB */
+    struct adapters_peers peers;
 };
 
 struct adapter_file {
@@ -91,7 +100,7 @@ struct adapter_version_info { /* lent for the call */
     int64_t created, number;    /* number: the higher the later */
     bool is_current;
     enum adapter_state state;
-    int n_refs;                 /* requests using it in this process */
+    int n_refs;                 /* requests using it in this process, whereas draining is of all */
 };
 
 struct adapter_info { /* strings are lent until the next call on the loop thread */
@@ -131,6 +140,7 @@ struct adapters_limits { /* of a tenant, for his changes; 0: none */
     void *ud;
 };
 
+size_t adapters_shared_size(int n);
 struct adapters *adapters_open(const struct adapters_opts *opts); /* boot */
 void adapters_free(struct adapters *a); /* no load or change is under way */
 
@@ -221,10 +231,20 @@ int adapters_each_version(struct adapters *a, int64_t tenant, const char *name,
                           void (*fn)(const struct adapter_version_info *v, void *ud), void *ud,
                           struct err *err);
 
-/* An open read-only descriptor (the caller closes) on one of the files the current version was made
- * from, as they were given; of his own adapters. ERR_NOT_FOUND if there is no such file. */
-int adapters_open_file(struct adapters *a, int64_t tenant, const char *name, const char *file,
-                       struct err *err);
+/* One of the files the current version was made from, as they were given; of his own adapters. ERR_NOT_FOUND if
+ * there is no such file. Only looks it up. */
+struct adapter_file_look {
+    struct adapters *a;
+    int64_t tenant;
+    char version[DIGEST_HEX + 1];
+    const char *file; /* borrowed */
+};
+int adapters_find_file(struct adapters *a, int64_t tenant, const char *name, const char *file,
+                       struct adapter_file_look *out, struct err *err);
+
+/* Pool: an open read-only descriptor (the caller closes), after all files of the version were read and are what
+ * they were; else ERR_ADAPTER. */
+int adapter_file_open(const struct adapter_file_look *f, struct err *err);
 
 void adapters_stats(const struct adapters *a, struct adapters_stats *out);
 

@@ -204,11 +204,13 @@ int adapter_change_when(struct adapter_change *c, const struct adapter_when *whe
 
 void adapter_change_limit(struct adapter_change *c, const struct adapters_limits *limits)
 {
+    CHECK_ON_THREAD(c->a->owner);
     c->limits = *limits;
 }
 
 void adapter_change_dry(struct adapter_change *c)
 {
+    CHECK_ON_THREAD(c->a->owner);
     CHECK(!c->has_run && c->what == CHANGE_PUT);
     c->is_dry = true;
 }

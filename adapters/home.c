@@ -39,6 +39,21 @@ static int choose_folder(struct home *h, const char *dir, struct err *err)
     return 0;
 }
 
+static bool has(const char *dir, const char *name)
+{
+    struct buf path = {0};
+    buf_printf(&path, "%s/%s", dir, name);
+    int rc = faccessat(AT_FDCWD, path.data, F_OK, 0);
+    buf_free(&path);
+    return rc == 0;
+}
+
+/* The oldest daemons had files in the registry's place. */
+bool home_is_made(const char *dir)
+{
+    return has(dir, STATE_DB) || (has(dir, STATE_POINTERS) && has(dir, STATE_BLOBS));
+}
+
 static int take_lock(struct home *h, struct err *err)
 {
     int dir = durable_folder(AT_FDCWD, h->path, err);

@@ -18,6 +18,8 @@
 
 struct home;
 
+bool home_is_made(const char *dir); /* there is a state folder, of this or an older daemon */
+
 /* ERR_CONFLICT if another daemon has the folder and keeps it for a while longer. */
 struct home *home_open(const char *dir, struct err *err);
 const char *home_dir(const struct home *h);

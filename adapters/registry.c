@@ -9,6 +9,7 @@
 
 #include "adapters/name.h"
 #include "adapters/refuse.h"
+#include "adapters/whole.h"
 #include "core/base/mem.h"
 
 #define DEFAULT_MEMORY ((size_t)1 << 30)
@@ -16,6 +17,11 @@
 #define MAX_COMPILED_BYTES ((size_t)4 << 30)
 
 /* ---- opening ------------------------------------------------------------------------- */
+
+size_t adapters_shared_size(int n)
+{
+    return (size_t)n * sizeof(struct broken_table);
+}
 
 struct adapters *adapters_open(const struct adapters_opts *o)
 {
@@ -27,6 +33,8 @@ struct adapters *adapters_open(const struct adapters_opts *o)
     a->base_name = xstrdup(o->base_name);
     a->store = o->store;
     a->is_durable = o->is_durable;
+    a->peers = o->peers;
+    broken_open(&a->broken, o->peers.memory, o->peers.n, o->peers.place);
     a->residents.memory = o->memory ? o->memory : DEFAULT_MEMORY;
     a->maker = (struct maker){o->engine, o->base, o->store, {
         .shape = base_model_shape(o->base),
@@ -44,7 +52,7 @@ void adapters_free(struct adapters *a)
     CHECK_ON_THREAD(a->owner);
     CHECK(a->queue.n == 0);
     residents_fini(&a->residents);
-    broken_fini(&a->broken);
+    broken_close(&a->broken);
     free(a->base_name);
     free(a);
 }
@@ -107,7 +115,7 @@ struct broken_stamp registry_stamp(const struct adapters *a, int64_t tenant, con
 const struct broken_version *registry_broken(const struct adapters *a, int64_t tenant,
                                              const char *digest)
 {
-    if (a->broken.n == 0 || !digest[0])
+    if (broken_is_empty(&a->broken) || !digest[0])
         return NULL;
     const struct broken_stamp stamp = registry_stamp(a, tenant, digest);
     return broken_find(&a->broken, tenant, digest, &stamp, time(NULL));
@@ -195,12 +203,20 @@ struct version_listing {
     void *ud;
 };
 
+/* One that is on its way out may be here, or in another process. */
+static bool is_run(const struct adapters *a, int64_t tenant, const char *digest,
+                   const struct adapter_version *v)
+{
+    const struct adapters_peers *p = &a->peers;
+    return p->is_run ? p->is_run(p->ud, tenant, digest) : v && v->n_users > 0;
+}
+
 static enum adapter_state state_of(struct adapters *a, int64_t tenant, const char *digest,
                                    bool is_current, const struct adapter_version *v)
 {
     if (registry_broken(a, tenant, digest))
         return ADAPTER_BROKEN;
-    if (!is_current && v && v->n_users > 0)
+    if (!is_current && is_run(a, tenant, digest, v))
         return ADAPTER_DRAINING;
     return !v && load_queue_find(&a->queue, tenant, digest) ? ADAPTER_LOADING : ADAPTER_READY;
 }
@@ -240,14 +256,21 @@ static bool is_file_name(const char *file)
            strcmp(file, SPEC_TEXT_FILE) == 0;
 }
 
-int adapters_open_file(struct adapters *a, int64_t tenant, const char *name, const char *file,
-                       struct err *err)
+int adapters_find_file(struct adapters *a, int64_t tenant, const char *name, const char *file,
+                       struct adapter_file_look *out, struct err *err)
 {
     if (registry_need_own(a, tenant, name, &a->row, err) < 0)
         return -1;
     if (!is_file_name(file) || !a->row.version[0])
         return err_set(err, ERR_NOT_FOUND, "the adapter has no such file");
-    return blobs_open_file(store_blobs(a->store), tenant, a->row.version, file, err);
+    *out = (struct adapter_file_look){.a = a, .tenant = tenant, .file = file};
+    memcpy(out->version, a->row.version, sizeof out->version);
+    return 0;
+}
+
+int adapter_file_open(const struct adapter_file_look *f, struct err *err)
+{
+    return whole_open_file(store_blobs(f->a->store), f->tenant, f->version, f->file, err);
 }
 
 int adapters_set_flags(struct adapters *a, int64_t tenant, const char *name, int is_public,

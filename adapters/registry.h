@@ -35,6 +35,7 @@ struct adapters {
     size_t reserved; /* for loads that run */
     struct residents residents;
     struct broken broken;
+    struct adapters_peers peers;
     struct load_queue queue;
     struct adapters_stats stats; /* counters but for evictions, which residents count */
     struct row row;              /* what the last call on a name lent */

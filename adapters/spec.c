@@ -130,10 +130,9 @@ static void digest_file(struct digest *d, const struct adapter_file *f)
 
 void spec_digest(const struct adapter_file *files, int n_files, char hex[DIGEST_HEX + 1])
 {
-    static const char tag[] = "prefixd adapter 1";
     struct digest d;
     digest_init(&d);
-    digest_part(&d, tag, sizeof tag - 1);
+    digest_part(&d, SPEC_DIGEST_TAG, sizeof SPEC_DIGEST_TAG - 1);
     bool is_swapped = n_files == 2 && strcmp(files[0].name, files[1].name) > 0;
     for (int i = 0; i < n_files; i++)
         digest_file(&d, &files[is_swapped ? n_files - 1 - i : i]);

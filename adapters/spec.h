@@ -47,6 +47,7 @@ void spec_fini(struct adapter_spec *s); /* accepts what spec_parse left on failu
 
 /* The version of this content: over a type tag, and names and bytes of the files in order
  * of name. */
+#define SPEC_DIGEST_TAG "prefixd adapter 1"
 void spec_digest(const struct adapter_file *files, int n_files, char hex[DIGEST_HEX + 1]);
 
 #endif

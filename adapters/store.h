@@ -8,7 +8,7 @@
  *
  * Threads: calls that change anything (any thread but the loop; they block for the disk and for other
  * processes) are serialised by the store; calls that only read belong to the one thread that opened it
- * (the loop) and never wait for a writer. This interface is all that the rest knows, so that another
+ * (the loop; checked) and never wait for a writer. This interface is all that the rest knows, so that another
  * database can stand behind it.
  *
  *     struct store *s = store_open(&(struct store_opts){.dir = dir}, &err);

@@ -76,6 +76,7 @@ int store_keep_key_statements(struct store *s, struct err *err)
 int store_find_key(struct store *s, const unsigned char hash[KEY_HASH_BYTES],
                    struct tenant_key *key, struct tenant *tenant, struct err *err)
 {
+    CHECK_ON_THREAD(s->owner);
     db_bind(s->find_key, "b", (const void *)hash, (int64_t)KEY_HASH_BYTES);
     int rc = db_step(s->reader, s->find_key, err);
     if (rc == 1)
@@ -87,6 +88,7 @@ int store_find_key(struct store *s, const unsigned char hash[KEY_HASH_BYTES],
 /* AUTOINCREMENT remembers the last id for ever; without a first key it has no row. */
 int store_ever_had_key(struct store *s, bool *out, struct err *err)
 {
+    CHECK_ON_THREAD(s->owner);
     sqlite3_stmt *st = db_prepare(
         s->reader, err, "SELECT 1 FROM sqlite_sequence WHERE name = 'keys' AND seq > 0", "");
     int rc = st ? db_step(s->reader, st, err) : -1;
@@ -99,6 +101,7 @@ int store_each_key(struct store *s, const char *tenant, int64_t after, size_t li
                    bool *has_more, void (*fn)(void *ud, const struct tenant_key *k),
                    void *ud, struct err *err)
 {
+    CHECK_ON_THREAD(s->owner);
     static const char all[] = KEY "WHERE k.id > ?1 ORDER BY k.id";
     static const char of_one[] = KEY "WHERE k.tenant = (SELECT id FROM tenants WHERE name = ?2)"
                                      "  AND k.id > ?1 ORDER BY k.id";

@@ -72,6 +72,7 @@ static int find_with(struct store *s, sqlite3_stmt *st, int64_t tenant, const ch
 int store_find(struct store *s, int64_t tenant, const char *name,
                void (*fn)(void *ud, const struct store_entry *e), void *ud, struct err *err)
 {
+    CHECK_ON_THREAD(s->owner);
     return find_with(s, s->find, tenant, name, fn, ud, err);
 }
 
@@ -79,6 +80,7 @@ int store_find_own(struct store *s, int64_t tenant, const char *name,
                    void (*fn)(void *ud, const struct store_entry *e), void *ud,
                    struct err *err)
 {
+    CHECK_ON_THREAD(s->owner);
     return find_with(s, s->find_own, tenant, name, fn, ud, err);
 }
 
@@ -107,6 +109,7 @@ int store_each(struct store *s, int64_t tenant, const char *after, size_t limit,
                bool *has_more, void (*fn)(void *ud, const struct store_entry *e), void *ud,
                struct err *err)
 {
+    CHECK_ON_THREAD(s->owner);
     static const char sql[] = ENTRY
         "WHERE a.tenant = ?1 AND a.name > ?2 " IS_THERE "UNION ALL " ENTRY
         "WHERE a.is_public AND a.name > ?2 AND a.tenant <> ?1 " IS_THERE
@@ -119,6 +122,7 @@ int store_each(struct store *s, int64_t tenant, const char *after, size_t limit,
 int store_each_all(struct store *s, void (*fn)(void *ud, const struct store_entry *e),
                    void *ud, struct err *err)
 {
+    CHECK_ON_THREAD(s->owner);
     sqlite3_stmt *st = db_prepare(s->reader, err, ENTRY "ORDER BY a.tenant, a.name", "");
     return each_entry(s, st, SIZE_MAX, NULL, fn, ud, err);
 }
@@ -157,6 +161,7 @@ int store_each_version(struct store *s, int64_t tenant, const char *name,
                        void (*fn)(void *ud, const struct store_version *v), void *ud,
                        struct err *err)
 {
+    CHECK_ON_THREAD(s->owner);
     sqlite3_stmt *st =
         db_prepare(s->reader, err, VERSION "ORDER BY v.number DESC", "is", tenant, name);
     return each_version(s, st, fn, ud, err) < 0 ? -1 : 0;
@@ -167,6 +172,7 @@ int store_find_version(struct store *s, int64_t tenant, const char *name,
                        void (*fn)(void *ud, const struct store_version *v), void *ud,
                        struct err *err)
 {
+    CHECK_ON_THREAD(s->owner);
     sqlite3_stmt *st = db_prepare(s->reader, err, VERSION "AND v.digest = ?3", "iss",
                                   tenant, name, version);
     return each_version(s, st, fn, ud, err);

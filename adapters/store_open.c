@@ -99,6 +99,7 @@ static int open_files(struct store *s, struct err *err)
 struct store *store_open_as(const struct store_opts *opts, bool holds_lock, struct err *err)
 {
     struct store *s = xcalloc(1, sizeof *s);
+    thread_owner_set(&s->owner);
     s->dir = s->collect_lock = s->blobs.folder = -1;
     s->seen_version = -1;
     s->path = xstrdup(opts->dir);
@@ -165,6 +166,7 @@ int store_end(struct store *s, int rc, struct err *err)
 
 bool store_has_changed(struct store *s)
 {
+    CHECK_ON_THREAD(s->owner);
     int64_t version = -1;
     if (db_step(s->reader, s->data_version, NULL) == 1)
         version = sqlite3_column_int64(s->data_version, 0);

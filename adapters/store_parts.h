@@ -12,6 +12,7 @@
 #include "adapters/store.h"
 #include "adapters/store_tenants.h"
 #include "core/base/buf.h"
+#include "core/base/check.h"
 
 enum { STORE_BUSY_MS = 10000 /* at most, for others' changes */, STORE_LOCK_WAIT_MS = 2000 };
 
@@ -22,6 +23,7 @@ enum { STORE_BUSY_MS = 10000 /* at most, for others' changes */, STORE_LOCK_WAIT
 enum { STORE_FROM_FOLDER = 1, STORE_OVER_FOLDER = 2 /* PUT over one */ };
 
 struct store {
+    struct thread_owner owner; /* who opened it: of all that is of reader */
     char *path;
     int dir, collect_lock;
     struct blobs blobs;

@@ -115,12 +115,14 @@ int store_get_tenant(sqlite3 *db, const char *name, struct tenant *out, struct e
 int store_find_tenant(struct store *s, const char *name, struct tenant *out,
                       struct err *err)
 {
+    CHECK_ON_THREAD(s->owner);
     return store_get_tenant(s->reader, name, out, err);
 }
 
 int store_find_tenant_by_id(struct store *s, int64_t id, struct tenant *out,
                             struct err *err)
 {
+    CHECK_ON_THREAD(s->owner);
     sqlite3_stmt *st = db_prepare(
         s->reader, err, "SELECT " STORE_TENANT_COLUMNS " FROM tenants t WHERE t.id = ?",
         "i", id);
@@ -130,6 +132,7 @@ int store_find_tenant_by_id(struct store *s, int64_t id, struct tenant *out,
 int store_find_former_tenant(struct store *s, const char *name, int64_t *id,
                              struct err *err)
 {
+    CHECK_ON_THREAD(s->owner);
     sqlite3_stmt *st = db_prepare(
         s->reader, err, "SELECT max(id) FROM former_tenants WHERE name = ? HAVING count(*)",
         "s", name);
@@ -144,6 +147,7 @@ int store_each_tenant(struct store *s, const char *after, size_t limit, bool *ha
                       void (*fn)(void *ud, const struct tenant *t), void *ud,
                       struct err *err)
 {
+    CHECK_ON_THREAD(s->owner);
     sqlite3_stmt *st = db_prepare(s->reader, err,
                                   "SELECT " STORE_TENANT_COLUMNS
                                   " FROM tenants t WHERE t.name > ? ORDER BY t.name",

@@ -95,6 +95,7 @@ int store_each_usage(struct store *s, const struct usage_query *q, bool *has_mor
                      void (*fn)(void *ud, const struct usage_row *r), void *ud,
                      struct err *err)
 {
+    CHECK_ON_THREAD(s->owner);
     struct usage_row r;
     size_t n = 0;
     sqlite3_stmt *st = prepare(s, q, err);

@@ -12,6 +12,7 @@
 #include "server/change_limits.h"
 #include "server/changes.h"
 #include "server/http.h"
+#include "server/offload.h"
 #include "server/limits.h"
 #include "server/paging.h"
 #include "server/routes.h"
@@ -22,6 +23,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 enum change_kind { CHANGE_PUT, CHANGE_DELETE, CHANGE_ROLLBACK, CHANGE_FLAGS };
 
@@ -122,12 +124,35 @@ enum exchange_step_result adapters_api_get(struct exchange *x)
     return reply_info(x, 200, &info);
 }
 
+struct file_asked { /* in the exchange's arena */
+    struct adapter_file_look look;
+    int fd;
+};
+
+static int open_file(void *ud, struct err *err)
+{
+    struct file_asked *f = ud;
+    f->fd = adapter_file_open(&f->look, err);
+    return f->fd < 0 ? -1 : 0;
+}
+
+static enum exchange_step_result answer_file(struct exchange *x, void *ud)
+{
+    const struct file_asked *f = ud;
+    if (!exchange_is_over(x))
+        return exchange_reply_fd(x, f->fd);
+    close(f->fd);
+    return STEP_DONE;
+}
+
 enum exchange_step_result adapters_api_file(struct exchange *x)
 {
     struct err err = {0};
-    int fd = adapters_open_file(x->server->parts.adapters, x->caller.tenant, name_of(x),
-                                x->match->args[1], &err);
-    return fd < 0 ? exchange_fail(x, &err) : exchange_reply_fd(x, fd);
+    struct file_asked *f = arena_alloc(&x->arena, sizeof *f);
+    if (adapters_find_file(x->server->parts.adapters, x->caller.tenant, name_of(x),
+                           x->match->args[1], &f->look, &err) < 0)
+        return exchange_fail(x, &err);
+    return offload_run(x, open_file, answer_file, f);
 }
 
 /* ---- changing ------------------------------------------------------------------------ */

@@ -39,6 +39,7 @@ void changes_free(struct changes *q)
 
 bool changes_are_over(const struct changes *q)
 {
+    CHECK_ON_THREAD(q->server->owner);
     return !q->lanes;
 }
 
@@ -193,6 +194,7 @@ struct change *changes_add(struct server *s, const struct change *what)
 void changes_drop(struct change *c)
 {
     struct server *s = c->server;
+    CHECK_ON_THREAD(s->owner);
     CHECK(!c->is_begun);
     take_out(s->changes, c);
     free_change(c);

@@ -6,12 +6,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <sodium.h>
 
-#include "adapters/state_files.h"
+#include "adapters/home.h"
 #include "server/cli_args.h"
 #include "server/cli_backup.h"
 #include "server/cli_key.h"
@@ -117,20 +116,10 @@ static void add_help(struct buf *out, const struct cli_command *c)
 
 /* ---- running ------------------------------------------------------------------------- */
 
-static bool has(const char *dir, const char *name)
-{
-    struct stat st;
-    struct buf path = {0};
-    buf_printf(&path, "%s/%s", dir, name);
-    int rc = stat(path.data, &st);
-    buf_free(&path);
-    return rc == 0;
-}
-
-/* A mistyped folder is not a new one. Older daemons had files in the registry's place. */
+/* A mistyped folder is not a new one. */
 static int check_state(const char *dir, struct err *err)
 {
-    if (has(dir, STATE_DB) || (has(dir, STATE_POINTERS) && has(dir, STATE_BLOBS)))
+    if (home_is_made(dir))
         return 0;
     return err_set(err, ERR_INVALID,
                    "--state: \"%.200s\" is no state folder; accepted: one that a daemon, "

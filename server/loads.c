@@ -38,6 +38,7 @@ void loads_free(struct loads *l)
 
 bool loads_are_over(const struct loads *l)
 {
+    CHECK_ON_THREAD(l->server->owner);
     return !l->waiting && !l->n_running;
 }
 
@@ -130,6 +131,7 @@ void loads_wait(struct server *s, struct load_wait *w, struct adapter_load *load
 int loads_take(struct server *s, struct load_wait *w, struct adapter_version **out,
                struct err *err)
 {
+    CHECK_ON_THREAD(s->owner);
     struct adapter_load *load = w->load;
     CHECK(load && w->is_done);
     w->load = NULL;
@@ -138,6 +140,7 @@ int loads_take(struct server *s, struct load_wait *w, struct adapter_version **o
 
 void loads_leave(struct server *s, struct load_wait *w)
 {
+    CHECK_ON_THREAD(s->owner);
     struct adapter_load *load = w->load;
     unlink_from(w);
     w->load = NULL;

@@ -4,6 +4,7 @@
  * done, as its arena is what the work uses. */
 #include "server/offload.h"
 
+#include "core/base/check.h"
 #include "server/loop.h"
 #include "server/server.h"
 
@@ -37,6 +38,7 @@ enum exchange_step_result
 offload_run(struct exchange *x, int (*work)(void *ud, struct err *err),
             enum exchange_step_result (*answer)(struct exchange *x, void *ud), void *ud)
 {
+    CHECK_ON_THREAD(x->server->owner);
     struct offload *o = arena_alloc(&x->arena, sizeof *o);
     *o = (struct offload){.x = x, .work = work, .answer = answer, .ud = ud};
     x->deadline_us = INT64_MAX;

@@ -8,7 +8,6 @@
 #include "core/base/mem.h"
 #include "server/shared.h"
 
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -174,6 +173,21 @@ void running_each(const struct running *r,
     for (int i = 0; i < RUNNING_MAX; i++)
         if (read_entry(&r->entries[i], &copy))
             fn(&copy, ud);
+}
+
+/* What seems to be it without a copy is looked at in one. */
+bool running_has(const struct running *r, int64_t owner, const char *digest)
+{
+    struct running_request copy;
+    for (int i = 0; i < RUNNING_MAX; i++) {
+        const struct running_entry *e = &r->entries[i];
+        if (__atomic_load_n(&e->is_used, __ATOMIC_RELAXED) &&
+            __atomic_load_n(&e->r.texts.owner, __ATOMIC_RELAXED) == owner &&
+            read_entry(e, &copy) && copy.texts.owner == owner &&
+            strcmp(copy.texts.version, digest) == 0)
+            return true;
+    }
+    return false;
 }
 
 struct version {

@@ -16,6 +16,7 @@
 
 #include "core/base/digest.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum { RUNNING_MAX = 1024, RUNNING_ID_MAX = 128, RUNNING_NAME_MAX = 64 };
@@ -67,6 +68,9 @@ void running_set_version(struct running_entry *e, const char *adapter, int64_t o
 void running_set_station(struct running_entry *e, int station);
 void running_set_tokens(struct running_entry *e, int prompt, int virtual, int generated);
 void running_end(struct running *r, struct running_entry *e);
+
+/* Whether a request of this worker uses this version now. */
+bool running_has(const struct running *r, int64_t owner, const char *digest);
 
 /* Every request, in no order. The copy is lent for the call. */
 void running_each(const struct running *r,

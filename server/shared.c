@@ -1,6 +1,7 @@
 /* Memory between the supervisor and its workers. */
 #include "server/shared.h"
 
+#include "adapters/adapters.h"
 #include "core/base/check.h"
 #include "server/metrics.h"
 #include "server/quarantine.h"
@@ -28,6 +29,7 @@ void shared_open(struct shared *sh, int n_workers)
     sh->running = running_new(n_workers);
     sh->metrics = metrics_slots_new(n_workers);
     sh->quarantine = quarantine_new();
+    sh->adapters = shared_map(adapters_shared_size(n_workers));
 }
 
 void shared_close(struct shared *sh)
@@ -35,6 +37,7 @@ void shared_close(struct shared *sh)
     running_free(sh->running, sh->n_workers);
     metrics_slots_free(sh->metrics);
     quarantine_free(sh->quarantine);
+    shared_unmap(sh->adapters, adapters_shared_size(sh->n_workers));
     memset(sh, 0, sizeof *sh);
 }
 

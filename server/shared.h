@@ -1,5 +1,5 @@
 /* What the processes of one daemon share: a table of running requests and a slot of metrics
- * for each worker's place, and the quarantine.
+ * for each worker's place, the quarantine, and which adapter versions do not load.
  *
  * Thread: as the parts say. Made before the first fork, of fixed size; every process keeps
  * it until it ends.
@@ -23,6 +23,7 @@ struct shared {
     struct running *running; /* [n_workers] */
     struct metrics_slots *metrics;
     struct quarantine *quarantine;
+    void *adapters; /* what adapters_open takes */
 };
 
 void shared_open(struct shared *sh, int n_workers);

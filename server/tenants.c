@@ -3,6 +3,7 @@
  * Thread: loop. */
 #include "server/tenants.h"
 
+#include "core/base/check.h"
 #include "core/base/mem.h"
 #include "server/auth.h"
 
@@ -12,6 +13,7 @@
 #include <time.h>
 
 struct tenants {
+    struct thread_owner owner;
     struct tenants_opts o;
     bool is_known; /* what follows, as long as nobody changes anything */
     bool had_stored_key;
@@ -21,6 +23,7 @@ struct tenants {
 struct tenants *tenants_new(const struct tenants_opts *opts)
 {
     struct tenants *t = xcalloc(1, sizeof *t);
+    thread_owner_set(&t->owner);
     t->o = *opts;
     return t;
 }
@@ -102,6 +105,7 @@ static int identify_stored(const struct tenants *t, const unsigned char *hash,
 int tenants_identify(struct tenants *t, const char *header, struct caller *out,
                      struct err *err)
 {
+    CHECK_ON_THREAD(t->owner);
     unsigned char hash[KEY_HASH_BYTES];
     *out = (struct caller){0};
     if (refresh(t, err) < 0)
@@ -125,6 +129,7 @@ int tenants_identify(struct tenants *t, const char *header, struct caller *out,
 
 int tenants_act_as(struct tenants *t, struct caller *c, const char *name, struct err *err)
 {
+    CHECK_ON_THREAD(t->owner);
     struct tenant as;
     if (!c->is_admin)
         return err_param(err, ERR_FORBIDDEN, "tenant",

@@ -28,6 +28,7 @@ struct counted {
 };
 
 struct usage {
+    struct thread_owner owner;
     struct usage_opts o;
     struct loop_timer *timer;
     bool is_due, is_stopped; /* a write is under way or will come; no more will */
@@ -156,6 +157,7 @@ static void on_timer(void *ud)
 
 bool usage_is_writing(const struct usage *u)
 {
+    CHECK_ON_THREAD(u->owner);
     return u->rows != NULL;
 }
 
@@ -163,6 +165,7 @@ bool usage_is_writing(const struct usage *u)
 
 int usage_begin_question(struct usage *u, int64_t tenant, struct err *err)
 {
+    CHECK_ON_THREAD(u->owner);
     int n = 0;
     for (int i = 0; i < u->n_questions; i++)
         n += u->asking[i] == tenant;
@@ -175,6 +178,7 @@ int usage_begin_question(struct usage *u, int64_t tenant, struct err *err)
 
 void usage_end_question(struct usage *u, int64_t tenant)
 {
+    CHECK_ON_THREAD(u->owner);
     int i = 0;
     while (i < u->n_questions && u->asking[i] != tenant)
         i++;
@@ -187,6 +191,7 @@ void usage_end_question(struct usage *u, int64_t tenant)
 struct usage *usage_new(const struct usage_opts *opts)
 {
     struct usage *u = xcalloc(1, sizeof *u);
+    thread_owner_set(&u->owner);
     u->o = *opts;
     u->timer = loop_timer_new(u->o.loop, on_timer, u);
     return u;
@@ -194,14 +199,17 @@ struct usage *usage_new(const struct usage_opts *opts)
 
 void usage_stop(struct usage *u)
 {
-    if (u)
-        u->is_stopped = true;
+    if (!u)
+        return;
+    CHECK_ON_THREAD(u->owner);
+    u->is_stopped = true;
 }
 
 void usage_free(struct usage *u)
 {
     if (!u)
         return;
+    CHECK_ON_THREAD(u->owner);
     CHECK(!u->rows); /* the loop has waited for its work */
     take_rows(u);
     for (int i = 0; i < LAST_TRIES && u->n_rows && (i == 0 || u->err.code); i++)
@@ -214,6 +222,7 @@ void usage_free(struct usage *u)
 
 void usage_add(struct usage *u, const struct usage_row *row)
 {
+    CHECK_ON_THREAD(u->owner);
     struct usage_row r = *row;
     r.hour -= r.hour % HOUR;
     count(u, &r);
@@ -254,6 +263,7 @@ void usage_add_exchange(struct usage *u, struct exchange *x, bool is_over)
     const struct generation *g = x->gen;
     if (!u || !g || g->n_choices == 0)
         return;
+    CHECK_ON_THREAD(u->owner);
     bool is_made = g->usage.completion_tokens > 0 || g->n_ended > 0;
     bool is_refused = x->is_answered && x->err.code;
     bool is_new =

@@ -4,6 +4,8 @@
 #include "adapters/adapters.h"
 #include "adapters/store.h"
 #include "core/engine.h"
+#include "server/running.h"
+#include "server/shared.h"
 #include "server/watch.h"
 
 #include <stdio.h>
@@ -66,10 +68,21 @@ static struct store *open_store(const struct worker_parts *p, struct err *err)
     return s;
 }
 
+static bool is_run(void *ud, int64_t tenant, const char *version)
+{
+    const struct shared *sh = ud;
+    for (int i = 0; i < sh->n_workers; i++)
+        if (running_has(&sh->running[i], tenant, version))
+            return true;
+    return false;
+}
+
 static struct adapters *open_adapters(const struct worker_parts *p,
-                                      const struct server_parts *parts)
+                                      const struct server_parts *parts,
+                                      const struct supervisor_child *c)
 {
     const struct config *cfg = p->cfg;
+    struct shared *sh = c->shared;
     const struct adapters_opts opts = {
         .engine = parts->engine,
         .base = p->base,
@@ -79,11 +92,13 @@ static struct adapters *open_adapters(const struct worker_parts *p,
         .memory = adapter_memory(cfg),
         .max_virtual_tokens = (int)cfg->max_virtual,
         .max_bytes = (size_t)cfg->max_upload,
+        .peers = {sh->adapters, sh->n_workers, c->place, is_run, sh},
     };
     return adapters_open(&opts);
 }
 
-static int open_parts(const struct worker_parts *p, struct server_parts *parts, struct err *err)
+static int open_parts(const struct worker_parts *p, struct server_parts *parts,
+                      const struct supervisor_child *c, struct err *err)
 {
     if (base_model_attach(p->base, err) < 0 || server_open(p->server, err) < 0)
         return -1;
@@ -91,7 +106,7 @@ static int open_parts(const struct worker_parts *p, struct server_parts *parts, 
     if (parts->engine)
         parts->store = open_store(p, err);
     if (parts->store)
-        parts->adapters = open_adapters(p, parts);
+        parts->adapters = open_adapters(p, parts, c);
     return parts->store ? 0 : -1;
 }
 
@@ -126,7 +141,7 @@ int worker_run(const struct worker_parts *p, const struct supervisor_child *c, s
 {
     struct server_parts parts = {.base = p->base, .home = p->home};
     p->server->shared = c->shared;
-    int rc = open_parts(p, &parts, err);
+    int rc = open_parts(p, &parts, c, err);
     if (rc == 0)
         rc = serve(p, &parts, c, err);
     if (parts.engine)

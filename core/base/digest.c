@@ -23,12 +23,17 @@ void digest_add(struct digest *d, const void *bytes, size_t len)
     crypto_hash_sha256_update(state_of(d), bytes, len);
 }
 
-void digest_part(struct digest *d, const void *bytes, size_t len)
+void digest_length(struct digest *d, uint64_t len)
 {
     unsigned char le[8];
     for (int i = 0; i < 8; i++)
-        le[i] = (unsigned char)((uint64_t)len >> (8 * i));
+        le[i] = (unsigned char)(len >> (8 * i));
     digest_add(d, le, sizeof le);
+}
+
+void digest_part(struct digest *d, const void *bytes, size_t len)
+{
+    digest_length(d, len);
     digest_add(d, bytes, len);
 }
 

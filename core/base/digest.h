@@ -17,6 +17,7 @@ struct digest {
 void digest_init(struct digest *d);
 void digest_add(struct digest *d, const void *bytes, size_t len);
 void digest_part(struct digest *d, const void *bytes, size_t len);
+void digest_length(struct digest *d, uint64_t len); /* in front of a part that follows in pieces */
 void digest_hex(struct digest *d, char hex[DIGEST_HEX + 1]);
 
 #endif

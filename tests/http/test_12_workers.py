@@ -215,6 +215,81 @@ class Changes(WorkerCase):
         until(lambda: old not in d.worker_pids() and len(d.worker_pids()) == 2, 10)
         self.check_all_agree(d, self.all_workers(d, 2), version)
 
+    TEXT = {"kind": "text", "text": "Hi"}
+
+    def damaged(self, *flags):
+        """A daemon none of whose workers has its one adapter in memory, and whose files are not
+        what they were; the workers, the version and its file."""
+        state = pathlib.Path(self.tmp, "state")
+        d = self.daemon("--workers", "3", "--state", state, *flags)
+        version = d.request("PUT", "/v1/adapters/x", self.TEXT).json["version"]
+        self.assertEqual(d.stop(), 0)
+        shutil.rmtree(state / "compiled")
+        file = state / "blobs" / f"1-{version}" / "adapter.json"
+        file.write_bytes(file.read_bytes().replace(b"Hi", b"Ho"))
+        d.restart()
+        return d, self.all_workers(d, 3), version, file
+
+    def states(self, d, workers):
+        """What each says of x: (state, why), and the state of its newest version."""
+        said = set()
+        for worker in workers:
+            info = self.by(d, worker, "GET", "/v1/adapters/x").json
+            row = self.by(d, worker, "GET", "/v1/adapters/x/versions").json["data"][0]
+            self.assertEqual(row["state"], info["state"])
+            said.add((info["state"], info["why"], info["until"]))
+        return said
+
+    def test_what_is_broken_in_one_worker_is_broken_in_all(self):
+        d, workers, version, _ = self.damaged()
+        self.assertEqual(self.states(d, workers), {("ready", None, None)})
+        self.assertEqual(self.uses(d, workers[1])[0], 422)
+        (state, why, _), = self.states(d, workers)
+        self.assertEqual((state, why), ("broken", "the stored files are damaged"))
+        for worker in workers:
+            self.assertEqual(self.uses(d, worker)[0], 422)
+        put = self.by(d, workers[2], "PUT", "/v1/adapters/x", self.TEXT)
+        self.assertEqual((put.status, put.json["version"]), (200, version))
+        self.assertEqual(self.states(d, workers), {("ready", None, None)})
+        self.check_all_agree(d, workers, version)
+
+    def test_what_loads_again_in_one_worker_is_ready_in_all(self):
+        d, workers, version, file = self.damaged()
+        self.assertEqual(self.uses(d, workers[0])[0], 422)
+        now = file.stat()
+        file.write_bytes(file.read_bytes().replace(b"Ho", b"Hi"))
+        os.utime(file, ns=(now.st_atime_ns, now.st_mtime_ns))
+        until(lambda: self.uses(d, workers[1]) == (200, version), 30)
+        self.assertEqual(self.states(d, workers), {("ready", None, None)})
+        self.check_all_agree(d, workers, version)
+
+    def test_damaged_files_are_not_served(self):
+        d, workers, _, file = self.damaged()
+        for worker in workers:
+            got = self.by(d, worker, "GET", "/v1/adapters/x/files/adapter.json")
+            self.assertEqual(got.status, 422, got)
+            self.assertNotIn(b"Ho", got.body)
+        self.assertEqual(d.request("PUT", "/v1/adapters/x", self.TEXT).status, 200)
+        got = self.by(d, workers[0], "GET", "/v1/adapters/x/files/adapter.json")
+        self.assertEqual((got.status, got.body), (200, file.read_bytes()))
+
+    def test_a_version_in_use_anywhere_is_draining_everywhere(self):
+        d = self.daemon("--workers", "3")
+        workers = self.all_workers(d, 3)
+        self.by(d, workers[0], "PUT", "/v1/adapters/x", self.TEXT)
+        with self.only(d, workers[1]):
+            stream = d.stream(model="x", **LONG)
+            next(iter(stream))
+        self.by(d, workers[2], "PUT", "/v1/adapters/x", {"kind": "text", "text": "Ho"})
+
+        def states():
+            return {tuple(v["state"] for v in self.by(
+                d, w, "GET", "/v1/adapters/x/versions").json["data"]) for w in workers}
+
+        self.assertEqual(states(), {("ready", "draining")})
+        stream.drop()
+        until(lambda: states() == {("ready", "ready")}, 10)
+
     def test_the_temporary_folder_goes_with_the_daemon(self):
         tmp = os.path.join(self.tmp, "t")
         os.mkdir(tmp)

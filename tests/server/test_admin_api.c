@@ -504,15 +504,17 @@ TEST(admin_running_sequences_are_limited)
 TEST(admin_compiling_is_charged)
 {
     struct world w;
-    open_world(&w, &plain, "\"tokens_per_minute\":20");
-    EXPECT_ASKED(
-        &w.f, &w.acme, "PUT", "/v1/adapters/x",
-        "{\"kind\":\"text\",\"text\":\"One text of more than twenty tokens, which is "
-        "what this tenant may spend in a minute, and it is spent all the same.\"}",
-        201, NULL);
-    EXPECT_ASKED(&w.f, &w.acme, "PUT", "/v1/adapters/y", text_a, 429, "20 tokens a minute");
-    EXPECT_ASKED(&w.f, &w.acme, "POST", "/v1/completions", one_token, 429,
-                 "20 tokens a minute");
+    open_world(&w, &plain, "\"tokens_per_minute\":100");
+    EXPECT_ASKED(&w.f, &w.acme, "PUT", "/v1/adapters/x",
+                 "{\"kind\":\"text\",\"text\":\"One text of nearly as many tokens as this "
+                 "tenant may spend in a minute, and they are spent all the same.\"}",
+                 201, NULL);
+    EXPECT_ASKED(&w.f, &w.acme, "PUT", "/v1/adapters/y",
+                 "{\"kind\":\"text\",\"text\":\"Another one, which is as long as that and comes "
+                 "much too early.\"}",
+                 429, "100 tokens a minute");
+    EXPECT_ASKED(&w.f, &w.acme, "POST", "/v1/completions",
+                 "{\"prompt\":[7],\"max_tokens\":70}", 429, "100 tokens a minute");
     EXPECT_ASKED(&w.f, &w.admin, "PUT", "/v1/adapters/y", text_a, 201, NULL);
     fixture_stop(&w.f);
 }

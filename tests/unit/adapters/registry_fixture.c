@@ -198,7 +198,9 @@ bool is_resident(struct fixture *f, const char *name)
 char *read_file(struct fixture *f, const char *name, const char *file, struct err *err)
 {
     char *text = xcalloc(1, 1000);
-    int fd = adapters_open_file(f->a, TENANT, name, file, err);
+    struct adapter_file_look look;
+    int rc = adapters_find_file(f->a, TENANT, name, file, &look, err);
+    int fd = rc < 0 ? -1 : adapter_file_open(&look, err);
     ssize_t n = fd < 0 ? -1 : read(fd, text, 999);
     if (fd >= 0)
         close(fd);

@@ -556,6 +556,7 @@ TEST(registry_keeps_tenants_apart)
     struct fixture f;
     struct err err = {0}, other = {0};
     struct adapter_info info;
+    struct adapter_file_look look;
     struct buf seen = {0};
     if (!fixture_open(&f, DTYPE_CHOICE_AUTO, false))
         return;
@@ -568,7 +569,7 @@ TEST(registry_keeps_tenants_apart)
     EXPECT_EQ(adapters_info(f.a, acme, "x", &info, &err), -1);
     EXPECT_EQ(err.code, ERR_ADAPTER_NOT_FOUND);
     EXPECT(adapters_delete_begin(f.a, acme, "x", &err) == NULL);
-    EXPECT_EQ(adapters_open_file(f.a, acme, "x", "adapter.json", &err), -1);
+    EXPECT_EQ(adapters_find_file(f.a, acme, "x", "adapter.json", &look, &err), -1);
     adapters_each_after(f.a, acme, "", 10, note_name, &seen);
     EXPECT_EQ(seen.len, 0);
 
@@ -592,7 +593,7 @@ TEST(registry_keeps_tenants_apart)
     EXPECT_EQ(adapters_info(f.a, acme, "p", &info, &err), 0);
     EXPECT(info.is_public && info.tenant == TENANT && info.n_refs == 2);
     EXPECT(adapters_delete_begin(f.a, acme, "p", &err) == NULL);
-    EXPECT_EQ(adapters_open_file(f.a, acme, "p", "adapter.json", &err), -1);
+    EXPECT_EQ(adapters_find_file(f.a, acme, "p", "adapter.json", &look, &err), -1);
     adapters_each_after(f.a, acme, "", 10, note_name, &seen);
     EXPECT_STR(seen.data, "p x ");
     EXPECT_EQ(put_text_of(&f, acme, "p", text_one, &info, &err), 0);

@@ -215,6 +215,21 @@ static void check_pair(const struct running_request *request, void *ud)
         seen->n_torn++;
 }
 
+TEST(running_knows_what_is_used)
+{
+    struct running *r = running_new(1);
+    struct running_entry *e = begin(r, "x", NULL);
+    running_set_version(e, "x", 7, digest_no(1));
+    EXPECT(running_has(r, 7, digest_no(1)));
+    EXPECT(!running_has(r, 8, digest_no(1)) && !running_has(r, 7, digest_no(2)));
+    e->seq |= 1; /* being written, maybe for ever */
+    EXPECT(!running_has(r, 7, digest_no(1)));
+    e->seq++;
+    running_end(r, e);
+    EXPECT(!running_has(r, 7, digest_no(1)));
+    running_free(r, 1);
+}
+
 TEST(running_is_never_read_torn)
 {
     struct running *r = running_new(1);
