@@ -5,6 +5,7 @@
 #include "tests/test.h"
 
 #include <semaphore.h>
+#include <unistd.h>
 #include <stdatomic.h>
 
 enum { EACH = 40, SHORT = 10 };
@@ -78,6 +79,9 @@ TEST(loop_short_work_finds_a_thread_whatever_blocks)
             jobs[lane][i] = (struct job){.b = &b, .lane = (enum loop_lane)lane};
             loop_block(b.loop, (enum loop_lane)lane, block, on_unblocked, &jobs[lane][i]);
         }
+    for (int i = 0; i < LOOP_N_LANES; i++)
+        while (atomic_load(&b.n_running[i]) < at_once[i]) /* every lane is full */
+            usleep(1000);
     for (int i = 0; i < SHORT; i++)
         loop_work(b.loop, do_nothing, on_short, &b);
     loop_timer_start(b.late, 5000);
