@@ -4,6 +4,7 @@
 #include "server/exchange.h"
 
 #include "core/base/check.h"
+#include "core/base/clock.h"
 #include "core/base/log.h"
 #include "core/base/mem.h"
 #include "server/admit.h"
@@ -11,7 +12,6 @@
 #include "server/completion.h"
 #include "server/generation.h"
 #include "server/http.h"
-#include "server/loop.h"
 #include "server/metrics.h"
 #include "server/routes.h"
 #include "server/running.h"
@@ -152,7 +152,7 @@ void exchange_end_work(struct exchange *x)
     end_extra(x);
     x->is_work_live = false;
     x->on_late = NULL;
-    x->deadline_us = loop_now_us();
+    x->deadline_us = clock_us();
     exchange_run(x);
     exchange_release(x);
 }
@@ -174,7 +174,7 @@ struct exchange *exchange_new(struct server *s, struct http_req *req)
     x->req = req;
     x->method = arena_strdup(&x->arena, http_method(req));
     x->path = arena_strdup(&x->arena, http_path(req));
-    x->start_us = loop_now_us();
+    x->start_us = clock_us();
     x->deadline_us = x->start_us + s->cfg->deadline_ms * 1000;
     server_add(s, x);
     return x;
@@ -225,7 +225,7 @@ static void log_end(const struct exchange *x, const char *method, const char *pa
     enum log_level level =
         x->err.code == ERR_INTERNAL || x->err.code == ERR_IO ? LOG_ERROR : LOG_INFO;
     log_write(level, "stream", x->request_id, "%s %.200s %d ms=%.1f%s%s%s", method, path,
-              status, (double)(loop_now_us() - x->start_us) / 1e3, more,
+              status, (double)(clock_us() - x->start_us) / 1e3, more,
               x->err.code ? " error=" : "", x->err.code ? x->err.msg : "");
 }
 

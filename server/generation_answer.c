@@ -3,10 +3,10 @@
  *
  * Thread: loop. */
 #include "core/base/check.h"
+#include "core/base/clock.h"
 #include "server/bridge.h"
 #include "server/generation.h"
 #include "server/http.h"
-#include "server/loop.h"
 #include "server/metrics.h"
 #include "server/server.h"
 #include "server/sse.h"
@@ -174,7 +174,7 @@ static enum exchange_step_result answer_stream(struct exchange *x)
         if (g->is_dirty[i])
             add_chunk(g, i, &json, &out);
     if (out.len)
-        g->written_us = loop_now_us();
+        g->written_us = clock_us();
     exchange_add_stream(x, &out);
     enum exchange_step_result got = g->is_final ? end_stream(x, &json) : STEP_WAIT;
     buf_free(&json);

@@ -7,10 +7,10 @@
 #include "server/http.h"
 
 #include "core/base/check.h"
+#include "core/base/clock.h"
 #include "core/base/log.h"
 #include "core/base/mem.h"
 #include "server/exchange.h"
-#include "server/loop.h"
 #include "server/upload.h"
 
 #include <microhttpd.h>
@@ -259,7 +259,7 @@ void http_cut_body(struct http_req *r)
     ssize_t n =
         send(r->home->fd, r->early.data, r->early.len, MSG_NOSIGNAL | MSG_DONTWAIT);
     r->is_told = n >= 0 && (size_t)n == r->early.len;
-    r->cut_us = loop_now_us();
+    r->cut_us = clock_us();
     shutdown(r->home->fd, SHUT_WR);
     http_drop_body(r);
 }
@@ -660,7 +660,7 @@ static void end_gone(struct http_conn *c)
 /* Who was answered in the middle of a body and goes on sending. */
 static void end_lingering(struct http *h)
 {
-    int64_t now = loop_now_us();
+    int64_t now = clock_us();
     for (struct http_conn *c = h->conns; c; c = c->next)
         if (c->req && c->req->cut_us && now - c->req->cut_us > LINGER_US)
             shutdown(c->fd, SHUT_RDWR);

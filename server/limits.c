@@ -4,6 +4,7 @@
 #include "server/limits.h"
 
 #include "core/base/check.h"
+#include "core/base/clock.h"
 #include "core/base/mem.h"
 #include "server/exchange.h"
 #include "server/http.h"
@@ -50,7 +51,7 @@ struct limits *limits_new(const struct limits_opts *opts)
     thread_owner_set(&l->owner);
     l->o = *opts;
     if (!l->o.now_us)
-        l->o.now_us = loop_now_us;
+        l->o.now_us = clock_us;
     if (!l->o.wake)
         l->o.wake = exchange_run;
     if (l->o.loop)

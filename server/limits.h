@@ -40,7 +40,7 @@ struct limits_opts {
     struct ledger *ledger;
     int place;                        /* of this worker */
     struct loop *loop;                /* NULL: limits_tick is called by a test */
-    int64_t (*now_us)(void);          /* NULL: loop_now_us */
+    int64_t (*now_us)(void);          /* NULL: clock_us */
     void (*wake)(struct exchange *x); /* NULL: exchange_run */
 };
 

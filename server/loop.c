@@ -6,13 +6,11 @@
 #include "server/loop.h"
 
 #include "core/base/check.h"
-#include "core/base/clock.h"
 #include "core/base/mem.h"
 #include "server/http.h"
 
 #include <signal.h>
 #include <stdlib.h>
-#include <time.h>
 #include <uv.h>
 
 enum { N_SIGNALS = 2, MAX_RUNS = 8 };
@@ -61,11 +59,6 @@ struct loop_work {
     void (*done)(void *ud);
     void *ud;
 };
-
-int64_t loop_now_us(void)
-{
-    return clock_us();
-}
 
 static void on_http_timer(uv_timer_t *t);
 

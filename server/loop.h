@@ -80,6 +80,4 @@ enum {
 void loop_block(struct loop *l, enum loop_lane lane, void (*work)(void *ud),
                 void (*done)(void *ud), void *ud);
 
-int64_t loop_now_us(void); /* any thread; monotonic */
-
 #endif

@@ -2,9 +2,9 @@
 #include "server/metrics.h"
 
 #include "adapters/store_tenants.h"
+#include "core/base/clock.h"
 #include "server/exchange.h"
 #include "server/generation.h"
-#include "server/loop.h"
 #include "server/routes.h"
 #include "server/server.h"
 #include "server/shared.h"
@@ -199,7 +199,7 @@ static void add_times(const struct metrics *m, struct metrics_tenant *t,
     if (g->first_us)
         observe(&c->decode, METRICS_REQUEST_TIMES, g->last_us - g->first_us);
     if (x->is_whole && !x->err.code)
-        observe(&c->e2e, METRICS_REQUEST_TIMES, loop_now_us() - x->start_us);
+        observe(&c->e2e, METRICS_REQUEST_TIMES, clock_us() - x->start_us);
 }
 
 /* What the engine had of it. */

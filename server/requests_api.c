@@ -1,8 +1,8 @@
 /* The running requests of all workers. */
 #include "server/requests_api.h"
 
+#include "core/base/clock.h"
 #include "core/base/json_out.h"
-#include "server/loop.h"
 #include "server/paging.h"
 #include "server/running.h"
 #include "server/server.h"
@@ -64,7 +64,7 @@ enum exchange_step_result requests_api_list(struct exchange *x)
 {
     const struct shared *sh = x->server->shared;
     struct buf json = {0};
-    struct listing l = {.out = &json, .asker = x, .now_us = loop_now_us()};
+    struct listing l = {.out = &json, .asker = x, .now_us = clock_us()};
     paging_open_list(&json);
     for (int i = 0; i < sh->n_workers; i++) {
         l.pid = sh->running[i].pid;

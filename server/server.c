@@ -6,6 +6,7 @@
  * second signal exits at once. */
 #include "server/server.h"
 
+#include "core/base/clock.h"
 #include "core/base/log.h"
 #include "core/base/mem.h"
 #include "core/base/utf8.h"
@@ -92,7 +93,7 @@ static bool has_running(const struct server *s)
 
 static void drain(struct server *s)
 {
-    int64_t now = loop_now_us();
+    int64_t now = clock_us();
     if (!has_running(s) || (now > s->stop_us && s->has_cancelled)) {
         loop_stop(s->loop);
     } else if (now > s->stop_us) {
@@ -129,7 +130,7 @@ static void start_draining(struct server *s)
     if (s->state == SERVER_DRAINING)
         return;
     s->state = SERVER_DRAINING;
-    s->stop_us = loop_now_us() + s->cfg->drain_ms * 1000;
+    s->stop_us = clock_us() + s->cfg->drain_ms * 1000;
     http_stop_listening(s->http);
     leave_home(s);
     loop_set_ticking(s->loop, true);
@@ -171,7 +172,7 @@ static void on_wake(void *ud)
 static void on_tick(void *ud)
 {
     struct server *s = server_of(ud);
-    int64_t now = loop_now_us();
+    int64_t now = clock_us();
     http_find_gone(s->http);
     metrics_refresh(s);
     for (struct exchange *x = s->exchanges; x; x = x->next)

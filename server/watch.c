@@ -5,6 +5,7 @@
 #include "server/watch.h"
 
 #include "core/base/check.h"
+#include "core/base/clock.h"
 #include "core/base/log.h"
 #include "core/base/mem.h"
 #include "server/change_limits.h"
@@ -80,7 +81,7 @@ static void scan(void *ud)
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     w->when = (struct watch_when){
-        .now_us = loop_now_us(), .unix_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec};
+        .now_us = clock_us(), .unix_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec};
     w->scan_err = (struct err){0};
     w->scan_rc = folder_scan(w->dir, &w->scan, &w->scan_err);
 }
@@ -334,7 +335,7 @@ int watch_load(struct server *s, struct err *err)
 static void arm(struct watch *w)
 {
     int64_t due = w->move_us && w->move_us < w->poll_us ? w->move_us : w->poll_us;
-    int64_t ms = (due - loop_now_us()) / 1000;
+    int64_t ms = (due - clock_us()) / 1000;
     if (!w->is_busy)
         loop_timer_start(w->look, ms > 1 ? (int)ms : 1);
 }
@@ -342,7 +343,7 @@ static void arm(struct watch *w)
 static void on_moved(void *ud)
 {
     struct watch *w = ud;
-    int64_t now = loop_now_us();
+    int64_t now = clock_us();
     if (!w->first_move_us)
         w->first_move_us = now;
     int64_t last = w->first_move_us + LONGEST_MS * 1000, due = now + WATCH_QUIET_MS * 1000;
@@ -372,7 +373,7 @@ static void end_round(struct watch *w)
 {
     bool has_new_dirs = w->scan_rc == 0 && watch_dirs_follow(w->dirs, &w->list.folder);
     w->is_busy = false;
-    w->poll_us = loop_now_us() + poll_ms(w, has_new_dirs) * 1000LL;
+    w->poll_us = clock_us() + poll_ms(w, has_new_dirs) * 1000LL;
     arm(w);
 }
 
@@ -471,7 +472,7 @@ void watch_start(struct server *s)
     w->step = loop_timer_new(s->loop, on_step, w);
     w->dirs = watch_dirs_new(s->loop, w->dir, on_moved, w);
     watch_dirs_follow(w->dirs, &w->list.folder);
-    w->poll_us = loop_now_us();
+    w->poll_us = clock_us();
     arm(w);
 }
 
