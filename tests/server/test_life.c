@@ -4,10 +4,10 @@
 #include "tests/support/fake_engine.h"
 #include "tests/test.h"
 
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -116,7 +116,7 @@ TEST(life_client_gone_in_the_middle_of_its_body)
     }
     int64_t start = now_ms();
     bool are_all_gone = false;
-    while (!are_all_gone && now_ms() - start < 3000) {
+    while (!are_all_gone && now_ms() - start < 20000) {
         struct reply r = fixture_get(&f, "/metrics");
         are_all_gone = reply_has(&r, "{status=\"499\"} 20\n");
         reply_free(&r);
@@ -125,11 +125,12 @@ TEST(life_client_gone_in_the_middle_of_its_body)
     fixture_stop(&f);
 }
 
-static int n_open_files(void)
+static int n_sockets(void)
 {
+    struct stat st;
     int n = 0;
     for (int fd = 0; fd < 1024; fd++)
-        n += fcntl(fd, F_GETFD) >= 0;
+        n += fstat(fd, &st) == 0 && S_ISSOCK(st.st_mode);
     return n;
 }
 
@@ -141,16 +142,16 @@ TEST(life_connections_without_a_request_end_with_their_client)
     struct fixture f = {0};
     fake_engine_plan(&(struct fake_plan){0});
     fixture_start(&f);
-    int before = n_open_files();
+    int before = n_sockets();
     for (int i = 0; i < N; i++) {
         int fd = client_open(&f);
         client_send(fd, i % 2 ? "GET /hea" : "GET /health HTTP/1.1\r\nHost: x\r\n\r\n");
         close(fd);
     }
     int64_t start = now_ms();
-    while (n_open_files() > before && now_ms() - start < 3000)
+    while (n_sockets() > before && now_ms() - start < 20000)
         usleep(10000);
-    EXPECT_EQ(n_open_files(), before);
+    EXPECT_EQ(n_sockets(), before);
     fixture_stop(&f);
 }
 

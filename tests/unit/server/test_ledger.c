@@ -344,14 +344,14 @@ TEST(ledger_outlives_who_dies_inside)
     for (int round = 0; round < 100; round++) {
         pid_t pid = fork();
         CHECK(pid >= 0);
-        for (a.place = 1; pid == 0;)
+        a.place = pid == 0 ? 1 : 0;
+        while (pid == 0)
             if (take(l, &a) == LEDGER_GRANTED)
                 ledger_settle(l, &a, 5);
         usleep(1000 + (unsigned)round * 13 % 997);
         kill(pid, SIGKILL);
         wait_for(pid);
         ledger_forget_worker(l, 1);
-        a.place = 0;
         EXPECT_EQ(look(l, &a).n_running, 0);
         EXPECT_EQ(take(l, &a), LEDGER_GRANTED);
         ledger_settle(l, &a, 10);
