@@ -14,12 +14,12 @@
 #include "tests/support/adapter_files.h"
 #include "tests/test.h"
 
-static int fails_after = -1; /* so many entries; -1: never */
+static _Thread_local int fails_after = -1; /* so many entries; -1: never */
 
 /* Stands before the C library's. */
 struct dirent *readdir(DIR *d)
 {
-    static struct dirent *(*real)(DIR *d);
+    static _Thread_local struct dirent *(*real)(DIR *d);
     if (!real)
         *(void **)&real = dlsym(RTLD_NEXT, "readdir");
     CHECK(real);

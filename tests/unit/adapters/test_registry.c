@@ -607,6 +607,9 @@ static _Noreturn void serve_until_killed(char *state, int pipe)
  * serves. */
 TEST(registry_answers_survive_kill_9)
 {
+#if defined(__SANITIZE_THREAD__)
+    SKIP("the thread sanitizer takes no threads after a fork");
+#endif
     struct fixture f;
     char *state = adapter_files_tmp_dir(), acknowledged[DIGEST_HEX + 1] = "";
     struct adapter_info info;

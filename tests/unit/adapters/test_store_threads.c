@@ -113,6 +113,9 @@ static bool is_ended_by(const struct asked *a)
 
 TEST(store_is_read_by_the_thread_that_opened_it)
 {
+#if defined(__SANITIZE_THREAD__)
+    SKIP("the thread sanitizer takes no threads after a fork");
+#endif
     struct err err = {0};
     char *dir = adapter_files_tmp_dir();
     struct store *s =

@@ -14,6 +14,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* It allows no thread in a process that was forked from one with threads. */
+#if defined(__SANITIZE_THREAD__)
+#define SKIP_WITH_TSAN SKIP("the thread sanitizer takes no threads after a fork")
+#else
+#define SKIP_WITH_TSAN (void)0
+#endif
+
 /* In a process of its own, quietly. */
 static bool is_ended_elsewhere(void *(*call)(void *ud), void *ud)
 {
@@ -54,6 +61,7 @@ static void *act_as(void *ud)
 
 TEST(limits_are_their_makers_alone)
 {
+    SKIP_WITH_TSAN;
     struct err err = {0};
     struct ledger *ledger = ledger_new(1, &err);
     ASSERT(ledger);
@@ -70,6 +78,7 @@ TEST(limits_are_their_makers_alone)
 
 TEST(tenants_are_their_makers_alone)
 {
+    SKIP_WITH_TSAN;
     struct tenants *t = tenants_new(&(struct tenants_opts){0});
     act_as(t);
     EXPECT(is_ended_elsewhere(act_as, t));
