@@ -111,9 +111,9 @@ class Recorded(unittest.TestCase):
     def setUpClass(cls):
         cls.built = tempfile.mkdtemp(prefix="prefixd-order-")
         cls.addClassCleanup(shutil.rmtree, cls.built, True)
-        cls.library = os.path.join(cls.built, "order.so")
+        cls.recorder = os.path.join(cls.built, "order.so")
         subprocess.run([*shlex.split(os.environ.get("CC", "cc")), "-shared", "-fPIC", "-O2", "-o",
-                        cls.library, str(ROOT / "tests/support/order.c"), "-ldl"], check=True)
+                        cls.recorder, str(ROOT / "tests/support/order.c"), "-ldl"], check=True)
 
     def setUp(self):
         self.tmp = pathlib.Path(tempfile.mkdtemp(prefix="prefixd-order-"))
@@ -128,7 +128,7 @@ class Recorded(unittest.TestCase):
         asan = "verify_asan_link_order=0:" + os.environ.get("ASAN_OPTIONS", "")
         variables = {"ORDER_ROOT": self.root, "ORDER_LOG": self.log, "ORDER_DROP": drop,
                      "ORDER_COUNT": self.tmp / "count", "ASAN_OPTIONS": asan,
-                     "LD_PRELOAD": self.library}
+                     "LD_PRELOAD": self.recorder}
         lines = [f"export {k}={shlex.quote(str(v))}" for k, v in variables.items() if v]
         path.write_text("\n".join(["#!/bin/sh", *lines, f'exec {shlex.quote(BIN)} "$@"', ""]))
         path.chmod(0o755)
