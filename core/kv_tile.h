@@ -1,10 +1,11 @@
 /* Where a token's key and value stand in a tile: KV_TILE tokens of one layer and one KV head.
  *
  * Thread: any; pure. Head dimensions are padded to whole panels of sixteen, so that a kernel never
- * meets a half one. Each tile is what a matrix of panels is (core/model/model.h), with lanes of K:
- * tokens, inputs the head dimensions        f32 [Dp, 16]              bf16 [Dp / 2, 16, 2] V: head
- * dimensions, inputs the tokens        f32 [Dp / 16, 16, 16]     bf16 [Dp / 16, 8, 16, 2] where Dp
- * is the padded head dimension; of bf16 two inputs lie side by side. */
+ * meets a half one (Dp). Each tile is what a matrix of panels is (core/model/model.h), two inputs side by side
+ * where it is of bf16:
+ *     K: lanes are tokens, inputs head dimensions   f32 [Dp, 16]            bf16 [Dp / 2, 16, 2]
+ *     V: lanes are head dimensions, inputs tokens   f32 [Dp / 16, 16, 16]   bf16 [Dp / 16, 8, 16, 2]
+ */
 #ifndef PREFIXD_KV_TILE_H
 #define PREFIXD_KV_TILE_H
 
