@@ -96,9 +96,7 @@ struct model_image *image_pack(const struct source *src, enum dtype dtype, struc
     if (fd >= 0 && pack_into(fd, src, dtype, table, total, err) == 0 &&
         image_memory_seal(fd, err) == 0)
         image = image_attach(fd, err);
-    if (image)
-        image_memory_collapse(image->base, image->bytes);
-    else if (fd >= 0)
+    if (!image && fd >= 0)
         close(fd);
     free(table);
     return image;

@@ -17,22 +17,6 @@ enum { SEALS = F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL };
 
 static const size_t huge_page = 2u << 20;
 
-int image_memory_new(uint64_t bytes, struct err *err)
-{
-    int fd = memfd_create("prefixd-model", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (fd < 0)
-        return err_set(err, ERR_NO_MEMORY, "no memory file for the model: %s",
-                       strerror(errno));
-    /* All pages now: a page that is missing later would end the process when touched. */
-    if (bytes <= INT64_MAX && ftruncate(fd, (off_t)bytes) == 0 &&
-        fallocate(fd, 0, 0, (off_t)bytes) == 0)
-        return fd;
-    close(fd);
-    return err_set(err, ERR_NO_MEMORY,
-                   "no memory for the model: %llu bytes of packed weights",
-                   (unsigned long long)bytes);
-}
-
 /* At a multiple of a huge page's size, without which the kernel would not map those. */
 static void *map_aligned(int fd, size_t bytes, int prot, int flags)
 {
@@ -55,6 +39,45 @@ static void *map_aligned(int fd, size_t bytes, int prot, int flags)
     if (room > head + used)
         munmap(base + used, room - head - used);
     return base;
+}
+
+/* A wish. The kernel makes a huge page of a small one by copying, unless there is only one small
+ * page where the huge one goes: so the first page of each is made, and the rest is asked for at
+ * once. */
+static void want_huge_pages(int fd, size_t bytes)
+{
+    size_t whole = bytes / huge_page * huge_page;
+    void *base = whole ? map_aligned(fd, whole, PROT_READ | PROT_WRITE, MAP_SHARED) : NULL;
+    if (!base)
+        return;
+    for (size_t at = 0; at < whole; at += huge_page)
+        if (fallocate(fd, 0, (off_t)at, 1) < 0)
+            break;
+    madvise(base, whole, MADV_COLLAPSE);
+    munmap(base, whole);
+}
+
+/* All pages now: a page that is missing later would end the process when touched. */
+static int provide(int fd, uint64_t bytes)
+{
+    if (bytes > INT64_MAX || ftruncate(fd, (off_t)bytes) < 0)
+        return -1;
+    want_huge_pages(fd, bytes);
+    return fallocate(fd, 0, 0, (off_t)bytes);
+}
+
+int image_memory_new(uint64_t bytes, struct err *err)
+{
+    int fd = memfd_create("prefixd-model", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0)
+        return err_set(err, ERR_NO_MEMORY, "no memory file for the model: %s",
+                       strerror(errno));
+    if (provide(fd, bytes) == 0)
+        return fd;
+    close(fd);
+    return err_set(err, ERR_NO_MEMORY,
+                   "no memory for the model: %llu bytes of packed weights",
+                   (unsigned long long)bytes);
 }
 
 unsigned char *image_memory_map_writable(int fd, size_t bytes, struct err *err)
@@ -107,9 +130,4 @@ const unsigned char *image_memory_map_sealed(int fd, size_t *bytes, struct err *
         err_set(err, ERR_NO_MEMORY, "the model's memory cannot be mapped: %s",
                 strerror(errno));
     return base;
-}
-
-void image_memory_collapse(const void *base, size_t bytes)
-{
-    madvise((void *)(uintptr_t)base, bytes, MADV_COLLAPSE);
 }
