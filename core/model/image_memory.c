@@ -15,6 +15,8 @@
 
 enum { SEALS = F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL };
 
+enum { AT_ONCE = 16 }; /* huge pages of a task */
+
 static const size_t huge_page = 2u << 20;
 
 /* At a multiple of a huge page's size, without which the kernel would not map those. */
@@ -41,38 +43,57 @@ static void *map_aligned(int fd, size_t bytes, int prot, int flags)
     return base;
 }
 
-/* A wish. The kernel makes a huge page of a small one by copying, unless there is only one small
- * page where the huge one goes: so the first page of each is made, and the rest is asked for at
- * once. */
-static void want_huge_pages(int fd, size_t bytes)
+struct huge_pages {
+    int fd;
+    char *base;
+    size_t bytes; /* whole huge pages */
+};
+
+/* The kernel makes a huge page of small ones by copying them. So the first small page of each is
+ * made, and the rest asked for while there is nothing to copy. */
+static void make_huge_pages(void *arg, int task, int thread)
 {
-    size_t whole = bytes / huge_page * huge_page;
-    void *base = whole ? map_aligned(fd, whole, PROT_READ | PROT_WRITE, MAP_SHARED) : NULL;
-    if (!base)
+    const struct huge_pages *h = arg;
+    size_t first = (size_t)task * AT_ONCE * huge_page, end = first + AT_ONCE * huge_page;
+    (void)thread;
+    if (end > h->bytes)
+        end = h->bytes;
+    for (size_t at = first; at < end; at += huge_page)
+        if (fallocate(h->fd, 0, (off_t)at, 1) < 0)
+            return;
+    madvise(h->base + first, end - first, MADV_COLLAPSE);
+}
+
+/* A wish: what is not granted comes in small pages. */
+static void want_huge_pages(int fd, size_t bytes, struct par *par)
+{
+    struct huge_pages h = {.fd = fd, .bytes = bytes / huge_page * huge_page};
+    size_t n_tasks = (h.bytes / huge_page + AT_ONCE - 1) / AT_ONCE;
+    if (!h.bytes)
         return;
-    for (size_t at = 0; at < whole; at += huge_page)
-        if (fallocate(fd, 0, (off_t)at, 1) < 0)
-            break;
-    madvise(base, whole, MADV_COLLAPSE);
-    munmap(base, whole);
+    h.base = map_aligned(fd, h.bytes, PROT_READ | PROT_WRITE, MAP_SHARED);
+    if (!h.base)
+        return;
+    par_for(par, (int)n_tasks, make_huge_pages, &h);
+    munmap(h.base, h.bytes);
 }
 
 /* All pages now: a page that is missing later would end the process when touched. */
-static int provide(int fd, uint64_t bytes)
+static int provide(int fd, uint64_t bytes, struct par *par)
 {
     if (bytes > INT64_MAX || ftruncate(fd, (off_t)bytes) < 0)
         return -1;
-    want_huge_pages(fd, bytes);
+    want_huge_pages(fd, bytes, par);
     return fallocate(fd, 0, 0, (off_t)bytes);
 }
 
-int image_memory_new(uint64_t bytes, struct err *err)
+int image_memory_new(uint64_t bytes, struct par *par, struct err *err)
 {
     int fd = memfd_create("prefixd-model", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0)
         return err_set(err, ERR_NO_MEMORY, "no memory file for the model: %s",
                        strerror(errno));
-    if (provide(fd, bytes) == 0)
+    if (provide(fd, bytes, par) == 0)
         return fd;
     close(fd);
     return err_set(err, ERR_NO_MEMORY,

@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "core/base/buf.h"
 #include "core/base/check.h"
@@ -19,10 +18,9 @@
 #include "core/model/panels.h"
 #include "core/model/progress.h"
 #include "core/model/source.h"
-#include "core/par.h"
 
 /* A piece stays in a core's cache from packing to its digest. */
-enum { MAX_THREADS = 16, SUM_BYTES = 32, PIECE_BYTES = 512 << 10 };
+enum { SUM_BYTES = 32, PIECE_BYTES = 512 << 10 };
 
 /* Some panels of a matrix, or a whole vector. */
 struct piece {
@@ -46,7 +44,7 @@ struct packing {
     unsigned char *base;
     const struct image_tensor *table;
     struct cut cut;
-    struct scratch scratch[MAX_THREADS];
+    struct scratch scratch[IMAGE_PACK_THREADS];
     struct progress progress;
 };
 
@@ -106,7 +104,8 @@ static void cut_free(struct cut *c)
 /* BLAKE2b: four times as fast as SHA-256 where the CPU's instruction for it is not used. */
 static void sum_piece(const struct cut *c, size_t i, const unsigned char *base)
 {
-    crypto_generichash(c->sums[i], SUM_BYTES, base + c->pieces[i].offset, c->pieces[i].bytes, NULL, 0);
+    const struct piece *p = &c->pieces[i];
+    crypto_generichash(c->sums[i], SUM_BYTES, base + p->offset, p->bytes, NULL, 0);
 }
 
 /* ---- packing ------------------------------------------------------------------------------- */
@@ -151,7 +150,8 @@ static void pack_panel(const struct source_tensor *from, size_t first, enum dtyp
     panels_interleave(mine->rows, bytes / PANEL / sizeof *mine->rows, panel);
 }
 
-static void pack_matrix(const struct packing *p, const struct piece *piece, const struct scratch *mine)
+static void pack_matrix(const struct packing *p, const struct piece *piece,
+                        const struct scratch *mine)
 {
     const struct image_tensor *t = &p->table[piece->slot];
     const struct source_tensor *from = &p->src->tensors[piece->slot];
@@ -176,12 +176,6 @@ static void pack_piece(void *arg, int task, int thread)
     note_done(p, piece->bytes);
 }
 
-static int n_cores(void)
-{
-    long n = sysconf(_SC_NPROCESSORS_ONLN);
-    return n < 1 ? 1 : n < MAX_THREADS ? (int)n : MAX_THREADS;
-}
-
 static size_t max_n_in(const struct source *src)
 {
     size_t n = 0;
@@ -194,6 +188,7 @@ static size_t max_n_in(const struct source *src)
 static bool alloc_scratch(struct packing *p, int n_threads)
 {
     size_t n = max_n_in(p->src);
+    CHECK(n_threads <= IMAGE_PACK_THREADS);
     for (int i = 0; i < n_threads; i++) {
         struct scratch *mine = &p->scratch[i];
         mine->row = mem_try_aligned(n, sizeof *mine->row);
@@ -206,22 +201,10 @@ static bool alloc_scratch(struct packing *p, int n_threads)
 
 static void free_scratch(struct packing *p)
 {
-    for (int i = 0; i < MAX_THREADS; i++) {
+    for (int i = 0; i < IMAGE_PACK_THREADS; i++) {
         free(p->scratch[i].row);
         free(p->scratch[i].rows);
     }
-}
-
-static bool pack_on_all_cores(struct packing *p)
-{
-    bool has_scratch = alloc_scratch(p, n_cores());
-    if (has_scratch) {
-        struct par *par = par_new(n_cores());
-        par_for(par, (int)p->cut.n, pack_piece, p);
-        par_free(par);
-    }
-    free_scratch(p);
-    return has_scratch;
 }
 
 /* ---- the digest ---------------------------------------------------------------------------- */
@@ -259,7 +242,8 @@ void image_pack_digest(const unsigned char *base, char hex[DIGEST_HEX + 1])
     cut_free(&cut);
 }
 
-int image_pack_tensors(const struct source *src, unsigned char *base, struct err *err)
+int image_pack_tensors(const struct source *src, unsigned char *base, struct par *par,
+                       struct err *err)
 {
     struct image_header *h = (struct image_header *)(void *)base;
     struct packing p = {
@@ -270,9 +254,12 @@ int image_pack_tensors(const struct source *src, unsigned char *base, struct err
     };
     CHECK(sodium_init() >= 0);
     progress_init(&p.progress, h->total_bytes, now_ms());
-    bool is_packed = pack_on_all_cores(&p);
-    if (is_packed)
+    bool has_scratch = alloc_scratch(&p, par_n_threads(par));
+    if (has_scratch) {
+        par_for(par, (int)p.cut.n, pack_piece, &p);
         digest_of(h, &p.cut, h->digest);
+    }
+    free_scratch(&p);
     cut_free(&p.cut);
-    return is_packed ? 0 : err_set(err, ERR_NO_MEMORY, "no memory for packing the model");
+    return has_scratch ? 0 : err_set(err, ERR_NO_MEMORY, "no memory for packing the model");
 }

@@ -54,7 +54,8 @@ void mapped_file_close(struct mapped_file *f)
 /* Of pages at the range's ends others may still want the rest. */
 void mapped_file_forget(const struct mapped_file *f, const unsigned char *from, size_t len)
 {
-    uintptr_t start = (uintptr_t)f->data, at = (uintptr_t)from, page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t start = (uintptr_t)f->data, at = (uintptr_t)from;
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     if (at < start || at - start > f->len || len > f->len - (at - start))
         return;
     uintptr_t first = (at + page - 1) & ~(page - 1), end = (at + len) & ~(page - 1);
