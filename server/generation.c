@@ -24,7 +24,6 @@
 
 enum {
     INLINE_TEXT = 8 * 1024, /* bytes that are tokenised on the loop */
-    MAX_ANSWER = 64 << 20,  /* bytes, by estimate */
     TOKEN_BYTES = 48,       /* of text, collected and as JSON */
     ROW_BYTES = 64,         /* of a token's own score */
     SCORE_BYTES = 48,       /* of an alternative */
@@ -340,19 +339,15 @@ static size_t estimate(const struct exchange *x, const struct generation *g)
 
 static int take_answer(struct exchange *x, struct generation *g, struct err *err)
 {
-    struct upload_budget *b = &x->server->answers;
     size_t n = estimate(x, g);
-    if (n > MAX_ANSWER)
+    if (n > GENERATION_MAX_ANSWER)
         return err_param(err, ERR_INVALID, "max_tokens",
                          "The answer may take %zu MiB, more than %d: lower max_tokens, n, "
                          "logprobs or the number of prompts, or ask for a stream",
-                         n >> 20, MAX_ANSWER >> 20);
-    if (n > b->max - b->used)
+                         n >> 20, GENERATION_MAX_ANSWER >> 20);
+    if (!budget_take(&g->answer, &x->server->answers, x->caller.tenant, n))
         return err_set(err, ERR_NO_MEMORY,
                        "There is no memory for this answer beside those being made");
-    b->used += n;
-    g->answers = b;
-    g->answer_bytes = n;
     return 0;
 }
 
@@ -417,8 +412,7 @@ void generation_fini(struct exchange *x)
     for (int i = 0; g->choices && i < g->req.n_prompts * g->req.n; i++)
         choice_out_fini(&g->choices[i]);
     free(g->choices);
-    if (g->answers)
-        g->answers->used -= g->answer_bytes;
+    budget_drop(&g->answer);
     if (g->version)
         adapters_release(g->version);
 }

@@ -10,13 +10,15 @@
 
 #include "adapters/adapters.h"
 #include "core/engine.h"
+#include "server/budget.h"
 #include "server/completion.h"
 #include "server/exchange.h"
 #include "server/loads.h"
-#include "server/upload.h"
 
 #include <stdbool.h>
 #include <stdint.h>
+
+enum { GENERATION_MAX_ANSWER = 64 << 20 }; /* bytes, by estimate */
 
 struct generation {
     struct completion req;
@@ -33,8 +35,7 @@ struct generation {
     struct job job;
     struct job_prompt *prompts;
     int n_choices; /* 0 until then */
-    struct upload_budget *answers; /* the server's; NULL until something was taken of it */
-    size_t answer_bytes;           /* taken */
+    struct budget_hold answer; /* of the server's memory for answers */
     /* stream */
     struct completion_head head;
     char id[48];

@@ -28,7 +28,7 @@ struct lora { /* in the exchange's arena */
     size_t max_bytes;
     struct beneath_files files;
     struct loaded loaded;
-    struct upload_hold hold; /* of the server's memory for uploads */
+    struct budget_hold hold; /* of the server's memory for uploads */
     struct limits_compile *compile; /* of the put */
 };
 
@@ -63,7 +63,7 @@ static enum exchange_step_result reply_failed(struct exchange *x, const struct l
 static void end(struct exchange *x)
 {
     struct lora *l = x->extra;
-    upload_hold_drop(&l->hold);
+    budget_drop(&l->hold);
     loaded_fini(&l->loaded);
     beneath_files_fini(&l->files);
     exchange_end_work(x);
@@ -131,7 +131,7 @@ static int run_read(struct change *c, struct err *err)
 /* As much as if the files had been sent. */
 static int read_files(struct exchange *x, struct lora *l, struct err *err)
 {
-    if (!upload_hold_take(&l->hold, &x->server->uploads, x->caller.tenant, l->files.size))
+    if (!budget_take(&l->hold, &x->server->uploads, x->caller.tenant, l->files.size))
         return err_set(err, ERR_NO_MEMORY,
                        "There is no memory for these files beside those "
                        "that are being read");

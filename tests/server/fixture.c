@@ -65,7 +65,7 @@ static void serve(struct fixture *f)
     if (f->read_grace_ms)
         f->server->read_grace_ms = f->read_grace_ms;
     if (f->max_answers)
-        f->server->answers.max = f->max_answers;
+        budget_set(&f->server->answers, f->max_answers);
     CHECK(server_start(f->server, &err) == 0);
     f->port = f->server->addr.port;
     f->is_up = true;
