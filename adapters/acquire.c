@@ -43,6 +43,7 @@ static struct adapter_load *new_load(struct adapters *a, const struct row *row)
     l->tenant = e->tenant;
     l->is_pinned = e->is_pinned;
     l->is_known = e->n_tokens > 0;
+    l->is_long = make_is_long((int64_t)e->n_tokens * e->n_tasks, e->bytes);
     l->bytes = room_for(a, e->n_tokens, e->n_tasks);
     l->stamp = registry_stamp(a, e->tenant, row->version);
     l->asked_us = clock_us();

@@ -21,7 +21,7 @@
  *     adapters_load_done(a, l), then wake those that wait for l, then ask for the next load again.
  *
  * At most one load of a tenant runs at a time, others' go first meanwhile, so that cold or huge adapters of one
- * hold back nobody else's. A version that does not load is remembered as broken for a while (state "broken").
+ * hold back nobody else's; nor do those of many, as max_long_loads leaves threads for short ones. A version that does not load is remembered as broken for a while (state "broken").
  *
  * A change (PUT, DELETE or rollback of a name) goes through three calls so that slow work never runs on the loop:
  *
@@ -74,6 +74,7 @@ struct adapters_opts {
     size_t memory;             /* bytes of compiled versions kept; 0: 1 GiB. Those in use stay beyond it */
     int max_virtual_tokens;    /* 0: the context limit less one */
     size_t max_bytes;          /* of one weights file; 0: 256 MiB */
+    int max_long_loads;        /* that run at once; 0: as many as are asked for */
     struct adapters_peers peers;
 };
 
@@ -175,6 +176,9 @@ void adapter_change_limit(struct adapter_change *c, const struct adapters_limits
  * put refuses this, and commit tells what would be. */
 void adapter_change_dry(struct adapter_change *c);
 
+/* After begin: whether run reads or compiles much. Whoever runs changes keeps threads for the others. */
+bool adapter_change_is_long(const struct adapter_change *c);
+
 int adapter_change_run(struct adapter_change *c, struct err *err);                     /* pool */
 
 int adapters_commit(struct adapters *a, struct adapter_change *c, struct adapter_info *out,
@@ -197,7 +201,7 @@ int adapters_take(struct adapters *a, struct adapter_load *l, struct adapter_ver
 void adapters_give_up(struct adapters *a, struct adapter_load *l);
 void adapters_release(struct adapter_version *v);
 
-struct adapter_load *adapters_next_load(struct adapters *a); /* to run now; NULL: none */
+struct adapter_load *adapters_next_load(struct adapters *a); /* to run now; NULL: none may */
 const char *adapter_load_version(const struct adapter_load *l); /* its digest */
 int64_t adapter_load_owner(const struct adapter_load *l);       /* the tenant whose it is */
 void adapter_load_run(struct adapter_load *l);               /* pool; blocks */

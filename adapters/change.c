@@ -215,6 +215,15 @@ void adapter_change_dry(struct adapter_change *c)
     c->is_dry = true;
 }
 
+bool adapter_change_is_long(const struct adapter_change *c)
+{
+    const struct store_entry *to = &c->after.entry;
+    if (c->what == CHANGE_PUT)
+        return make_is_long(spec_total_tokens(&c->spec), bytes_of(c->files, c->n_files));
+    return c->what == CHANGE_ROLLBACK &&
+           make_is_long((int64_t)to->n_tokens * to->n_tasks, to->bytes);
+}
+
 /* ---- run ----------------------------------------------------------------------------- */
 
 /* Inside the store's transaction. */

@@ -35,6 +35,7 @@ struct adapters *adapters_open(const struct adapters_opts *o)
     a->is_durable = o->is_durable;
     a->peers = o->peers;
     broken_open(&a->broken, o->peers.memory, o->peers.n, o->peers.place);
+    a->queue.max_long = o->max_long_loads;
     a->residents.memory = o->memory ? o->memory : DEFAULT_MEMORY;
     a->maker = (struct maker){o->engine, o->base, o->store, {
         .shape = base_model_shape(o->base),

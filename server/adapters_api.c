@@ -152,7 +152,7 @@ enum exchange_step_result adapters_api_file(struct exchange *x)
     if (adapters_find_file(x->server->parts.adapters, x->caller.tenant, name_of(x),
                            x->match->args[1], &f->look, &err) < 0)
         return exchange_fail(x, &err);
-    return offload_run(x, open_file, answer_file, f);
+    return offload_run(x, LOOP_FILES, open_file, answer_file, f);
 }
 
 /* ---- changing ------------------------------------------------------------------------ */

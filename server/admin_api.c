@@ -144,7 +144,7 @@ static enum exchange_step_result parse_and_run(struct exchange *x, int kind)
     struct tenant_change *c = new_change(x, kind);
     if (parse(x, c, &err) < 0)
         return exchange_fail(x, &err);
-    return offload_run(x, apply, answer, c);
+    return offload_run(x, LOOP_REGISTRY, apply, answer, c);
 }
 
 enum exchange_step_result admin_api_add(struct exchange *x)
@@ -159,15 +159,15 @@ enum exchange_step_result admin_api_set(struct exchange *x)
 
 enum exchange_step_result admin_api_remove(struct exchange *x)
 {
-    return offload_run(x, apply, answer, new_change(x, TENANT_REMOVE));
+    return offload_run(x, LOOP_REGISTRY, apply, answer, new_change(x, TENANT_REMOVE));
 }
 
 enum exchange_step_result admin_api_suspend(struct exchange *x)
 {
-    return offload_run(x, apply, answer, new_change(x, TENANT_SUSPEND));
+    return offload_run(x, LOOP_REGISTRY, apply, answer, new_change(x, TENANT_SUSPEND));
 }
 
 enum exchange_step_result admin_api_resume(struct exchange *x)
 {
-    return offload_run(x, apply, answer, new_change(x, TENANT_RESUME));
+    return offload_run(x, LOOP_REGISTRY, apply, answer, new_change(x, TENANT_RESUME));
 }

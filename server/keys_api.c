@@ -122,7 +122,7 @@ enum exchange_step_result keys_api_add(struct exchange *x)
     c->store = x->server->parts.store;
     if (parse(x, c, &err) < 0)
         return exchange_fail(x, &err);
-    return offload_run(x, make, answer_made, c);
+    return offload_run(x, LOOP_REGISTRY, make, answer_made, c);
 }
 
 enum exchange_step_result keys_api_revoke(struct exchange *x)
@@ -135,5 +135,5 @@ enum exchange_step_result keys_api_revoke(struct exchange *x)
         err_set(&err, ERR_NOT_FOUND, "there is no such key");
         return exchange_fail(x, &err);
     }
-    return offload_run(x, revoke, answer_revoked, c);
+    return offload_run(x, LOOP_REGISTRY, revoke, answer_revoked, c);
 }

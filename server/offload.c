@@ -5,7 +5,6 @@
 #include "server/offload.h"
 
 #include "core/base/check.h"
-#include "server/loop.h"
 #include "server/server.h"
 
 struct offload {
@@ -35,13 +34,13 @@ static void on_done(void *ud)
 }
 
 enum exchange_step_result
-offload_run(struct exchange *x, int (*work)(void *ud, struct err *err),
+offload_run(struct exchange *x, enum loop_lane lane, int (*work)(void *ud, struct err *err),
             enum exchange_step_result (*answer)(struct exchange *x, void *ud), void *ud)
 {
     CHECK_ON_THREAD(x->server->owner);
     struct offload *o = arena_alloc(&x->arena, sizeof *o);
     *o = (struct offload){.x = x, .work = work, .answer = answer, .ud = ud};
     x->deadline_us = INT64_MAX;
-    loop_block(x->server->loop, LOOP_REGISTRY, run_work, on_done, o);
+    loop_block(x->server->loop, lane, x->caller.tenant, run_work, on_done, o);
     return exchange_begin_work(x, EXCHANGE_registry);
 }

@@ -244,7 +244,7 @@ static enum exchange_step_result ask(struct exchange *x, int64_t tenant, bool is
         return exchange_fail(x, &err);
     x->extra = q;
     x->fini_extra = end_question;
-    return offload_run(x, sum_up, answer, q);
+    return offload_run(x, LOOP_REGISTRY, sum_up, answer, q);
 }
 
 enum exchange_step_result usage_api_own(struct exchange *x)

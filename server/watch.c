@@ -390,7 +390,7 @@ static void next(struct watch *w)
     if (is_over(w))
         return;
     if (prepare_next(w))
-        loop_block(w->server->loop, LOOP_REGISTRY, read_one, on_read, w);
+        loop_block(w->server->loop, LOOP_REGISTRY, 0, read_one, on_read, w);
     else
         end_round(w);
 }
@@ -400,7 +400,7 @@ static void on_step(void *ud)
     struct watch *w = ud;
     watch_import_end(&w->import);
     if (watch_import_more(&w->import) && !is_over(w)) {
-        loop_block(w->server->loop, LOOP_REGISTRY, read_one, on_read, w);
+        loop_block(w->server->loop, LOOP_REGISTRY, 0, read_one, on_read, w);
     } else {
         note_outcome(w);
         next(w);
@@ -461,7 +461,7 @@ static void on_look(void *ud)
     w->first_move_us = w->move_us = 0;
     watch_dirs_renew(w->dirs);
     folder_fini(&w->scan);
-    loop_block(w->server->loop, LOOP_REGISTRY, scan, on_scanned, w);
+    loop_block(w->server->loop, LOOP_REGISTRY, 0, scan, on_scanned, w);
 }
 
 void watch_start(struct server *s)

@@ -5,6 +5,7 @@
 #include "adapters/store.h"
 #include "core/base/check.h"
 #include "core/base/mem.h"
+#include "server/loop.h"
 #include "tests/support/fake_engine.h"
 #include "tests/test.h"
 
@@ -89,7 +90,8 @@ static void open_parts(struct fixture *f, struct server_parts *parts, struct bas
                                      .store = parts->store,
                                      .is_durable = home_is_durable(parts->home),
                                      .memory = f->adapter_bytes,
-                                     .max_bytes = (size_t)f->cfg.max_upload};
+                                     .max_bytes = (size_t)f->cfg.max_upload,
+                                     .max_long_loads = LOOP_LONG_AT_ONCE};
     parts->adapters = adapters_open(&ao);
 }
 
