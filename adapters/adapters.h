@@ -104,10 +104,15 @@ struct adapter_version_info { /* lent for the call */
     int n_refs;                 /* requests using it in this process, whereas draining is of all */
 };
 
+struct adapter_refusal { /* of what the adapters folder has of a name now */
+    const char *why; /* NULL: it is in use, or there is nothing */
+    int64_t until;   /* Unix seconds when it is tried again; 0: when its files change */
+};
+
 struct adapter_info { /* strings are lent until the next call on the loop thread */
     const char *name;
     const char *kind;  /* "PROMPT_TUNING", ..., "HIDDEN_PREFIX", "text"; NULL: not known yet */
-    char version[DIGEST_HEX + 1]; /* digest of the content */
+    char version[DIGEST_HEX + 1]; /* digest of the content; "": there is none that could be used */
     int64_t tenant;    /* whose it is */
     int n_virtual_tokens;
     int n_tasks;       /* 1 unless MULTITASK_PROMPT_TUNING */
@@ -121,7 +126,8 @@ struct adapter_info { /* strings are lent until the next call on the loop thread
     const char *base_hint; /* base_model_name_or_path of the config, or NULL */
     enum adapter_state state;
     const char *why;   /* broken: why; else NULL */
-    int64_t until;     /* broken: Unix seconds when it is tried again */
+    int64_t until;     /* broken: Unix seconds when it is tried again; 0: when it changes */
+    struct adapter_refusal refused;
 };
 
 struct adapters_stats { /* of this process */
@@ -164,6 +170,14 @@ struct adapter_change *adapters_rollback_begin(struct adapters *a, int64_t tenan
 struct adapter_change *adapters_import_begin(struct adapters *a, int64_t tenant, const char *name,
                                              const struct adapter_file *files, int n_files,
                                              struct err *err);
+
+/* What the folder holds is refused, or not any more. It is told of the name and changes nothing of what is in use;
+ * what was PUT or deleted by request has no part in it. has: loop, whether just this is told already; note:
+ * pool, blocks. */
+bool adapters_has_refusal(struct adapters *a, int64_t tenant, const char *name,
+                          const struct adapter_refusal *r);
+int adapters_note_refusal(struct adapters *a, int64_t tenant, const char *name,
+                          const struct adapter_refusal *r, struct err *err);
 
 /* After begin. The change happens only if the conditions hold, now and at the moment of the change, when
  * nothing else can come between; ERR_PRECONDITION. */

@@ -50,16 +50,33 @@ static void add_bool(struct buf *out, const char *name, bool value)
     buf_printf(out, ",\"%s\":%s", name, value ? "true" : "false");
 }
 
+static void add_time(struct buf *out, const char *name, int64_t seconds)
+{
+    if (seconds)
+        buf_printf(out, ",\"%s\":%" PRId64, name, seconds);
+    else
+        buf_printf(out, ",\"%s\":null", name);
+}
+
+static void add_refusal(struct buf *out, const struct adapter_refusal *r)
+{
+    if (!r->why) {
+        buf_add_str(out, ",\"refused\":null");
+        return;
+    }
+    buf_add_str(out, ",\"refused\":{\"why\":");
+    json_out_str(out, r->why);
+    add_time(out, "until", r->until);
+    buf_add_char(out, '}');
+}
+
 static void add_state(struct buf *out, const struct adapter_info *info)
 {
     buf_add_str(out, ",\"state\":");
     json_out_str(out, adapter_state_name(info->state));
     buf_add_str(out, ",\"why\":");
     json_out_str(out, info->why);
-    if (info->why)
-        buf_printf(out, ",\"until\":%" PRId64, info->until);
-    else
-        buf_add_str(out, ",\"until\":null");
+    add_time(out, "until", info->until);
     add_bool(out, "resident", info->is_resident);
 }
 
@@ -68,12 +85,13 @@ static void add_info(struct buf *out, const struct adapter_info *info)
     buf_add_str(out, "{\"id\":");
     json_out_str(out, info->name);
     buf_add_str(out, ",\"object\":\"adapter\",\"version\":");
-    json_out_str(out, info->version);
+    json_out_str(out, info->version[0] ? info->version : NULL);
     buf_add_str(out, ",\"kind\":");
     json_out_str(out, info->kind);
     buf_printf(out, ",\"virtual_tokens\":%d,\"tasks\":%d,\"bytes\":%zu,\"compile_ms\":%.3f",
                info->n_virtual_tokens, info->n_tasks, info->bytes, info->compile_ms);
     add_state(out, info);
+    add_refusal(out, &info->refused);
     add_bool(out, "public", info->is_public);
     add_bool(out, "pinned", info->is_pinned);
     add_bool(out, "durable", info->is_durable);
@@ -110,7 +128,7 @@ static enum exchange_step_result reply_info(struct exchange *x, int status,
     struct buf json = {0};
     add_info(&json, info);
     snprintf(etag, sizeof etag, "\"%s\"", info->version);
-    if (!exchange_is_over(x))
+    if (!exchange_is_over(x) && info->version[0])
         http_add_header(x->req, "ETag", etag);
     return exchange_reply_json(x, status, &json);
 }

@@ -216,6 +216,9 @@ static void add_residency(const struct page *p)
               (double)p->gauges->resident_bytes);
     add_gauge(out, "adapters_loading", "Versions on their way into memory",
               (double)p->gauges->loading_adapters);
+    add_gauge(out, "adapters_refused",
+              "Names of the adapters folder whose newest files are not in use",
+              (double)p->gauges->refused_adapters);
     add_counter(out, "adapter_hits_total", "Requests that found their version in memory",
                 a->hits);
     add_counter(out, "adapter_misses_total", "Requests that did not", a->misses);
