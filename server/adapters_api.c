@@ -198,7 +198,7 @@ static void note_old(const struct exchange *x, struct asked *a)
     struct adapter_info old = {0};
     a->is_new =
         adapters_info(x->server->parts.adapters, x->caller.tenant, name_of(x), &old, NULL) < 0 ||
-        old.tenant != x->caller.tenant;
+        old.tenant != x->caller.tenant || !old.version[0];
     snprintf(a->old, sizeof a->old, "%s", a->is_new ? "" : old.version);
 }
 

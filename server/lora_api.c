@@ -238,7 +238,7 @@ static bool is_loaded(struct exchange *x, const char *name)
 {
     struct adapter_info info = {0};
     int rc = adapters_info(x->server->parts.adapters, x->caller.tenant, name, &info, NULL);
-    return rc == 0 && info.tenant == x->caller.tenant;
+    return rc == 0 && info.tenant == x->caller.tenant && info.version[0];
 }
 
 enum exchange_step_result lora_api_load(struct exchange *x)
