@@ -151,6 +151,20 @@ void fixture_stop(struct fixture *f)
 
 /* ---- the client ---------------------------------------------------------------------- */
 
+void fixture_wait_metric(struct fixture *f, const char *name, size_t value)
+{
+    char line[100];
+    bool is_there = false;
+    snprintf(line, sizeof line, "\nprefixd_%s %zu\n", name, value);
+    for (int64_t end = now_ms() + 5000; !is_there && now_ms() < end;) {
+        struct reply r = fixture_get(f, "/metrics");
+        is_there = reply_has(&r, line);
+        reply_free(&r);
+    }
+    if (!is_there)
+        test_fail(__FILE__, __LINE__, "never%s", line);
+}
+
 int client_open(const struct fixture *f)
 {
     struct sockaddr_in addr = {.sin_family = AF_INET, .sin_port = htons((uint16_t)f->port)};

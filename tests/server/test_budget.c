@@ -31,20 +31,6 @@ static int open_body(const struct fixture *f, const char *what, size_t length, s
     return fd;
 }
 
-static void wait_bytes(struct fixture *f, const char *metric, size_t used)
-{
-    char line[64];
-    bool is_there = false;
-    snprintf(line, sizeof line, "\nprefixd_%s %zu\n", metric, used);
-    for (int64_t end = now_ms() + 5000; !is_there && now_ms() < end;) {
-        struct reply r = fixture_get(f, "/metrics");
-        is_there = reply_has(&r, line);
-        reply_free(&r);
-    }
-    if (!is_there)
-        test_fail(__FILE__, __LINE__, "never%s", line);
-}
-
 static void expect_status(struct fixture *f, const char *method, const char *path,
                           const char *json, int status)
 {
@@ -80,15 +66,15 @@ TEST(budget_bodies_of_one_leave_room_for_another)
     start_with_b(&f);
     for (int i = 0; i < N; i++)
         fds[i] = open_body(&f, "POST /v1/completions", SIZE, SIZE - 1);
-    wait_bytes(&f, "body_bytes", N * (SIZE - 1));
+    fixture_wait_metric(&f, "body_bytes", N * (SIZE - 1));
     expect_refused(&f, "POST /v1/completions", SIZE);
     expect_status(&f, "POST", "/v1/completions?tenant=b", small, 200);
     int b = open_body(&f, "POST /v1/completions?tenant=b", SIZE, SIZE - 1);
-    wait_bytes(&f, "body_bytes", (N + 1) * (SIZE - 1));
+    fixture_wait_metric(&f, "body_bytes", (N + 1) * (SIZE - 1));
     for (int i = 0; i < N; i++)
         close(fds[i]);
     close(b);
-    wait_bytes(&f, "body_bytes", 0);
+    fixture_wait_metric(&f, "body_bytes", 0);
     fixture_stop(&f);
 }
 
@@ -101,12 +87,12 @@ TEST(budget_gives_nothing_for_announced_lengths)
     start_with_b(&f);
     for (int i = 0; i < N; i++)
         fds[i] = open_body(&f, "PUT /v1/adapters/a", SIZE, 1);
-    wait_bytes(&f, "upload_bytes", N);
+    fixture_wait_metric(&f, "upload_bytes", N);
     expect_status(&f, "PUT", "/v1/adapters/t?tenant=b", text, 201);
     expect_status(&f, "PUT", "/v1/adapters/t", text, 201);
     for (int i = 0; i < N; i++)
         close(fds[i]);
-    wait_bytes(&f, "upload_bytes", 0);
+    fixture_wait_metric(&f, "upload_bytes", 0);
     fixture_stop(&f);
 }
 
@@ -119,17 +105,17 @@ TEST(budget_uploads_of_one_leave_room_for_another)
     start_with_b(&f);
     int a = open_body(&f, "PUT /v1/adapters/a", SIZE, SIZE - 1);
     int b = open_body(&f, "PUT /v1/adapters/b", SIZE, SIZE - 1);
-    wait_bytes(&f, "upload_bytes", 2 * (SIZE - 1));
+    fixture_wait_metric(&f, "upload_bytes", 2 * (SIZE - 1));
     expect_refused(&f, "PUT /v1/adapters/c", SIZE);
     expect_refused(&f, "PUT /v1/adapters/c?tenant=b", SIZE);
     int c = open_body(&f, "PUT /v1/adapters/c?tenant=b", SIZE / 2, SIZE / 2 - 1);
-    wait_bytes(&f, "upload_bytes", 2 * (SIZE - 1) + SIZE / 2 - 1);
+    fixture_wait_metric(&f, "upload_bytes", 2 * (SIZE - 1) + SIZE / 2 - 1);
     expect_status(&f, "POST", "/admin/tenants", "{\"name\":\"d\"}", 201);
     expect_status(&f, "PUT", "/v1/adapters/t?tenant=d", text, 201);
     close(a);
     close(b);
     close(c);
-    wait_bytes(&f, "upload_bytes", 0);
+    fixture_wait_metric(&f, "upload_bytes", 0);
     fixture_stop(&f);
 }
 
@@ -167,14 +153,14 @@ TEST(budget_answers_of_one_leave_room_for_another)
     fake_engine_plan(&(struct fake_plan){.is_held = true});
     for (int i = 0; i < 3; i++)
         fds[i] = open_answer(&f, "", LONG);
-    wait_bytes(&f, "answer_bytes", 3 * LONG * BYTES);
+    fixture_wait_metric(&f, "answer_bytes", 3 * LONG * BYTES);
     expect_no_answer(&f, "", small);
     fds[3] = open_answer(&f, "?tenant=b", LONG);
-    wait_bytes(&f, "answer_bytes", 4 * LONG * BYTES);
+    fixture_wait_metric(&f, "answer_bytes", 4 * LONG * BYTES);
     expect_no_answer(&f, "?tenant=b", small);
     for (int i = 0; i < 4; i++)
         close(fds[i]);
-    wait_bytes(&f, "answer_bytes", 0);
+    fixture_wait_metric(&f, "answer_bytes", 0);
     fixture_stop(&f);
 }
 
