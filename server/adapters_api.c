@@ -107,7 +107,7 @@ static void list_one(const struct adapter_info *info, void *ud)
     add_info(ud, info);
 }
 
-enum exchange_step_result adapters_api_list(struct exchange *x)
+enum exchange_result adapters_api_list(struct exchange *x)
 {
     struct err err = {0};
     struct paging page;
@@ -121,8 +121,8 @@ enum exchange_step_result adapters_api_list(struct exchange *x)
     return exchange_reply_json(x, 200, &json);
 }
 
-static enum exchange_step_result reply_info(struct exchange *x, int status,
-                                            const struct adapter_info *info)
+static enum exchange_result reply_info(struct exchange *x, int status,
+                                       const struct adapter_info *info)
 {
     char etag[DIGEST_HEX + 3];
     struct buf json = {0};
@@ -133,7 +133,7 @@ static enum exchange_step_result reply_info(struct exchange *x, int status,
     return exchange_reply_json(x, status, &json);
 }
 
-enum exchange_step_result adapters_api_get(struct exchange *x)
+enum exchange_result adapters_api_get(struct exchange *x)
 {
     struct adapter_info info = {0};
     struct err err = {0};
@@ -154,16 +154,16 @@ static int open_file(void *ud, struct err *err)
     return f->fd < 0 ? -1 : 0;
 }
 
-static enum exchange_step_result answer_file(struct exchange *x, void *ud)
+static enum exchange_result answer_file(struct exchange *x, void *ud)
 {
     const struct file_asked *f = ud;
     if (!exchange_is_over(x))
         return exchange_reply_fd(x, f->fd);
     close(f->fd);
-    return STEP_DONE;
+    return EXCHANGE_DONE;
 }
 
-enum exchange_step_result adapters_api_file(struct exchange *x)
+enum exchange_result adapters_api_file(struct exchange *x)
 {
     struct err err = {0};
     struct file_asked *f = arena_alloc(&x->arena, sizeof *f);
@@ -265,8 +265,8 @@ static int set_conditions(struct exchange *x, struct adapter_change *work, struc
     return adapter_change_when(work, &when, err);
 }
 
-static enum exchange_step_result queue(struct exchange *x, const struct asked *what,
-                                       const struct change *change)
+static enum exchange_result queue(struct exchange *x, const struct asked *what,
+                                  const struct change *change)
 {
     struct asked *a = arena_alloc(&x->arena, sizeof *a);
     struct change c = *change;
@@ -286,8 +286,8 @@ static enum exchange_step_result queue(struct exchange *x, const struct asked *w
 }
 
 /* What begin made goes on its way, or with err. */
-static enum exchange_step_result start_change(struct exchange *x, struct adapter_change *work,
-                                              enum change_kind kind, struct err *err)
+static enum exchange_result start_change(struct exchange *x, struct adapter_change *work,
+                                         enum change_kind kind, struct err *err)
 {
     struct asked a = {.kind = kind};
     if (!work)
@@ -303,7 +303,7 @@ static enum exchange_step_result start_change(struct exchange *x, struct adapter
     return queue(x, &a, &(struct change){.work = work});
 }
 
-enum exchange_step_result adapters_api_put(struct exchange *x)
+enum exchange_result adapters_api_put(struct exchange *x)
 {
     struct adapters *a = x->server->parts.adapters;
     struct adapter_file files[ADAPTER_MAX_FILES];
@@ -316,7 +316,7 @@ enum exchange_step_result adapters_api_put(struct exchange *x)
     return start_change(x, work, CHANGE_PUT, &err);
 }
 
-enum exchange_step_result adapters_api_delete(struct exchange *x)
+enum exchange_result adapters_api_delete(struct exchange *x)
 {
     struct err err = {0};
     struct adapter_change *work =
@@ -363,7 +363,7 @@ static int parse_version(struct exchange *x, char version[DIGEST_HEX + 1], struc
                      DIGEST_HEX);
 }
 
-enum exchange_step_result adapters_api_rollback(struct exchange *x)
+enum exchange_result adapters_api_rollback(struct exchange *x)
 {
     struct adapters *a = x->server->parts.adapters;
     char version[DIGEST_HEX + 1];
@@ -410,7 +410,7 @@ static int run_flags(struct change *c, struct err *err)
                               a->is_pinned, err);
 }
 
-enum exchange_step_result adapters_api_patch(struct exchange *x)
+enum exchange_result adapters_api_patch(struct exchange *x)
 {
     struct asked a = {.kind = CHANGE_FLAGS, .is_public = -1, .is_pinned = -1};
     struct adapter_info info = {0};

@@ -10,7 +10,7 @@
 struct offload {
     struct exchange *x;
     int (*work)(void *ud, struct err *err);
-    enum exchange_step_result (*answer)(struct exchange *x, void *ud);
+    enum exchange_result (*answer)(struct exchange *x, void *ud);
     void *ud;
     struct err err;
     bool is_failed;
@@ -33,9 +33,9 @@ static void on_done(void *ud)
     exchange_end_work(x); /* frees o with it, if the client is gone */
 }
 
-enum exchange_step_result
+enum exchange_result
 offload_run(struct exchange *x, enum loop_lane lane, int (*work)(void *ud, struct err *err),
-            enum exchange_step_result (*answer)(struct exchange *x, void *ud), void *ud)
+            enum exchange_result (*answer)(struct exchange *x, void *ud), void *ud)
 {
     CHECK_ON_THREAD(x->server->owner);
     struct offload *o = arena_alloc(&x->arena, sizeof *o);

@@ -14,8 +14,8 @@
 #include "server/loop.h"
 
 /* ud lives in x's arena. answer is called if work gave 0; else the request fails. */
-enum exchange_step_result
+enum exchange_result
 offload_run(struct exchange *x, enum loop_lane lane, int (*work)(void *ud, struct err *err),
-            enum exchange_step_result (*answer)(struct exchange *x, void *ud), void *ud);
+            enum exchange_result (*answer)(struct exchange *x, void *ud), void *ud);
 
 #endif

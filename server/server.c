@@ -109,7 +109,7 @@ static void drain(struct server *s)
 /* Whether it changes something or may still do: loads store what they made. */
 static bool is_at_work(const struct exchange *x)
 {
-    return x->is_work_live || x->step == EXCHANGE_adapt;
+    return x->is_work_live || x->station == EXCHANGE_adapt;
 }
 
 /* The folder's lock goes once nothing changes but counts of usage: these are rows, which a
