@@ -25,6 +25,16 @@ static int is_broken(const struct broken_version *b, struct err *err)
                      "in %lld s", b->why, left > 1 ? left : 1);
 }
 
+static int is_refused(const struct store_entry *e, struct err *err)
+{
+    long long left = (long long)(e->refused_until - time(NULL));
+    if (e->refused_until)
+        return err_param(err, ERR_ADAPTER, "model", "the adapter cannot be used: %s; it is tried "
+                         "again in %lld s", e->refused, left > 1 ? left : 1);
+    return err_param(err, ERR_ADAPTER, "model", "the adapter cannot be used: %s; it is tried again "
+                     "when its files change", e->refused);
+}
+
 static int has_no_room(const struct adapters *a, struct err *err)
 {
     return err_set(err, ERR_NO_MEMORY,
@@ -72,6 +82,7 @@ static struct adapter_load load_of(struct adapters *a, const struct row *row)
         .tenant = e->tenant,
         .is_pinned = e->is_pinned,
         .is_known = e->n_tokens > 0,
+        .is_long = make_is_long((int64_t)e->n_tokens * e->n_tasks, e->bytes),
         .bytes = room_for(a, e->n_tokens, e->n_tasks),
         .stamp = registry_stamp(a, e->tenant, row->version),
         .asked_us = clock_us(),
@@ -135,6 +146,8 @@ int adapters_acquire(struct adapters *a, int64_t tenant, const char *name,
     if (row->entry.is_damaged)
         return err_param(err, ERR_ADAPTER, "model",
                          "the adapter cannot be used: " REGISTRY_DAMAGED);
+    if (!row->version[0])
+        return is_refused(&row->entry, err);
     struct adapter_version *v = residents_find(&a->residents, row->entry.tenant, row->version);
     const struct broken_version *b = registry_broken(a, row->entry.tenant, row->version);
     if (b && (b->is_mark || !v)) /* what is in memory is as good as it was */

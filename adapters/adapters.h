@@ -21,7 +21,7 @@
  *     adapters_load_done(a, l), then wake those that wait for l, then ask for the next load again.
  *
  * At most one load of a tenant runs at a time, others' go first meanwhile, so that cold or huge adapters of one
- * hold back nobody else's. A version that does not load is remembered as broken for a while (state "broken").
+ * hold back nobody else's; nor do those of many, as max_long_loads leaves threads for short ones. A version that does not load is remembered as broken for a while (state "broken").
  *
  * A change (PUT, DELETE or rollback of a name) goes through three calls so that slow work never runs on the loop:
  *
@@ -76,6 +76,7 @@ struct adapters_opts {
     size_t max_bytes;          /* of one weights file; 0: 256 MiB */
     size_t at_once_bytes;      /* adapters_acquire itself reads compiled files up to this size that the page
                                 * cache holds, which is quicker than another thread; 0: none */
+    int max_long_loads;        /* that run at once; 0: as many as are asked for */
     struct adapters_peers peers;
 };
 
@@ -105,10 +106,15 @@ struct adapter_version_info { /* lent for the call */
     int n_refs;                 /* requests using it in this process, whereas draining is of all */
 };
 
+struct adapter_refusal { /* of what the adapters folder has of a name now */
+    const char *why; /* NULL: it is in use, or there is nothing */
+    int64_t until;   /* Unix seconds when it is tried again; 0: when its files change */
+};
+
 struct adapter_info { /* strings are lent until the next call on the loop thread */
     const char *name;
     const char *kind;  /* "PROMPT_TUNING", ..., "HIDDEN_PREFIX", "text"; NULL: not known yet */
-    char version[DIGEST_HEX + 1]; /* digest of the content */
+    char version[DIGEST_HEX + 1]; /* digest of the content; "": there is none that could be used */
     int64_t tenant;    /* whose it is */
     int n_virtual_tokens;
     int n_tasks;       /* 1 unless MULTITASK_PROMPT_TUNING */
@@ -122,7 +128,8 @@ struct adapter_info { /* strings are lent until the next call on the loop thread
     const char *base_hint; /* base_model_name_or_path of the config, or NULL */
     enum adapter_state state;
     const char *why;   /* broken: why; else NULL */
-    int64_t until;     /* broken: Unix seconds when it is tried again */
+    int64_t until;     /* broken: Unix seconds when it is tried again; 0: when it changes */
+    struct adapter_refusal refused;
 };
 
 struct adapters_stats { /* of this process */
@@ -166,6 +173,14 @@ struct adapter_change *adapters_import_begin(struct adapters *a, int64_t tenant,
                                              const struct adapter_file *files, int n_files,
                                              struct err *err);
 
+/* What the folder holds is refused, or not any more. It is told of the name and changes nothing of what is in use;
+ * what was PUT or deleted by request has no part in it. has: loop, whether just this is told already; note:
+ * pool, blocks. */
+bool adapters_has_refusal(struct adapters *a, int64_t tenant, const char *name,
+                          const struct adapter_refusal *r);
+int adapters_note_refusal(struct adapters *a, int64_t tenant, const char *name,
+                          const struct adapter_refusal *r, struct err *err);
+
 /* After begin. The change happens only if the conditions hold, now and at the moment of the change, when
  * nothing else can come between; ERR_PRECONDITION. */
 int adapter_change_when(struct adapter_change *c, const struct adapter_when *when, struct err *err);
@@ -176,6 +191,9 @@ void adapter_change_limit(struct adapter_change *c, const struct adapters_limits
 /* After begin, of a put: everything is checked, compiled and charged, nothing is changed; what would refuse the
  * put refuses this, and commit tells what would be. */
 void adapter_change_dry(struct adapter_change *c);
+
+/* After begin: whether run reads or compiles much. Whoever runs changes keeps threads for the others. */
+bool adapter_change_is_long(const struct adapter_change *c);
 
 int adapter_change_run(struct adapter_change *c, struct err *err);                     /* pool */
 
@@ -199,7 +217,7 @@ int adapters_take(struct adapters *a, struct adapter_load *l, struct adapter_ver
 void adapters_give_up(struct adapters *a, struct adapter_load *l);
 void adapters_release(struct adapter_version *v);
 
-struct adapter_load *adapters_next_load(struct adapters *a); /* to run now; NULL: none */
+struct adapter_load *adapters_next_load(struct adapters *a); /* to run now; NULL: none may */
 const char *adapter_load_version(const struct adapter_load *l); /* its digest */
 int64_t adapter_load_owner(const struct adapter_load *l);       /* the tenant whose it is */
 void adapter_load_run(struct adapter_load *l);               /* pool; blocks */

@@ -20,9 +20,10 @@
 /* of what is half-done: ".new-<thread>-<blob>" */
 enum { NAME_SIZE = BLOB_NAME_SIZE + 32, OLD_TENANT = 1 };
 
-int blobs_open(struct blobs *b, int dir, struct err *err)
+int blobs_open(struct blobs *b, int dir, bool is_volatile, struct err *err)
 {
-    b->folder = durable_folder(dir, STATE_BLOBS, err);
+    b->is_volatile = is_volatile;
+    b->folder = durable_folder(dir, STATE_BLOBS, is_volatile, err);
     return b->folder < 0 ? -1 : 0;
 }
 
@@ -135,6 +136,11 @@ int64_t blobs_bytes(const struct blobs *b, int64_t tenant, const char *digest)
 
 /* ---- writing ------------------------------------------------------------------------- */
 
+static int sync_folder(const struct blobs *b, int folder, struct err *err)
+{
+    return b->is_volatile ? 0 : durable_sync(folder, err);
+}
+
 static void count_file(void *ud, const char *file)
 {
     (void)file;
@@ -151,22 +157,23 @@ static int confirm(const struct blobs *b, int64_t tenant, const char *digest,
     *is_whole =
         folder >= 0 && durable_each(folder, count_file, &n, NULL) == 0 && n == n_files;
     for (int i = 0; rc == 0 && *is_whole && i < n_files; i++)
-        rc = durable_confirm(folder, files[i].name, files[i].bytes, files[i].len, is_whole,
-                             err);
+        rc = durable_confirm(folder, files[i].name, files[i].bytes, files[i].len,
+                             b->is_volatile, is_whole, err);
     if (rc == 0 && *is_whole)
-        rc = durable_sync(folder, err);
+        rc = sync_folder(b, folder, err);
     if (folder >= 0)
         close(folder);
     return rc;
 }
 
-static int write_files(int folder, const struct blob_file *files, int n_files,
-                       struct err *err)
+static int write_files(const struct blobs *b, int folder, const struct blob_file *files,
+                       int n_files, struct err *err)
 {
     for (int i = 0; i < n_files; i++)
-        if (durable_write(folder, files[i].name, files[i].bytes, files[i].len, err) < 0)
+        if (durable_write(folder, files[i].name, files[i].bytes, files[i].len, b->is_volatile,
+                          err) < 0)
             return -1;
-    return durable_sync(folder, err);
+    return sync_folder(b, folder, err);
 }
 
 /* Threads and processes may write the same blob at once, each under a name of its own. */
@@ -246,10 +253,10 @@ static int write_blob(const struct blobs *b, const struct source *src, struct er
     blobs_name(name, src->tenant, src->digest);
     temporary_name(tmp, "new", name);
     durable_discard(b->folder, tmp);
-    int folder = durable_folder(b->folder, tmp, err);
+    int folder = durable_folder(b->folder, tmp, b->is_volatile, err);
     if (folder < 0)
         return -1;
-    int rc = write_files(folder, src->files, src->n_files, err);
+    int rc = write_files(b, folder, src->files, src->n_files, err);
     close(folder);
     if (rc == 0)
         rc = put_in_place(b, tmp, name, src, err);
@@ -267,7 +274,7 @@ int blobs_put(const struct blobs *b, int64_t tenant, const char *digest,
         return -1;
     if (!is_whole && write_blob(b, &src, err) < 0)
         return -1;
-    return durable_sync(b->folder, err);
+    return sync_folder(b, b->folder, err);
 }
 
 /* ---- at boot ------------------------------------------------------------------------ */
@@ -309,5 +316,5 @@ int blobs_sweep(const struct blobs *b,
 {
     struct sweep s = {b, is_wanted, ud};
     return durable_each(b->folder, sweep_one, &s, err) < 0 ? -1
-                                                           : durable_sync(b->folder, err);
+                                                           : sync_folder(b, b->folder, err);
 }

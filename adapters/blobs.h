@@ -6,7 +6,7 @@
  * transactions.
  *
  *     struct blobs b;
- *     if (blobs_open(&b, state_folder, &err) < 0) return -1;
+ *     if (blobs_open(&b, state_folder, false, &err) < 0) return -1;
  *     blobs_put(&b, tenant, digest, files, n_files, &err);
  *     blobs_close(&b);
  */
@@ -24,6 +24,7 @@ enum { BLOB_NAME_SIZE = 19 + 1 + DIGEST_HEX + 1 };
 
 struct blobs {
     int folder; /* descriptor */
+    bool is_volatile; /* nothing is synced */
 };
 
 struct blob_file {
@@ -32,7 +33,7 @@ struct blob_file {
     size_t len;
 };
 
-int blobs_open(struct blobs *b, int dir, struct err *err);
+int blobs_open(struct blobs *b, int dir, bool is_volatile, struct err *err);
 void blobs_close(struct blobs *b);
 
 bool blobs_is_digest(const char *s);

@@ -167,7 +167,7 @@ struct adapter_change *adapters_import_begin(struct adapters *a, int64_t tenant,
     int rc = store_find_own(a->store, tenant, name, row_take, row, err);
     if (rc < 0)
         return NULL;
-    if (rc == 1 && (!row->entry.is_from_folder || (!row->version[0] && !row->entry.is_damaged))) {
+    if (rc == 1 && (!row->entry.is_from_folder || !row_is_there(row))) {
         is_not_folders(err);
         return NULL;
     }
@@ -181,6 +181,29 @@ struct adapter_change *adapters_import_begin(struct adapters *a, int64_t tenant,
     if (c)
         c->is_import = true;
     return c;
+}
+
+static bool is_same_text(const char *a, const char *b)
+{
+    return a && b ? strcmp(a, b) == 0 : a == b;
+}
+
+bool adapters_has_refusal(struct adapters *a, int64_t tenant, const char *name,
+                          const struct adapter_refusal *r)
+{
+    CHECK_ON_THREAD(a->owner);
+    const struct store_entry *e = &a->row.entry;
+    int rc = store_find_own(a->store, tenant, name, row_take, &a->row, NULL);
+    if (rc == 1 && !e->is_from_folder)
+        return true;
+    return is_same_text(rc == 1 ? e->refused : NULL, r->why) &&
+           (!r->why || e->refused_until == r->until);
+}
+
+int adapters_note_refusal(struct adapters *a, int64_t tenant, const char *name,
+                          const struct adapter_refusal *r, struct err *err)
+{
+    return store_note_refusal(a->store, tenant, name, r->why, r->until, err);
 }
 
 static struct adapter_when when_of(const struct adapter_change *c)
@@ -213,6 +236,15 @@ void adapter_change_dry(struct adapter_change *c)
     CHECK_ON_THREAD(c->a->owner);
     CHECK(!c->has_run && c->what == CHANGE_PUT);
     c->is_dry = true;
+}
+
+bool adapter_change_is_long(const struct adapter_change *c)
+{
+    const struct store_entry *to = &c->after.entry;
+    if (c->what == CHANGE_PUT)
+        return make_is_long(spec_total_tokens(&c->spec), bytes_of(c->files, c->n_files));
+    return c->what == CHANGE_ROLLBACK &&
+           make_is_long((int64_t)to->n_tokens * to->n_tasks, to->bytes);
 }
 
 /* ---- run ----------------------------------------------------------------------------- */

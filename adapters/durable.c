@@ -33,12 +33,15 @@ static int write_all(int fd, const char *bytes, size_t len)
     return 0;
 }
 
-int durable_write(int dir, const char *name, const void *bytes, size_t len, struct err *err)
+int durable_write(int dir, const char *name, const void *bytes, size_t len, bool is_volatile,
+                  struct err *err)
 {
     int fd = openat(dir, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         return failed(err, "creating a file");
-    int rc = write_all(fd, bytes, len) < 0 || fsync(fd) < 0 ? failed(err, "writing") : 0;
+    int rc = write_all(fd, bytes, len) < 0 || (!is_volatile && fsync(fd) < 0)
+                 ? failed(err, "writing")
+                 : 0;
     if (close(fd) < 0 && rc == 0)
         rc = failed(err, "closing a file");
     return rc;
@@ -60,12 +63,12 @@ static bool has_bytes(int fd, const char *bytes, size_t len)
 }
 
 /* What cannot be read is as good as other bytes: the caller writes it anew. */
-int durable_confirm(int dir, const char *name, const void *bytes, size_t len, bool *is_same,
-                    struct err *err)
+int durable_confirm(int dir, const char *name, const void *bytes, size_t len, bool is_volatile,
+                    bool *is_same, struct err *err)
 {
     int fd = file_open(dir, name, NULL, NULL);
     *is_same = fd >= 0 && has_bytes(fd, bytes, len);
-    int rc = *is_same && fsync(fd) < 0 ? failed(err, "syncing a file") : 0;
+    int rc = *is_same && !is_volatile && fsync(fd) < 0 ? failed(err, "syncing a file") : 0;
     if (fd >= 0)
         close(fd);
     return rc;
@@ -74,18 +77,6 @@ int durable_confirm(int dir, const char *name, const void *bytes, size_t len, bo
 int durable_sync(int dir, struct err *err)
 {
     return fsync(dir) < 0 ? failed(err, "syncing") : 0;
-}
-
-int durable_rename(int dir, const char *from, const char *to, struct err *err)
-{
-    return renameat(dir, from, dir, to) < 0 ? failed(err, "renaming") : 0;
-}
-
-int durable_unlink(int dir, const char *name, struct err *err)
-{
-    if (unlinkat(dir, name, 0) < 0 && errno != ENOENT)
-        return failed(err, "removing");
-    return durable_sync(dir, err);
 }
 
 static int sync_parent(int folder, struct err *err)
@@ -98,7 +89,7 @@ static int sync_parent(int folder, struct err *err)
     return rc;
 }
 
-int durable_folder(int dir, const char *name, struct err *err)
+int durable_folder(int dir, const char *name, bool is_volatile, struct err *err)
 {
     bool is_new = mkdirat(dir, name, 0700) == 0;
     if (!is_new && errno != EEXIST)
@@ -106,7 +97,7 @@ int durable_folder(int dir, const char *name, struct err *err)
     int fd = openat(dir, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return failed(err, "opening a folder");
-    if (is_new && sync_parent(fd, err) < 0) {
+    if (is_new && !is_volatile && sync_parent(fd, err) < 0) {
         close(fd);
         return -1;
     }

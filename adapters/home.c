@@ -56,7 +56,7 @@ bool home_is_made(const char *dir)
 
 static int take_lock(struct home *h, struct err *err)
 {
-    int dir = durable_folder(AT_FDCWD, h->path, err);
+    int dir = durable_folder(AT_FDCWD, h->path, h->is_temporary, err);
     if (dir < 0)
         return -1;
     h->lock = store_lock_folder(dir, STORE_LOCK_WAIT_MS, err);

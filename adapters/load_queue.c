@@ -124,15 +124,23 @@ void load_queue_remove(struct load_queue *q, struct adapter_load *l)
     update(q, t);
 }
 
+static bool may_run(const struct load_queue *q, const struct adapter_load *l)
+{
+    return !l->is_long || q->max_long == 0 || q->n_long < q->max_long;
+}
+
 struct adapter_load *load_queue_next(struct load_queue *q)
 {
     struct load_tenant *t = q->first_turn;
+    while (t && !may_run(q, t->first))
+        t = t->next_turn;
     if (!t)
         return NULL;
     struct adapter_load *l = t->first;
     take_out(t, l);
     t->running = l;
     l->state = LOAD_RUNNING;
+    q->n_long += l->is_long;
     update(q, t);
     return l;
 }
@@ -144,5 +152,6 @@ void load_queue_done(struct load_queue *q, struct adapter_load *l)
     t->running = NULL;
     l->state = LOAD_DONE;
     q->n--;
+    q->n_long -= l->is_long;
     update(q, t);
 }

@@ -1,4 +1,4 @@
-/* Which load runs next: one of each tenant at a time, tenants in turn.
+/* Which load runs next: one of each tenant at a time, tenants in turn, of long ones not too many.
  *
  * Thread: loop. A load is in the queue, running, or done; whoever has waiters for it keeps it.
  *
@@ -24,6 +24,7 @@ struct adapter_load {
     char digest[DIGEST_HEX + 1];
     char name[ADAPTER_NAME_MAX + 1];
     bool is_pinned, is_known; /* known: the store has its numbers */
+    bool is_long;
     size_t bytes;             /* it will take; 0: not known */
     size_t reserved;
     struct broken_stamp stamp;
@@ -41,6 +42,8 @@ struct load_queue { /* zeroed = empty */
     struct load_tenant *tenants;              /* with loads in the queue or running */
     struct load_tenant *first_turn, *last_turn; /* with loads and none running */
     int n;                                    /* loads, running ones included */
+    int n_long;                               /* long ones that run */
+    int max_long;                             /* of these; 0: any number */
 };
 
 /* The load of this version that is not done, or NULL. */

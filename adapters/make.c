@@ -6,9 +6,16 @@
 #include "adapters/compiled_file.h"
 #include "adapters/loaded.h"
 
+enum { LONG_TOKENS = 256, LONG_BYTES = 16 << 20 };
+
 static struct compiled_file file_of(const struct maker *m, int64_t tenant, const char *digest)
 {
     return (struct compiled_file){store_folder(m->store), m->base, tenant, digest};
+}
+
+bool make_is_long(int64_t n_tokens, int64_t bytes)
+{
+    return n_tokens <= 0 || n_tokens > LONG_TOKENS || bytes > LONG_BYTES;
 }
 
 int make_check_tokens(int n_tokens, int most, struct err *err)

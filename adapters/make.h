@@ -51,6 +51,10 @@ bool make_at_once(const struct maker *m, int64_t tenant, const char *digest, str
 /* Takes back the compiled file of a version that did not get into the store. */
 void make_unkeep(const struct maker *m, int64_t tenant, const char *digest);
 
+/* Whether making a version that has so many virtual tokens in all its tasks (0: not known), of
+ * files of so many bytes, takes more than a moment. */
+bool make_is_long(int64_t n_tokens, int64_t bytes);
+
 int make_check_tokens(int n_tokens, int most, struct err *err); /* ERR_ADAPTER */
 
 #endif

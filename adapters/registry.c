@@ -35,6 +35,7 @@ struct adapters *adapters_open(const struct adapters_opts *o)
     a->is_durable = o->is_durable;
     a->peers = o->peers;
     broken_open(&a->broken, o->peers.memory, o->peers.n, o->peers.place);
+    a->queue.max_long = o->max_long_loads;
     a->residents.memory = o->memory ? o->memory : DEFAULT_MEMORY;
     const struct spec_limits limits = {
         .shape = base_model_shape(o->base),
@@ -91,8 +92,7 @@ int registry_need_own(struct adapters *a, int64_t tenant, const char *name, stru
     int rc = store_find_own(a->store, tenant, name, row_take, out, err);
     if (rc < 0)
         return -1;
-    bool is_there = rc == 1 && (out->version[0] || out->entry.is_damaged);
-    return is_there ? 0 : not_found(name, err);
+    return rc == 1 && row_is_there(out) ? 0 : not_found(name, err);
 }
 
 /* ---- states -------------------------------------------------------------------------- */
@@ -130,6 +130,10 @@ static void describe_state(struct adapters *a, const struct store_entry *e,
         out->state = ADAPTER_BROKEN;
         out->why = b ? b->why : REGISTRY_DAMAGED;
         out->until = b ? b->until : 0;
+    } else if (!e->version[0] && e->refused) {
+        out->state = ADAPTER_BROKEN;
+        out->why = e->refused;
+        out->until = e->refused_until;
     } else if (!out->is_resident && load_queue_find(&a->queue, e->tenant, e->version)) {
         out->state = ADAPTER_LOADING;
     }
@@ -154,6 +158,7 @@ void registry_describe(struct adapters *a, const struct store_entry *e, struct a
         .n_refs = v ? v->n_users : 0,
         .base_hint = e->base_hint,
         .state = ADAPTER_READY,
+        .refused = {e->refused, e->refused_until},
     };
     strncpy(out->version, e->version, sizeof out->version - 1);
     describe_state(a, e, out);

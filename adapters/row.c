@@ -15,4 +15,11 @@ void row_take(void *row, const struct store_entry *e)
     r->entry.version = r->version;
     r->entry.kind = r->kind;
     r->entry.base_hint = r->base_hint[0] ? r->base_hint : NULL;
+    snprintf(r->refused, sizeof r->refused, "%s", e->refused ? e->refused : "");
+    r->entry.refused = e->refused ? r->refused : NULL;
+}
+
+bool row_is_there(const struct row *row)
+{
+    return row->version[0] || row->entry.is_damaged || row->entry.refused;
 }

@@ -19,7 +19,11 @@ struct row {
     char version[DIGEST_HEX + 1];
     char kind[ROW_KIND_SIZE];
     char base_hint[ROW_HINT_SIZE];
+    char refused[ERR_MSG_SIZE];
 };
+
+/* Not one that is remembered as deleted. */
+bool row_is_there(const struct row *row);
 
 void row_take(void *row, const struct store_entry *e);
 

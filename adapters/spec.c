@@ -9,7 +9,11 @@
 #include "core/base/json_tree.h"
 #include "core/base/mem.h"
 
-enum { TEXT_DEPTH = 2, TEXT_ITEMS = 8 };
+enum {
+    TEXT_DEPTH = 2,
+    TEXT_ITEMS = 8,
+    TEXT_BYTES_OF_TOKEN = 3, /* about, of a text */
+};
 
 static bool ends_with(const char *s, const char *end)
 {
@@ -112,6 +116,12 @@ int spec_parse(struct adapter_spec *s, const struct adapter_file *files, int n_f
         check_size(set.weights, lim->max_bytes, err) < 0)
         return -1;
     return peft_files_check(s, set.config, set.weights, lim, err);
+}
+
+int64_t spec_total_tokens(const struct adapter_spec *s)
+{
+    int64_t each = s->text ? 1 + (int64_t)strlen(s->text) / TEXT_BYTES_OF_TOKEN : s->n_tokens;
+    return each * s->n_tasks;
 }
 
 void spec_fini(struct adapter_spec *s)

@@ -43,6 +43,7 @@ struct adapter_spec {
 
 int spec_parse(struct adapter_spec *s, const struct adapter_file *files, int n_files,
                const struct spec_limits *lim, struct err *err);
+int64_t spec_total_tokens(const struct adapter_spec *s); /* of all tasks; of a text about */
 void spec_fini(struct adapter_spec *s); /* accepts what spec_parse left on failure */
 
 /* The version of this content: over a type tag, and names and bytes of the files in order

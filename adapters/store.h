@@ -41,7 +41,7 @@ struct store_opts {
 struct store_entry {
     int64_t tenant;      /* whose it is, which for a public one need not be who asked */
     const char *name;
-    const char *version; /* "" for a name that was deleted and must stay so */
+    const char *version; /* "" for a name that was deleted and must stay so, or that only is refused */
     const char *kind;    /* "" if it is not known (versions of older daemons) */
     const char *base_hint; /* base_model_name_or_path, or NULL */
     int64_t created;
@@ -51,6 +51,8 @@ struct store_entry {
     bool is_public, is_pinned;
     bool is_from_folder; /* brought by the adapters folder, not by a PUT */
     bool is_damaged;     /* what it meant cannot be read: version is "" */
+    const char *refused; /* why the folder's newest files of it are not in use, or NULL */
+    int64_t refused_until; /* Unix seconds; 0: until they change */
 };
 
 struct store_version {
@@ -106,6 +108,12 @@ int store_rollback(struct store *s, int64_t tenant, const char *name, const char
 int store_delete(struct store *s, int64_t tenant, const char *name, bool stays_deleted,
                  const struct store_condition *only_if, struct err *err);
 
+/* The adapters folder's newest files of the name are refused, and why (NULL: they are not); nothing else of it
+ * changes. A name that nobody has becomes one that only is refused. Nothing happens to what was PUT or deleted
+ * by request. */
+int store_note_refusal(struct store *s, int64_t tenant, const char *name, const char *why, int64_t until,
+                       struct err *err);
+
 /* Flags of a name; -1 leaves one as it is. ERR_ADAPTER_NOT_FOUND; ERR_CONFLICT if another tenant's adapter
  * is public under this name. */
 int store_set_flags(struct store *s, int64_t tenant, const char *name, int is_public, int is_pinned,
@@ -118,7 +126,7 @@ int store_note_compiled(struct store *s, int64_t tenant, const char *version, co
 /* ---- reading ------------------------------------------------------------------------------------ */
 
 /* What name means to the tenant now: his own adapter, or else the public one. 1: fn was called with it; 0:
- * nothing (deleted ones that are remembered are nothing); -1: the database failed. A few microseconds, the
+ * nothing (deleted ones that are remembered are nothing, refused ones are not); -1: the database failed. A few microseconds, the
  * same for a name that nobody has and one that another tenant has. */
 int store_find(struct store *s, int64_t tenant, const char *name,
                void (*fn)(void *ud, const struct store_entry *e), void *ud, struct err *err);

@@ -9,14 +9,15 @@
 #define ENTRY                                                                              \
     "SELECT a.tenant, a.name AS name, a.current, a.is_public, a.is_pinned, "               \
     "a.is_from_folder,"                                                                    \
-    "  v.kind, v.base_hint, v.created, v.n_tokens, v.n_tasks, v.compile_ms, b.bytes"       \
+    "  v.kind, v.base_hint, v.created, v.n_tokens, v.n_tasks, v.compile_ms, b.bytes,"      \
+    "  a.refused, a.refused_until"                                                         \
     "  FROM adapters a"                                                                    \
     "  LEFT JOIN versions v ON v.tenant = a.tenant AND v.name = a.name AND v.digest = "    \
     "a.current"                                                                            \
     "  LEFT JOIN blobs b ON b.tenant = a.tenant AND b.digest = a.current "
 
 #define OWN "WHERE a.tenant = ?1 AND a.name = ?2 "
-#define IS_THERE "AND a.current IS NOT NULL "
+#define IS_THERE "AND (a.current IS NOT NULL OR a.refused IS NOT NULL) "
 
 /* Strings are the statement's, until its next step. */
 static void read_entry(sqlite3_stmt *st, struct store_entry *e)
@@ -35,6 +36,8 @@ static void read_entry(sqlite3_stmt *st, struct store_entry *e)
         .n_tasks = sqlite3_column_int(st, 10),
         .compile_ms = sqlite3_column_double(st, 11),
         .bytes = sqlite3_column_int64(st, 12),
+        .refused = (const char *)sqlite3_column_text(st, 13),
+        .refused_until = sqlite3_column_int64(st, 14),
     };
     e->is_damaged = e->version[0] && !blobs_is_digest(e->version);
     if (e->is_damaged)
@@ -114,7 +117,7 @@ int store_each(struct store *s, int64_t tenant, const char *after, size_t limit,
         "WHERE a.tenant = ?1 AND a.name > ?2 " IS_THERE "UNION ALL " ENTRY
         "WHERE a.is_public AND a.name > ?2 AND a.tenant <> ?1 " IS_THERE
         "  AND NOT EXISTS (SELECT 1 FROM adapters o WHERE o.tenant = ?1 AND o.name = a.name"
-        "    AND o.current IS NOT NULL) ORDER BY name";
+        "    AND (o.current IS NOT NULL OR o.refused IS NOT NULL)) ORDER BY name";
     sqlite3_stmt *st = db_prepare(s->reader, err, sql, "is", tenant, after);
     return each_entry(s, st, limit, has_more, fn, ud, err);
 }

@@ -32,7 +32,7 @@ static int wait_for_writer(void *ud, int n_tries)
 static int make_db_file(struct store *s, struct err *err)
 {
     if (mknodat(s->dir, STATE_DB, S_IFREG | 0600, 0) == 0)
-        return durable_sync(s->dir, err);
+        return s->is_volatile ? 0 : durable_sync(s->dir, err);
     if (errno == EEXIST)
         return 0;
     return err_set(err, ERR_IO, "cannot make the registry of the state folder: %s",
@@ -50,10 +50,10 @@ static sqlite3 *open_db(const struct store *s, struct err *err)
     if (rc == SQLITE_OK)
         sqlite3_busy_handler(db, wait_for_writer, NULL);
     if (rc == SQLITE_OK &&
-        db_exec(db, "PRAGMA foreign_keys = ON; PRAGMA journal_mode = WAL;", err) == 0 &&
         db_exec(db,
                 s->is_volatile ? "PRAGMA synchronous = OFF" : "PRAGMA synchronous = FULL",
-                err) == 0)
+                err) == 0 &&
+        db_exec(db, "PRAGMA foreign_keys = ON; PRAGMA journal_mode = WAL;", err) == 0)
         return db;
     if (rc != SQLITE_OK)
         err_set(err, ERR_IO, "the registry in the state folder: %s", sqlite3_errstr(rc));
@@ -88,9 +88,9 @@ static int open_files(struct store *s, struct err *err)
 {
     if (sodium_init() < 0)
         return err_set(err, ERR_INTERNAL, "libsodium does not work here");
-    s->dir = durable_folder(AT_FDCWD, s->path, err);
+    s->dir = durable_folder(AT_FDCWD, s->path, s->is_volatile, err);
     if (s->dir < 0 || open_collect_lock(s, err) < 0 ||
-        blobs_open(&s->blobs, s->dir, err) < 0 || make_db_file(s, err) < 0)
+        blobs_open(&s->blobs, s->dir, s->is_volatile, err) < 0 || make_db_file(s, err) < 0)
         return -1;
     s->writer = open_db(s, err);
     return s->writer && store_known_version(s->writer, err) >= 0 ? 0 : -1;

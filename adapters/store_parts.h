@@ -22,6 +22,9 @@ enum { STORE_BUSY_MS = 10000 /* at most, for others' changes */, STORE_LOCK_WAIT
 /* adapters.is_from_folder; 0: the adapters folder never had one of this name. */
 enum { STORE_FROM_FOLDER = 1, STORE_OVER_FOLDER = 2 /* PUT over one */ };
 
+/* A row of adapters whose name has no version. */
+#define STORE_IS_ONLY_REFUSED "current IS NULL AND is_from_folder = 1"
+
 struct store {
     struct thread_owner owner; /* who opened it: of all that is of reader */
     char *path;

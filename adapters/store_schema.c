@@ -124,7 +124,14 @@ static const char former[] =
     "  removed INTEGER NOT NULL) STRICT;"
     "CREATE INDEX former_tenants_by_name ON former_tenants (name);";
 
-static const char *const steps[] = {tenants, adapters, per_tenant, former};
+/* Why the newest files that the adapters folder has of a name are not in use, and until when
+ * (Unix seconds; 0: they change) they are not tried again. A name that has no version is one of
+ * the folder (STORE_FROM_FOLDER) with current NULL. Of one daemon's life: found again at boot. */
+static const char refusals[] =
+    "ALTER TABLE adapters ADD COLUMN refused TEXT;"
+    "ALTER TABLE adapters ADD COLUMN refused_until INTEGER NOT NULL DEFAULT 0;";
+
+static const char *const steps[] = {tenants, adapters, per_tenant, former, refusals};
 
 int store_schema_version(void)
 {

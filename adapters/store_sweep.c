@@ -238,10 +238,21 @@ static int sweep_blobs(struct store *s, struct err *err)
     return rc;
 }
 
+/* Whoever watches the adapters folder finds them again. */
+static int sweep_refusals(struct store *s, struct err *err)
+{
+    return db_exec(s->writer,
+                   "DELETE FROM adapters WHERE " STORE_IS_ONLY_REFUSED ";"
+                   "UPDATE adapters SET refused = NULL WHERE refused IS NOT NULL",
+                   err);
+}
+
 static int sweep(struct store *s, struct err *err)
 {
     struct sweeping w = {s, open_compiled(s)};
     int rc = sweep_blobs(s, err);
+    if (rc == 0)
+        rc = sweep_refusals(s, err);
     if (w.compiled < 0)
         return rc;
     if (rc == 0)

@@ -9,7 +9,8 @@
 #include "adapters/store_parts.h"
 
 struct current {
-    bool is_known;   /* the name has a row */
+    bool is_known;   /* the name has a row, and is not only refused */
+    bool is_refused; /* only that: it has no version */
     bool is_deleted; /* and is remembered as deleted */
     bool is_from_folder;
     bool is_over_folder; /* PUT where the adapters folder has, or had, one of this name */
@@ -33,7 +34,10 @@ static int find_current(struct change *c)
                                   "is", c->tenant, c->name);
     int rc = st ? db_step(c->s->writer, st, c->err) : -1;
     c->was = (struct current){.is_known = rc == 1};
-    if (rc == 1) {
+    if (rc == 1 && sqlite3_column_type(st, 0) == SQLITE_NULL &&
+        sqlite3_column_int(st, 1) == STORE_FROM_FOLDER) {
+        c->was = (struct current){.is_refused = true, .is_from_folder = true};
+    } else if (rc == 1) {
         c->was.is_deleted = sqlite3_column_type(st, 0) == SQLITE_NULL;
         c->was.is_from_folder = sqlite3_column_int(st, 1) == STORE_FROM_FOLDER;
         c->was.is_over_folder = sqlite3_column_int(st, 1) == STORE_OVER_FOLDER;
@@ -119,7 +123,7 @@ int store_point_at(struct store *s, const struct store_entry *e, struct err *err
     return db_run(s->writer, err,
                   "INSERT INTO adapters (tenant, name, current, is_from_folder)"
                   "  VALUES (?1, ?2, nullif(?3, ''), ?4) ON CONFLICT DO UPDATE SET"
-                  "  current = excluded.current, is_from_folder = CASE"
+                  "  current = excluded.current, refused = NULL, is_from_folder = CASE"
                   "    WHEN excluded.is_from_folder = ?5 THEN ?5"
                   "    WHEN is_from_folder <> 0 THEN ?6 ELSE 0 END",
                   "issiii", e->tenant, e->name, e->version,
@@ -300,7 +304,7 @@ int store_rollback(struct store *s, int64_t tenant, const char *name, const char
 
 static int remove_name(struct change *c, bool stays_deleted)
 {
-    if (!c->was.is_known || c->was.is_deleted)
+    if ((!c->was.is_known || c->was.is_deleted) && !c->was.is_refused)
         return err_set(c->err, ERR_ADAPTER_NOT_FOUND, "%s",
                        err_text(ERR_ADAPTER_NOT_FOUND));
     if (db_run(c->s->writer, c->err, "DELETE FROM versions WHERE tenant = ? AND name = ?",
@@ -308,7 +312,7 @@ static int remove_name(struct change *c, bool stays_deleted)
         return -1;
     return db_run(c->s->writer, c->err,
                   stays_deleted || c->was.is_over_folder
-                      ? "UPDATE adapters SET current = NULL, is_public = 0,"
+                      ? "UPDATE adapters SET current = NULL, refused = NULL, is_public = 0,"
                         "  is_pinned = 0, is_from_folder = 2 * (is_from_folder <> 0)"
                         "  WHERE tenant = ? AND name = ?"
                       : "DELETE FROM adapters WHERE tenant = ? AND name = ?",
@@ -361,6 +365,35 @@ static int set_flags(struct change *c, int is_public, int is_pinned)
         "UPDATE adapters SET is_public = iif(?3 < 0, is_public, ?3 > 0),"
         "  is_pinned = iif(?4 < 0, is_pinned, ?4 > 0) WHERE tenant = ?1 AND name = ?2",
         "isii", c->tenant, c->name, (int64_t)is_public, (int64_t)is_pinned);
+}
+
+static int note_refusal(struct store *s, int64_t tenant, const char *name, const char *why,
+                        int64_t until, struct err *err)
+{
+    if (why)
+        return db_run(s->writer, err,
+                      "INSERT INTO adapters (tenant, name, is_from_folder, refused, refused_until)"
+                      "  VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET"
+                      "  refused = excluded.refused, refused_until = excluded.refused_until"
+                      "  WHERE is_from_folder = ?3",
+                      "isisi", tenant, name, (int64_t)STORE_FROM_FOLDER, why, until);
+    if (db_run(s->writer, err,
+               "DELETE FROM adapters WHERE tenant = ? AND name = ? AND " STORE_IS_ONLY_REFUSED,
+               "is", tenant, name) < 0)
+        return -1;
+    return db_run(s->writer, err,
+                  "UPDATE adapters SET refused = NULL WHERE tenant = ? AND name = ?", "is",
+                  tenant, name);
+}
+
+int store_note_refusal(struct store *s, int64_t tenant, const char *name, const char *why,
+                       int64_t until, struct err *err)
+{
+    if (!name_is_valid(name))
+        return err_set(err, ERR_INTERNAL, "not a name");
+    if (store_begin(s, err) < 0)
+        return -1;
+    return store_end(s, note_refusal(s, tenant, name, why, until, err), err);
 }
 
 int store_set_flags(struct store *s, int64_t tenant, const char *name, int is_public,

@@ -50,16 +50,33 @@ static void add_bool(struct buf *out, const char *name, bool value)
     buf_printf(out, ",\"%s\":%s", name, value ? "true" : "false");
 }
 
+static void add_time(struct buf *out, const char *name, int64_t seconds)
+{
+    if (seconds)
+        buf_printf(out, ",\"%s\":%" PRId64, name, seconds);
+    else
+        buf_printf(out, ",\"%s\":null", name);
+}
+
+static void add_refusal(struct buf *out, const struct adapter_refusal *r)
+{
+    if (!r->why) {
+        buf_add_str(out, ",\"refused\":null");
+        return;
+    }
+    buf_add_str(out, ",\"refused\":{\"why\":");
+    json_out_str(out, r->why);
+    add_time(out, "until", r->until);
+    buf_add_char(out, '}');
+}
+
 static void add_state(struct buf *out, const struct adapter_info *info)
 {
     buf_add_str(out, ",\"state\":");
     json_out_str(out, adapter_state_name(info->state));
     buf_add_str(out, ",\"why\":");
     json_out_str(out, info->why);
-    if (info->why)
-        buf_printf(out, ",\"until\":%" PRId64, info->until);
-    else
-        buf_add_str(out, ",\"until\":null");
+    add_time(out, "until", info->until);
     add_bool(out, "resident", info->is_resident);
 }
 
@@ -68,12 +85,13 @@ static void add_info(struct buf *out, const struct adapter_info *info)
     buf_add_str(out, "{\"id\":");
     json_out_str(out, info->name);
     buf_add_str(out, ",\"object\":\"adapter\",\"version\":");
-    json_out_str(out, info->version);
+    json_out_str(out, info->version[0] ? info->version : NULL);
     buf_add_str(out, ",\"kind\":");
     json_out_str(out, info->kind);
     buf_printf(out, ",\"virtual_tokens\":%d,\"tasks\":%d,\"bytes\":%zu,\"compile_ms\":%.3f",
                info->n_virtual_tokens, info->n_tasks, info->bytes, info->compile_ms);
     add_state(out, info);
+    add_refusal(out, &info->refused);
     add_bool(out, "public", info->is_public);
     add_bool(out, "pinned", info->is_pinned);
     add_bool(out, "durable", info->is_durable);
@@ -89,7 +107,7 @@ static void list_one(const struct adapter_info *info, void *ud)
     add_info(ud, info);
 }
 
-enum exchange_step_result adapters_api_list(struct exchange *x)
+enum exchange_result adapters_api_list(struct exchange *x)
 {
     struct err err = {0};
     struct paging page;
@@ -103,19 +121,19 @@ enum exchange_step_result adapters_api_list(struct exchange *x)
     return exchange_reply_json(x, 200, &json);
 }
 
-static enum exchange_step_result reply_info(struct exchange *x, int status,
-                                            const struct adapter_info *info)
+static enum exchange_result reply_info(struct exchange *x, int status,
+                                       const struct adapter_info *info)
 {
     char etag[DIGEST_HEX + 3];
     struct buf json = {0};
     add_info(&json, info);
     snprintf(etag, sizeof etag, "\"%s\"", info->version);
-    if (!exchange_is_over(x))
+    if (!exchange_is_over(x) && info->version[0])
         http_add_header(x->req, "ETag", etag);
     return exchange_reply_json(x, status, &json);
 }
 
-enum exchange_step_result adapters_api_get(struct exchange *x)
+enum exchange_result adapters_api_get(struct exchange *x)
 {
     struct adapter_info info = {0};
     struct err err = {0};
@@ -136,23 +154,23 @@ static int open_file(void *ud, struct err *err)
     return f->fd < 0 ? -1 : 0;
 }
 
-static enum exchange_step_result answer_file(struct exchange *x, void *ud)
+static enum exchange_result answer_file(struct exchange *x, void *ud)
 {
     const struct file_asked *f = ud;
     if (!exchange_is_over(x))
         return exchange_reply_fd(x, f->fd);
     close(f->fd);
-    return STEP_DONE;
+    return EXCHANGE_DONE;
 }
 
-enum exchange_step_result adapters_api_file(struct exchange *x)
+enum exchange_result adapters_api_file(struct exchange *x)
 {
     struct err err = {0};
     struct file_asked *f = arena_alloc(&x->arena, sizeof *f);
     if (adapters_find_file(x->server->parts.adapters, x->caller.tenant, name_of(x),
                            x->match->args[1], &f->look, &err) < 0)
         return exchange_fail(x, &err);
-    return offload_run(x, open_file, answer_file, f);
+    return offload_run(x, LOOP_FILES, open_file, answer_file, f);
 }
 
 /* ---- changing ------------------------------------------------------------------------ */
@@ -180,7 +198,7 @@ static void note_old(const struct exchange *x, struct asked *a)
     struct adapter_info old = {0};
     a->is_new =
         adapters_info(x->server->parts.adapters, x->caller.tenant, name_of(x), &old, NULL) < 0 ||
-        old.tenant != x->caller.tenant;
+        old.tenant != x->caller.tenant || !old.version[0];
     snprintf(a->old, sizeof a->old, "%s", a->is_new ? "" : old.version);
 }
 
@@ -247,8 +265,8 @@ static int set_conditions(struct exchange *x, struct adapter_change *work, struc
     return adapter_change_when(work, &when, err);
 }
 
-static enum exchange_step_result queue(struct exchange *x, const struct asked *what,
-                                       const struct change *change)
+static enum exchange_result queue(struct exchange *x, const struct asked *what,
+                                  const struct change *change)
 {
     struct asked *a = arena_alloc(&x->arena, sizeof *a);
     struct change c = *change;
@@ -268,8 +286,8 @@ static enum exchange_step_result queue(struct exchange *x, const struct asked *w
 }
 
 /* What begin made goes on its way, or with err. */
-static enum exchange_step_result start_change(struct exchange *x, struct adapter_change *work,
-                                              enum change_kind kind, struct err *err)
+static enum exchange_result start_change(struct exchange *x, struct adapter_change *work,
+                                         enum change_kind kind, struct err *err)
 {
     struct asked a = {.kind = kind};
     if (!work)
@@ -285,7 +303,7 @@ static enum exchange_step_result start_change(struct exchange *x, struct adapter
     return queue(x, &a, &(struct change){.work = work});
 }
 
-enum exchange_step_result adapters_api_put(struct exchange *x)
+enum exchange_result adapters_api_put(struct exchange *x)
 {
     struct adapters *a = x->server->parts.adapters;
     struct adapter_file files[ADAPTER_MAX_FILES];
@@ -298,7 +316,7 @@ enum exchange_step_result adapters_api_put(struct exchange *x)
     return start_change(x, work, CHANGE_PUT, &err);
 }
 
-enum exchange_step_result adapters_api_delete(struct exchange *x)
+enum exchange_result adapters_api_delete(struct exchange *x)
 {
     struct err err = {0};
     struct adapter_change *work =
@@ -345,7 +363,7 @@ static int parse_version(struct exchange *x, char version[DIGEST_HEX + 1], struc
                      DIGEST_HEX);
 }
 
-enum exchange_step_result adapters_api_rollback(struct exchange *x)
+enum exchange_result adapters_api_rollback(struct exchange *x)
 {
     struct adapters *a = x->server->parts.adapters;
     char version[DIGEST_HEX + 1];
@@ -392,7 +410,7 @@ static int run_flags(struct change *c, struct err *err)
                               a->is_pinned, err);
 }
 
-enum exchange_step_result adapters_api_patch(struct exchange *x)
+enum exchange_result adapters_api_patch(struct exchange *x)
 {
     struct asked a = {.kind = CHANGE_FLAGS, .is_public = -1, .is_pinned = -1};
     struct adapter_info info = {0};

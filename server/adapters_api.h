@@ -6,12 +6,12 @@
 
 #include "server/exchange.h"
 
-enum exchange_step_result adapters_api_list(struct exchange *x);
-enum exchange_step_result adapters_api_get(struct exchange *x);
-enum exchange_step_result adapters_api_put(struct exchange *x);
-enum exchange_step_result adapters_api_delete(struct exchange *x);
-enum exchange_step_result adapters_api_rollback(struct exchange *x);
-enum exchange_step_result adapters_api_patch(struct exchange *x);
-enum exchange_step_result adapters_api_file(struct exchange *x);
+enum exchange_result adapters_api_list(struct exchange *x);
+enum exchange_result adapters_api_get(struct exchange *x);
+enum exchange_result adapters_api_put(struct exchange *x);
+enum exchange_result adapters_api_delete(struct exchange *x);
+enum exchange_result adapters_api_rollback(struct exchange *x);
+enum exchange_result adapters_api_patch(struct exchange *x);
+enum exchange_result adapters_api_file(struct exchange *x);
 
 #endif

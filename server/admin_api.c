@@ -13,8 +13,8 @@
 
 /* ---- showing ------------------------------------------------------------------------- */
 
-static enum exchange_step_result reply_tenant(struct exchange *x, int status,
-                                              const struct tenant *t)
+static enum exchange_result reply_tenant(struct exchange *x, int status,
+                                         const struct tenant *t)
 {
     struct buf json = {0};
     tenant_json(&json, t);
@@ -27,7 +27,7 @@ static void list_one(void *ud, const struct tenant *t)
     tenant_json(ud, t);
 }
 
-enum exchange_step_result admin_api_list(struct exchange *x)
+enum exchange_result admin_api_list(struct exchange *x)
 {
     struct err err = {0};
     struct paging page;
@@ -45,7 +45,7 @@ enum exchange_step_result admin_api_list(struct exchange *x)
     return exchange_reply_json(x, 200, &json);
 }
 
-enum exchange_step_result admin_api_get(struct exchange *x)
+enum exchange_result admin_api_get(struct exchange *x)
 {
     struct err err = {0};
     struct tenant t;
@@ -82,7 +82,7 @@ static int apply(void *ud, struct err *err)
     return store_suspend_tenant(c->store, c->name, c->kind == TENANT_SUSPEND, &c->out, err);
 }
 
-static enum exchange_step_result answer(struct exchange *x, void *ud)
+static enum exchange_result answer(struct exchange *x, void *ud)
 {
     const struct tenant_change *c = ud;
     struct buf none = {0};
@@ -138,36 +138,36 @@ static int parse(struct exchange *x, struct tenant_change *c, struct err *err)
     return take_fields(c, f, is_new ? -1 : INT64_MIN, err);
 }
 
-static enum exchange_step_result parse_and_run(struct exchange *x, int kind)
+static enum exchange_result parse_and_run(struct exchange *x, int kind)
 {
     struct err err = {0};
     struct tenant_change *c = new_change(x, kind);
     if (parse(x, c, &err) < 0)
         return exchange_fail(x, &err);
-    return offload_run(x, apply, answer, c);
+    return offload_run(x, LOOP_REGISTRY, apply, answer, c);
 }
 
-enum exchange_step_result admin_api_add(struct exchange *x)
+enum exchange_result admin_api_add(struct exchange *x)
 {
     return parse_and_run(x, TENANT_ADD);
 }
 
-enum exchange_step_result admin_api_set(struct exchange *x)
+enum exchange_result admin_api_set(struct exchange *x)
 {
     return parse_and_run(x, TENANT_SET);
 }
 
-enum exchange_step_result admin_api_remove(struct exchange *x)
+enum exchange_result admin_api_remove(struct exchange *x)
 {
-    return offload_run(x, apply, answer, new_change(x, TENANT_REMOVE));
+    return offload_run(x, LOOP_REGISTRY, apply, answer, new_change(x, TENANT_REMOVE));
 }
 
-enum exchange_step_result admin_api_suspend(struct exchange *x)
+enum exchange_result admin_api_suspend(struct exchange *x)
 {
-    return offload_run(x, apply, answer, new_change(x, TENANT_SUSPEND));
+    return offload_run(x, LOOP_REGISTRY, apply, answer, new_change(x, TENANT_SUSPEND));
 }
 
-enum exchange_step_result admin_api_resume(struct exchange *x)
+enum exchange_result admin_api_resume(struct exchange *x)
 {
-    return offload_run(x, apply, answer, new_change(x, TENANT_RESUME));
+    return offload_run(x, LOOP_REGISTRY, apply, answer, new_change(x, TENANT_RESUME));
 }

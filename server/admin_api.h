@@ -6,13 +6,13 @@
 
 #include "server/exchange.h"
 
-enum exchange_step_result admin_api_list(struct exchange *x); /* GET /admin/tenants */
-enum exchange_step_result admin_api_add(struct exchange *x);  /* POST /admin/tenants */
-enum exchange_step_result admin_api_get(struct exchange *x);  /* GET /admin/tenants/{} */
-enum exchange_step_result admin_api_set(struct exchange *x);  /* PATCH /admin/tenants/{} */
-enum exchange_step_result
+enum exchange_result admin_api_list(struct exchange *x); /* GET /admin/tenants */
+enum exchange_result admin_api_add(struct exchange *x);  /* POST /admin/tenants */
+enum exchange_result admin_api_get(struct exchange *x);  /* GET /admin/tenants/{} */
+enum exchange_result admin_api_set(struct exchange *x);  /* PATCH /admin/tenants/{} */
+enum exchange_result
 admin_api_remove(struct exchange *x); /* DELETE /admin/tenants/{} */
-enum exchange_step_result admin_api_suspend(struct exchange *x); /* POST .../{}/suspend */
-enum exchange_step_result admin_api_resume(struct exchange *x);  /* POST .../{}/resume */
+enum exchange_result admin_api_suspend(struct exchange *x); /* POST .../{}/suspend */
+enum exchange_result admin_api_resume(struct exchange *x);  /* POST .../{}/resume */
 
 #endif

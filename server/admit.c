@@ -176,7 +176,7 @@ static const char *allowed_headers(const struct exchange *x)
     return asked[n] ? usual : asked;
 }
 
-static enum exchange_step_result answer_options(struct exchange *x)
+static enum exchange_result answer_options(struct exchange *x)
 {
     struct buf none = {0};
     http_add_header(x->req, "Allow", x->match->allow);
@@ -196,7 +196,7 @@ int admit_check_state(const struct exchange *x, struct err *err)
     return err_set(err, ERR_CLOSING, "The server is shutting down");
 }
 
-enum exchange_step_result admit_run(struct exchange *x)
+enum exchange_result admit_run(struct exchange *x)
 {
     struct err err = {0}, no_route = {0};
     name_request(x);
@@ -215,5 +215,5 @@ enum exchange_step_result admit_run(struct exchange *x)
         return exchange_fail(x, &no_route);
     if (admit_check_state(x, &err) < 0 || accept_body(x, &err) < 0)
         return exchange_fail(x, &err);
-    return STEP_MORE;
+    return EXCHANGE_MORE;
 }

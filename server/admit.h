@@ -7,7 +7,7 @@
 
 #include "server/exchange.h"
 
-enum exchange_step_result admit_run(struct exchange *x);
+enum exchange_result admit_run(struct exchange *x);
 
 /* While the server drains, nothing is begun that could change anything. */
 int admit_check_state(const struct exchange *x, struct err *err);

@@ -21,7 +21,7 @@ struct lane { /* the changes of a tenant; there is none without any */
 struct changes {
     struct server *server;
     struct lane *lanes; /* whose turn is next, first */
-    int n_running;
+    int n_running, n_long; /* long ones included */
 };
 
 struct changes *changes_new(struct server *s)
@@ -141,6 +141,7 @@ static void on_run(void *ud)
     (*find_lane(q, c->tenant))->running = NULL;
     take_out(q, c);
     q->n_running--;
+    q->n_long -= c->is_long;
     free_change(c);
     run_more(q);
 }
@@ -150,19 +151,25 @@ static void begin(struct changes *q, struct lane *l)
     struct change *c = next_of(l);
     l->running = c;
     q->n_running++;
+    q->n_long += c->is_long;
     c->is_begun = true;
     move_to_end(q, l);
     if (q->server->state == SERVER_STOPPED)
         c->is_failed = err_set(&c->err, ERR_CLOSING, "The server is shutting down") < 0;
     else if (c->on_begin)
         c->on_begin(c);
-    loop_block(q->server->loop, LOOP_CHANGES, run_change, on_run, c);
+    loop_block(q->server->loop, LOOP_CHANGES, c->tenant, run_change, on_run, c);
+}
+
+static bool may_begin(const struct changes *q, const struct lane *l)
+{
+    return !l->running && (q->n_long < LOOP_LONG_AT_ONCE || !next_of(l)->is_long);
 }
 
 static struct lane *lane_to_run(const struct changes *q)
 {
     struct lane *l = q->lanes;
-    while (l && l->running)
+    while (l && !may_begin(q, l))
         l = l->next;
     return l;
 }
@@ -182,6 +189,7 @@ struct change *changes_add(struct server *s, const struct change *what)
     CHECK_ON_THREAD(s->owner);
     *c = *what;
     c->server = s;
+    c->is_long = c->work && adapter_change_is_long(c->work);
     c->next = NULL;
     struct change **at = &lane_of(s->changes, c->tenant)->first;
     while (*at)

@@ -1,5 +1,5 @@
 /* The queue of changes to adapters: one at a time for each tenant, those of LOOP_CHANGES_AT_ONCE
- * tenants at once.
+ * tenants at once, of which LOOP_LONG_AT_ONCE may be long.
  *
  * Thread: loop; the slow part of a change runs on the pool. A change that is in the queue is
  * carried through, whoever waits for it, unless it is dropped before it began.
@@ -37,7 +37,7 @@ struct change {
     struct server *server;
     struct change *next;
     struct err err;
-    bool is_begun, is_failed;
+    bool is_long, is_begun, is_failed;
 };
 
 struct changes *changes_new(struct server *s);

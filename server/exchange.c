@@ -1,4 +1,4 @@
-/* The steps of a request, its replies, and its end.
+/* The stations of a request, its replies, and its end.
  *
  * Thread: loop. */
 #include "server/exchange.h"
@@ -27,7 +27,7 @@
 
 enum { MIN_UPLOAD_RATE = 64 * 1024 }; /* bytes a second, beyond the time of any body */
 
-/* ---- steps --------------------------------------------------------------------------- */
+/* ---- stations ------------------------------------------------------------------------ */
 
 static struct running *table_of(const struct exchange *x)
 {
@@ -39,103 +39,103 @@ static void note_running(struct exchange *x)
 {
     struct running_request r = {.n = {.tenant = exchange_tenant(x),
                                       .start_us = x->start_us,
-                                      .station = x->step}};
+                                      .station = x->station}};
     snprintf(r.texts.id, sizeof r.texts.id, "%s", x->request_id);
     snprintf(r.texts.tenant_name, sizeof r.texts.tenant_name, "%s",
              exchange_tenant_name(x));
     x->running = running_begin(table_of(x), &r);
 }
 
-static enum exchange_step_result ex_admit(struct exchange *x)
+static enum exchange_result ex_admit(struct exchange *x)
 {
-    enum exchange_step_result got = admit_run(x);
-    if (got != STEP_MORE)
+    enum exchange_result got = admit_run(x);
+    if (got != EXCHANGE_MORE)
         return got;
     note_running(x);
     server_heed_quarantine(x->server);
     return got;
 }
 
-static enum exchange_step_result ex_receive(struct exchange *x)
+static enum exchange_result ex_receive(struct exchange *x)
 {
-    return x->is_received ? STEP_MORE : STEP_WAIT;
+    return x->is_received ? EXCHANGE_MORE : EXCHANGE_WAIT;
 }
 
-static enum exchange_step_result ex_parse(struct exchange *x)
+static enum exchange_result ex_parse(struct exchange *x)
 {
     struct err err = {0};
     if (admit_check_state(x, &err) < 0) /* it may have waited long for its body */
         return exchange_fail(x, &err);
-    enum exchange_step_result got = x->match->route->handle(x);
+    enum exchange_result got = x->match->route->handle(x);
     if (x->req)
         http_drop_body(x->req); /* who wants more of it has a copy, or has kept it */
     return got;
 }
 
-static enum exchange_step_result ex_tokenize(struct exchange *x)
+static enum exchange_result ex_tokenize(struct exchange *x)
 {
     return generation_tokenize(x);
 }
 
-static enum exchange_step_result ex_adapt(struct exchange *x)
+static enum exchange_result ex_adapt(struct exchange *x)
 {
     return generation_adapt(x);
 }
 
-static enum exchange_step_result ex_post(struct exchange *x)
+static enum exchange_result ex_post(struct exchange *x)
 {
     return generation_post(x);
 }
 
-static enum exchange_step_result ex_stream(struct exchange *x)
+static enum exchange_result ex_stream(struct exchange *x)
 {
     return generation_answer(x);
 }
 
-static enum exchange_step_result ex_change(struct exchange *x)
+static enum exchange_result ex_change(struct exchange *x)
 {
     (void)x; /* its end answers */
-    return STEP_WAIT;
+    return EXCHANGE_WAIT;
 }
 
-static enum exchange_step_result ex_registry(struct exchange *x)
+static enum exchange_result ex_registry(struct exchange *x)
 {
     (void)x;
-    return STEP_WAIT;
+    return EXCHANGE_WAIT;
 }
 
-static enum exchange_step_result ex_finish(struct exchange *x)
+static enum exchange_result ex_finish(struct exchange *x)
 {
     (void)x; /* what is left happens when all sides have let go */
-    return STEP_WAIT;
+    return EXCHANGE_WAIT;
 }
 
 void exchange_run(struct exchange *x)
 {
-    static enum exchange_step_result (*const steps[])(struct exchange *) = {
+    static enum exchange_result (*const stations[])(struct exchange *) = {
 #define XX(name, doing) ex_##name,
-        EXCHANGE_STEPS(XX)
+        EXCHANGE_STATIONS(XX)
 #undef XX
     };
     CHECK_ON_THREAD(x->server->owner);
     for (;;) {
         if (exchange_is_over(x))
-            x->step = EXCHANGE_finish;
-        running_set_station(x->running, x->step);
-        enum exchange_step_result got = steps[x->step](x);
-        if (got == STEP_WAIT)
+            x->station = EXCHANGE_finish;
+        running_set_station(x->running, x->station);
+        enum exchange_result got = stations[x->station](x);
+        if (got == EXCHANGE_WAIT)
             return;
-        x->step = got == STEP_DONE ? EXCHANGE_finish : x->step + 1;
+        x->station = got == EXCHANGE_DONE ? EXCHANGE_finish : x->station + 1;
     }
 }
 
-enum exchange_step_result exchange_begin_work(struct exchange *x, enum exchange_step step)
+enum exchange_result exchange_begin_work(struct exchange *x, enum exchange_station station)
 {
-    CHECK(step == EXCHANGE_change || step == EXCHANGE_registry);
+    CHECK(station == EXCHANGE_change || station == EXCHANGE_registry);
     x->is_work_live = true;
-    x->step = step;
-    running_set_station(x->running, step);
-    return STEP_WAIT;
+    x->station = station;
+    running_set_station(x->running, station);
+    return EXCHANGE_WAIT;
 }
 
 static void end_extra(struct exchange *x)
@@ -328,7 +328,7 @@ void exchange_tick(struct exchange *x, int64_t now_us)
         return;
     }
     usage_add_exchange(x->server->usage, x, false);
-    if (x->step == EXCHANGE_stream)
+    if (x->station == EXCHANGE_stream)
         generation_tick(x, now_us);
 }
 
@@ -366,28 +366,28 @@ static void add_common_headers(struct exchange *x, int status)
         add_retry_after(x);
 }
 
-enum exchange_step_result exchange_reply(struct exchange *x, int status, const char *type,
-                                         struct buf *body)
+enum exchange_result exchange_reply(struct exchange *x, int status, const char *type,
+                                    struct buf *body)
 {
     if (exchange_is_over(x)) {
         buf_free(body);
-        return STEP_DONE;
+        return EXCHANGE_DONE;
     }
     x->status = status;
     x->is_answered = true;
     add_common_headers(x, status);
     http_reply(x->req, status, type, body);
-    return STEP_DONE;
+    return EXCHANGE_DONE;
 }
 
-enum exchange_step_result exchange_reply_json(struct exchange *x, int status,
-                                              struct buf *body)
+enum exchange_result exchange_reply_json(struct exchange *x, int status,
+                                         struct buf *body)
 {
     buf_add_char(body, '\n'); /* answers shown one after the other are a line each */
     return exchange_reply(x, status, "application/json", body);
 }
 
-enum exchange_step_result exchange_reply_fd(struct exchange *x, int fd)
+enum exchange_result exchange_reply_fd(struct exchange *x, int fd)
 {
     struct stat st;
     struct err err = {0};
@@ -400,7 +400,7 @@ enum exchange_step_result exchange_reply_fd(struct exchange *x, int fd)
     x->is_answered = true;
     add_common_headers(x, 200);
     http_reply_fd(x->req, 200, "application/octet-stream", fd, (uint64_t)st.st_size);
-    return STEP_DONE;
+    return EXCHANGE_DONE;
 }
 
 void exchange_begin_stream(struct exchange *x)
@@ -420,20 +420,20 @@ void exchange_add_stream(struct exchange *x, const struct buf *events)
         http_stream_add(x->req, events->data, events->len);
 }
 
-enum exchange_step_result exchange_end_stream(struct exchange *x)
+enum exchange_result exchange_end_stream(struct exchange *x)
 {
     if (exchange_is_over(x))
-        return STEP_DONE;
+        return EXCHANGE_DONE;
     struct buf out = {0};
     sse_add_done(&out);
     http_stream_add(x->req, out.data, out.len);
     http_stream_end(x->req);
     buf_free(&out);
     x->is_answered = true;
-    return STEP_DONE;
+    return EXCHANGE_DONE;
 }
 
-static enum exchange_step_result fail_stream(struct exchange *x, const struct buf *json)
+static enum exchange_result fail_stream(struct exchange *x, const struct buf *json)
 {
     struct buf out = {0};
     sse_add_error(&out, json->data, json->len);
@@ -442,16 +442,16 @@ static enum exchange_step_result fail_stream(struct exchange *x, const struct bu
     return exchange_end_stream(x);
 }
 
-enum exchange_step_result exchange_fail(struct exchange *x, const struct err *err)
+enum exchange_result exchange_fail(struct exchange *x, const struct err *err)
 {
     struct buf json = {0};
     if (exchange_is_over(x))
-        return STEP_DONE;
+        return EXCHANGE_DONE;
     x->err = *err;
     completion_render_error(&json, err, x->request_id);
     if (!x->is_streaming)
         return exchange_reply_json(x, err_http_status(err->code), &json);
     fail_stream(x, &json);
     buf_free(&json);
-    return STEP_DONE;
+    return EXCHANGE_DONE;
 }

@@ -3,8 +3,8 @@
  * Thread: loop. An exchange lives until four sides have let go of it: HTTP (req), the
  * engine (is_job_live), the pool or the queue of changes (is_work_live), and the wake-up whose
  * events touched it (is_touched); exchange_release frees it when none is left. Its arena dies
- * with it. Steps follow each other in exchange_run alone, but for a handler's own work:
- * exchange_begin_work takes the exchange out of its step, exchange_end_work to its last.
+ * with it. Stations follow each other in exchange_run alone, but for a handler's own work:
+ * exchange_begin_work takes the exchange out of its station, exchange_end_work to its last.
  */
 #ifndef PREFIXD_EXCHANGE_H
 #define PREFIXD_EXCHANGE_H
@@ -19,7 +19,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define EXCHANGE_STEPS(XX)                                                                 \
+#define EXCHANGE_STATIONS(XX)                                                              \
     XX(admit, "checking route and key")                                                    \
     XX(receive, "reading the body")                                                        \
     XX(parse, "parsing the request")                                                       \
@@ -31,16 +31,16 @@
     XX(registry, "asking the registry") /* waits: pool; from parse to finish */            \
     XX(finish, "closing")
 
-enum exchange_step {
+enum exchange_station {
 #define XX(name, doing) EXCHANGE_##name,
-    EXCHANGE_STEPS(XX)
+    EXCHANGE_STATIONS(XX)
 #undef XX
 };
 
-enum exchange_step_result {
-    STEP_MORE, /* go on with the next step */
-    STEP_WAIT, /* run this step again when something happened */
-    STEP_DONE, /* answered: on to the end */
+enum exchange_result {
+    EXCHANGE_MORE, /* go on with the next station */
+    EXCHANGE_WAIT, /* run this station again when something happened */
+    EXCHANGE_DONE, /* answered: on to the end */
 };
 
 enum { EXCHANGE_MAGIC = 0x78636867, EXCHANGE_ID_MAX = 128 };
@@ -61,12 +61,12 @@ struct exchange {
     struct http_req *req; /* NULL once HTTP is done with it */
     bool is_job_live, is_work_live;
 
-    enum exchange_step step;
-    struct route_match *match; /* in the arena, from the step admit on */
+    enum exchange_station station;
+    struct route_match *match; /* in the arena, from the station admit on */
     const char *method, *path; /* in the arena */
     bool is_received;
     char request_id[EXCHANGE_ID_MAX + 1];
-    struct caller caller;      /* from the step admit on, but for open routes */
+    struct caller caller;      /* from the station admit on, but for open routes */
     struct limits_hold limits; /* of the caller's tenant; limits.h */
     int retry_after_s; /* of a refusal; 0: a second */
     struct usage_counters counted; /* of what usage.c knows already */
@@ -103,25 +103,25 @@ void exchange_release(struct exchange *x); /* frees x if nobody holds it any mor
 
 /* ---- called by handlers -------------------------------------------------------------- */
 
-/* Work that a handler has done elsewhere and whose end it answers by itself: in the step
+/* Work that a handler has done elsewhere and whose end it answers by itself: in the station
  * change or registry, until exchange_end_work, after which x may be gone. */
-enum exchange_step_result exchange_begin_work(struct exchange *x, enum exchange_step step);
+enum exchange_result exchange_begin_work(struct exchange *x, enum exchange_station station);
 void exchange_end_work(struct exchange *x);
 
-/* Each answers and returns STEP_DONE. */
-enum exchange_step_result exchange_fail(struct exchange *x, const struct err *err);
-enum exchange_step_result exchange_reply(struct exchange *x, int status, const char *type,
+/* Each answers and returns EXCHANGE_DONE. */
+enum exchange_result exchange_fail(struct exchange *x, const struct err *err);
+enum exchange_result exchange_reply(struct exchange *x, int status, const char *type,
+                                    struct buf *body);
+enum exchange_result exchange_reply_json(struct exchange *x, int status,
                                          struct buf *body);
-enum exchange_step_result exchange_reply_json(struct exchange *x, int status,
-                                              struct buf *body);
-enum exchange_step_result exchange_reply_fd(struct exchange *x, int fd);
+enum exchange_result exchange_reply_fd(struct exchange *x, int fd);
 
 /* A stream of server-sent events; after it is begun exchange_fail sends an error event. */
 void exchange_begin_stream(struct exchange *x);
 void exchange_add_stream(struct exchange *x, const struct buf *events);
-enum exchange_step_result exchange_end_stream(struct exchange *x);
+enum exchange_result exchange_end_stream(struct exchange *x);
 
-/* Whose request it is: once the step admit is done. The name is "" before. */
+/* Whose request it is: once the station admit is done. The name is "" before. */
 int64_t exchange_tenant(const struct exchange *x);
 const char *exchange_tenant_name(const struct exchange *x);
 

@@ -24,7 +24,6 @@
 
 enum {
     INLINE_TEXT = 8 * 1024, /* bytes that are tokenised on the loop */
-    MAX_ANSWER = 64 << 20,  /* bytes, by estimate */
     TOKEN_BYTES = 48,       /* of text, collected and as JSON */
     ROW_BYTES = 64,         /* of a token's own score */
     SCORE_BYTES = 48,       /* of an alternative */
@@ -59,7 +58,7 @@ static void start_head(struct exchange *x, struct generation *g)
     g->head.created = (int64_t)time(NULL);
 }
 
-enum exchange_step_result generation_parse(struct exchange *x)
+enum exchange_result generation_parse(struct exchange *x)
 {
     struct err err = {0};
     const char *body;
@@ -75,7 +74,7 @@ enum exchange_step_result generation_parse(struct exchange *x)
     }
     start_head(x, g);
     x->gen = g;
-    return STEP_MORE;
+    return EXCHANGE_MORE;
 }
 
 /* ---- tokenize ------------------------------------------------------------------------ */
@@ -207,21 +206,21 @@ static bool start_tokenizing(struct exchange *x, struct generation *g)
     return true;
 }
 
-enum exchange_step_result generation_tokenize(struct exchange *x)
+enum exchange_result generation_tokenize(struct exchange *x)
 {
     struct generation *g = x->gen;
     struct err err = {0};
     if (!g->lists && start_tokenizing(x, g))
-        return STEP_WAIT;
+        return EXCHANGE_WAIT;
     if (!g->is_tokenized)
-        return STEP_WAIT;
+        return EXCHANGE_WAIT;
     if (g->tokenize_err.code)
         return exchange_fail(x, &g->tokenize_err);
-    return fill_prompts(x, g, &err) < 0 ? exchange_fail(x, &err) : STEP_MORE;
+    return fill_prompts(x, g, &err) < 0 ? exchange_fail(x, &err) : EXCHANGE_MORE;
 }
 
 /* What was refused because there is too much now is counted by what it was. */
-static enum exchange_step_result refuse_for_now(struct exchange *x, const struct err *err)
+static enum exchange_result refuse_for_now(struct exchange *x, const struct err *err)
 {
     const struct metrics *m = &x->server->metrics;
     if (err->code == ERR_QUEUE_FULL)
@@ -275,16 +274,16 @@ static int use_version(struct exchange *x, const char *name, struct err *err)
     return g->job.prefix ? 0 : -1;
 }
 
-enum exchange_step_result generation_adapt(struct exchange *x)
+enum exchange_result generation_adapt(struct exchange *x)
 {
     struct generation *g = x->gen;
     struct err err = {0};
     const char *name = adapter_name(g->req.model, x->server->base_name);
     int rc = name ? acquire(x, name, &err) : 1;
     if (!name)
-        return STEP_MORE;
+        return EXCHANGE_MORE;
     if (rc == 0)
-        return STEP_WAIT;
+        return EXCHANGE_WAIT;
     if (rc < 0 && err.code == ERR_MODEL_NOT_FOUND)
         err_param(&err, ERR_MODEL_NOT_FOUND, "model", "The model `%.100s` does not exist",
                   g->req.model);
@@ -293,7 +292,7 @@ enum exchange_step_result generation_adapt(struct exchange *x)
     http_add_header(x->req, "X-Adapter-Id", name);
     http_add_header(x->req, "X-Adapter-Version", adapter_version_digest(g->version));
     g->usage.virtual_tokens = g->job.prefix->n_tokens * g->req.n_prompts;
-    return STEP_MORE;
+    return EXCHANGE_MORE;
 }
 
 /* ---- post ---------------------------------------------------------------------------- */
@@ -340,19 +339,15 @@ static size_t estimate(const struct exchange *x, const struct generation *g)
 
 static int take_answer(struct exchange *x, struct generation *g, struct err *err)
 {
-    struct upload_budget *b = &x->server->answers;
     size_t n = estimate(x, g);
-    if (n > MAX_ANSWER)
+    if (n > GENERATION_MAX_ANSWER)
         return err_param(err, ERR_INVALID, "max_tokens",
                          "The answer may take %zu MiB, more than %d: lower max_tokens, n, "
                          "logprobs or the number of prompts, or ask for a stream",
-                         n >> 20, MAX_ANSWER >> 20);
-    if (n > b->max - b->used)
+                         n >> 20, GENERATION_MAX_ANSWER >> 20);
+    if (!budget_take(&g->answer, &x->server->answers, x->caller.tenant, n))
         return err_set(err, ERR_NO_MEMORY,
                        "There is no memory for this answer beside those being made");
-    b->used += n;
-    g->answers = b;
-    g->answer_bytes = n;
     return 0;
 }
 
@@ -379,7 +374,7 @@ void generation_settle(struct exchange *x)
     limits_settle(x, g->n_choices ? used : 0);
 }
 
-enum exchange_step_result generation_post(struct exchange *x)
+enum exchange_result generation_post(struct exchange *x)
 {
     struct generation *g = x->gen;
     struct err err = {0};
@@ -389,7 +384,7 @@ enum exchange_step_result generation_post(struct exchange *x)
     }
     int may_run = take_limits(x, g, &err);
     if (may_run == 0)
-        return STEP_WAIT;
+        return EXCHANGE_WAIT;
     if (may_run < 0)
         return exchange_fail(x, &err);
     fill_job(x, g);
@@ -402,7 +397,7 @@ enum exchange_step_result generation_post(struct exchange *x)
     g->n_tokens = arena_array(&x->arena, n, sizeof *g->n_tokens);
     g->written_us = g->posted_us = clock_us();
     generation_note_tokens(x);
-    return STEP_MORE;
+    return EXCHANGE_MORE;
 }
 
 void generation_fini(struct exchange *x)
@@ -417,8 +412,7 @@ void generation_fini(struct exchange *x)
     for (int i = 0; g->choices && i < g->req.n_prompts * g->req.n; i++)
         choice_out_fini(&g->choices[i]);
     free(g->choices);
-    if (g->answers)
-        g->answers->used -= g->answer_bytes;
+    budget_drop(&g->answer);
     if (g->version)
         adapters_release(g->version);
 }

@@ -1,6 +1,6 @@
 /* A completion under way: from the body to a job, and from the job's events to the answer.
  *
- * Thread: loop; texts longer than a few KiB are tokenised on the pool. The steps are called
+ * Thread: loop; texts longer than a few KiB are tokenised on the pool. The stations are called
  * by exchange_run in the order of their declaration; generation_event collects,
  * generation_answer writes what was collected since the last call. The adapter's version is
  * pinned from generation_adapt until the exchange is freed, so it outlives the job.
@@ -10,13 +10,15 @@
 
 #include "adapters/adapters.h"
 #include "core/engine.h"
+#include "server/budget.h"
 #include "server/completion.h"
 #include "server/exchange.h"
 #include "server/loads.h"
-#include "server/upload.h"
 
 #include <stdbool.h>
 #include <stdint.h>
+
+enum { GENERATION_MAX_ANSWER = 64 << 20 }; /* bytes, by estimate */
 
 struct generation {
     struct completion req;
@@ -33,8 +35,7 @@ struct generation {
     struct job job;
     struct job_prompt *prompts;
     int n_choices; /* 0 until then */
-    struct upload_budget *answers; /* the server's; NULL until something was taken of it */
-    size_t answer_bytes;           /* taken */
+    struct budget_hold answer; /* of the server's memory for answers */
     /* stream */
     struct completion_head head;
     char id[48];
@@ -49,13 +50,13 @@ struct generation {
     int64_t ttft_us;    /* 0: no token yet */
 };
 
-enum exchange_step_result generation_parse(struct exchange *x);
-enum exchange_step_result generation_tokenize(struct exchange *x);
-enum exchange_step_result generation_adapt(struct exchange *x);
-enum exchange_step_result generation_post(struct exchange *x);
+enum exchange_result generation_parse(struct exchange *x);
+enum exchange_result generation_tokenize(struct exchange *x);
+enum exchange_result generation_adapt(struct exchange *x);
+enum exchange_result generation_post(struct exchange *x);
 
 void generation_event(struct exchange *x, const struct event *ev);
-enum exchange_step_result generation_answer(struct exchange *x);
+enum exchange_result generation_answer(struct exchange *x);
 void generation_note_tokens(struct exchange *x); /* for whoever looks what runs */
 void generation_settle(struct exchange *x); /* gives back what it does not need of its limits */
 void generation_tick(struct exchange *x, int64_t now_us);

@@ -94,7 +94,7 @@ void generation_event(struct exchange *x, const struct event *ev)
 
 /* ---- answering ----------------------------------------------------------------------- */
 
-static enum exchange_step_result fail_unfinished(struct exchange *x)
+static enum exchange_result fail_unfinished(struct exchange *x)
 {
     struct err err = {0};
     if (x->server->state >= SERVER_DRAINING)
@@ -104,12 +104,12 @@ static enum exchange_step_result fail_unfinished(struct exchange *x)
     return exchange_fail(x, &err);
 }
 
-static enum exchange_step_result answer_whole(struct exchange *x)
+static enum exchange_result answer_whole(struct exchange *x)
 {
     struct generation *g = x->gen;
     struct buf json = {0};
     if (!g->is_final)
-        return STEP_WAIT;
+        return EXCHANGE_WAIT;
     if (g->n_ended < g->n_choices)
         return fail_unfinished(x);
     completion_render(&json, &g->head, g->choices, g->n_choices, g->req.n_logprobs >= 0,
@@ -130,7 +130,7 @@ static void add_chunk(struct generation *g, int i, struct buf *json, struct buf 
     choice_out_clear(o);
 }
 
-static enum exchange_step_result end_stream(struct exchange *x, struct buf *json)
+static enum exchange_result end_stream(struct exchange *x, struct buf *json)
 {
     struct generation *g = x->gen;
     struct buf out = {0};
@@ -159,12 +159,12 @@ static bool is_too_slow(struct exchange *x)
     return true;
 }
 
-static enum exchange_step_result answer_stream(struct exchange *x)
+static enum exchange_result answer_stream(struct exchange *x)
 {
     struct generation *g = x->gen;
     struct buf json = {0}, out = {0};
     if (is_too_slow(x))
-        return STEP_DONE;
+        return EXCHANGE_DONE;
     bool is_cut = g->is_final && g->n_ended == 0 && g->n_choices > 0;
     if (!x->is_streaming && is_cut)
         return fail_unfinished(x);
@@ -176,16 +176,16 @@ static enum exchange_step_result answer_stream(struct exchange *x)
     if (out.len)
         g->written_us = clock_us();
     exchange_add_stream(x, &out);
-    enum exchange_step_result got = g->is_final ? end_stream(x, &json) : STEP_WAIT;
+    enum exchange_result got = g->is_final ? end_stream(x, &json) : EXCHANGE_WAIT;
     buf_free(&json);
     buf_free(&out);
     return got;
 }
 
-enum exchange_step_result generation_answer(struct exchange *x)
+enum exchange_result generation_answer(struct exchange *x)
 {
     if (!x->gen->is_started)
-        return STEP_WAIT; /* until the first event a refusal still has a status of its own
+        return EXCHANGE_WAIT; /* until the first event a refusal still has a status of its own
                            */
     return x->gen->req.is_stream ? answer_stream(x) : answer_whole(x);
 }

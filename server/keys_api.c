@@ -46,7 +46,7 @@ static int list(struct exchange *x, struct buf *json, struct err *err)
     return 0;
 }
 
-enum exchange_step_result keys_api_list(struct exchange *x)
+enum exchange_result keys_api_list(struct exchange *x)
 {
     struct err err = {0};
     struct buf json = {0};
@@ -73,7 +73,7 @@ static int make(void *ud, struct err *err)
     return store_add_key(c->store, c->tenant, c->scope, c->expires, c->text, &c->out, err);
 }
 
-static enum exchange_step_result answer_made(struct exchange *x, void *ud)
+static enum exchange_result answer_made(struct exchange *x, void *ud)
 {
     struct key_change *c = ud;
     struct buf json = {0};
@@ -90,7 +90,7 @@ static int revoke(void *ud, struct err *err)
     return store_revoke_key(c->store, c->id, err);
 }
 
-static enum exchange_step_result answer_revoked(struct exchange *x, void *ud)
+static enum exchange_result answer_revoked(struct exchange *x, void *ud)
 {
     struct buf none = {0};
     (void)ud;
@@ -115,17 +115,17 @@ static int parse(struct exchange *x, struct key_change *c, struct err *err)
     return 0;
 }
 
-enum exchange_step_result keys_api_add(struct exchange *x)
+enum exchange_result keys_api_add(struct exchange *x)
 {
     struct err err = {0};
     struct key_change *c = arena_alloc(&x->arena, sizeof *c);
     c->store = x->server->parts.store;
     if (parse(x, c, &err) < 0)
         return exchange_fail(x, &err);
-    return offload_run(x, make, answer_made, c);
+    return offload_run(x, LOOP_REGISTRY, make, answer_made, c);
 }
 
-enum exchange_step_result keys_api_revoke(struct exchange *x)
+enum exchange_result keys_api_revoke(struct exchange *x)
 {
     struct err err = {0};
     struct key_change *c = arena_alloc(&x->arena, sizeof *c);
@@ -135,5 +135,5 @@ enum exchange_step_result keys_api_revoke(struct exchange *x)
         err_set(&err, ERR_NOT_FOUND, "there is no such key");
         return exchange_fail(x, &err);
     }
-    return offload_run(x, revoke, answer_revoked, c);
+    return offload_run(x, LOOP_REGISTRY, revoke, answer_revoked, c);
 }

@@ -6,8 +6,8 @@
 
 #include "server/exchange.h"
 
-enum exchange_step_result keys_api_list(struct exchange *x);   /* GET /admin/keys */
-enum exchange_step_result keys_api_add(struct exchange *x);    /* POST /admin/keys */
-enum exchange_step_result keys_api_revoke(struct exchange *x); /* DELETE /admin/keys/{} */
+enum exchange_result keys_api_list(struct exchange *x);   /* GET /admin/keys */
+enum exchange_result keys_api_add(struct exchange *x);    /* POST /admin/keys */
+enum exchange_result keys_api_revoke(struct exchange *x); /* DELETE /admin/keys/{} */
 
 #endif

@@ -8,7 +8,7 @@
  *
  *     switch (limits_take(x, n, tokens, &err)) {   in a step, each time it runs
  *     case -1: return exchange_fail(x, &err);      429 with x->retry_after_s, or 403
- *     case 0: return STEP_WAIT;
+ *     case 0: return EXCHANGE_WAIT;
  *     }
  *     ...
  *     limits_settle(x, prompt + generated);        whatever came of it

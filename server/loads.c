@@ -112,7 +112,7 @@ static void run_more(struct loads *l)
         struct running_load *r = xmalloc(sizeof *r);
         *r = (struct running_load){s, load};
         l->n_running++;
-        loop_block(s->loop, LOOP_LOADS, run_load, on_loaded, r);
+        loop_block(s->loop, LOOP_LOADS, adapter_load_owner(load), run_load, on_loaded, r);
     }
 }
 

@@ -1,11 +1,12 @@
 /* Bringing adapters into memory for the requests that wait for them.
  *
  * Thread: loop; the loads themselves run on the pool, LOOP_LOADS_AT_ONCE of them, at most one of
- * a tenant (which the registry sees to). A request that has to wait joins the list of its load;
- * when the load is done, each of them is run again and takes what came of it.
+ * a tenant and LOOP_LONG_AT_ONCE long ones (which the registry sees to). A request that has to
+ * wait joins the list of its load; when the load is done, each of them is run again and takes
+ * what came of it.
  *
  *     rc = adapters_acquire(a, tenant, name, &version, &load, &err);
- *     if (rc == 0) { loads_wait(s, &g->wait, load, x); return STEP_WAIT; }
+ *     if (rc == 0) { loads_wait(s, &g->wait, load, x); return EXCHANGE_WAIT; }
  *     ... run again: if (g->wait.is_done) rc = loads_take(s, &g->wait, &version, &err);
  *     ... at the end of every request: loads_leave(s, &g->wait);
  */

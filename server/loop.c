@@ -16,7 +16,7 @@
 enum { N_SIGNALS = 2, MAX_RUNS = 8 };
 
 /* More than all lanes may take together: the rest is for what is short. */
-#define POOL_THREADS 32
+#define POOL_THREADS 36
 #define TEXT_OF(number) #number
 #define TEXT(macro) TEXT_OF(macro)
 
@@ -26,6 +26,7 @@ _Static_assert(LOOP_LANES(XX) < POOL_THREADS, "no thread is left for what is sho
 
 struct lane {
     int n_running;
+    struct loop_work *running;
     struct loop_work *first, **end; /* waiting */
 };
 
@@ -54,7 +55,8 @@ struct loop_work {
     uv_work_t req;
     struct loop *loop;
     struct lane *lane;      /* NULL: short */
-    struct loop_work *next; /* waiting in the lane */
+    struct loop_work *next; /* running, or waiting, in the lane */
+    int64_t whose;
     void (*work)(void *ud);
     void (*done)(void *ud);
     void *ud;
@@ -271,13 +273,22 @@ static void run_work(uv_work_t *req)
 
 static void start_waiting(struct loop *l, struct lane *lane);
 
+static void leave_lane(const struct loop_work *w)
+{
+    struct loop_work **at = &w->lane->running;
+    while (*at != w)
+        at = &(*at)->next;
+    *at = w->next;
+    w->lane->n_running--;
+}
+
 static void end_work(uv_work_t *req, int status)
 {
     struct loop_work *w = req->data;
     struct loop *l = w->loop;
     CHECK(status == 0);
     if (w->lane) {
-        w->lane->n_running--;
+        leave_lane(w);
         start_waiting(l, w->lane);
     }
     w->done(w->ud);
@@ -291,6 +302,33 @@ static void start_work(struct loop_work *w)
     CHECK(uv_queue_work(&w->loop->uv, &w->req, run_work, end_work) == 0);
 }
 
+static int n_running_of(const struct lane *lane, int64_t whose)
+{
+    int n = 0;
+    for (const struct loop_work *w = lane->running; w; w = w->next)
+        n += w->whose == whose;
+    return n;
+}
+
+/* Out of those that wait, of which there are some. */
+static struct loop_work *take_next(struct lane *lane)
+{
+    struct loop_work **best = &lane->first;
+    int least = n_running_of(lane, (*best)->whose);
+    for (struct loop_work **at = &(*best)->next; *at && least > 0; at = &(*at)->next) {
+        int n = n_running_of(lane, (*at)->whose);
+        if (n >= least)
+            continue;
+        least = n;
+        best = at;
+    }
+    struct loop_work *w = *best;
+    *best = w->next;
+    if (!*best)
+        lane->end = best;
+    return w;
+}
+
 static void start_waiting(struct loop *l, struct lane *lane)
 {
     static const int at_once[LOOP_N_LANES] = {
@@ -299,10 +337,9 @@ static void start_waiting(struct loop *l, struct lane *lane)
 #undef XX
     };
     while (lane->first && lane->n_running < at_once[lane - l->lanes]) {
-        struct loop_work *w = lane->first;
-        lane->first = w->next;
-        if (!lane->first)
-            lane->end = &lane->first;
+        struct loop_work *w = take_next(lane);
+        w->next = lane->running;
+        lane->running = w;
         lane->n_running++;
         start_work(w);
     }
@@ -315,12 +352,12 @@ void loop_work(struct loop *l, void (*work)(void *ud), void (*done)(void *ud), v
     start_work(w);
 }
 
-void loop_block(struct loop *l, enum loop_lane lane, void (*work)(void *ud),
+void loop_block(struct loop *l, enum loop_lane lane, int64_t whose, void (*work)(void *ud),
                 void (*done)(void *ud), void *ud)
 {
     struct loop_work *w = xcalloc(1, sizeof *w);
     *w = (struct loop_work){
-        .loop = l, .lane = &l->lanes[lane], .work = work, .done = done, .ud = ud};
+        .loop = l, .lane = &l->lanes[lane], .whose = whose, .work = work, .done = done, .ud = ud};
     *w->lane->end = w;
     w->lane->end = &w->next;
     start_waiting(l, w->lane);

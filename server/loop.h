@@ -58,10 +58,12 @@ void loop_folder_free(struct loop_folder *f); /* accepts NULL */
 void loop_work(struct loop *l, void (*work)(void *ud), void (*done)(void *ud), void *ud);
 
 /* What may wait, for the disk or for another writer of the registry, or takes long. Each lane
- * has so many threads; what comes beyond them waits for its turn, in order. */
+ * has so many threads; what comes beyond them waits for its turn: first that of who has the
+ * fewest of them, then in order. */
 #define LOOP_LANES(XX)                                                                     \
     XX(LOADS, 8)     /* of adapters */                                                     \
     XX(CHANGES, 8)   /* of adapters */                                                     \
+    XX(FILES, 4)     /* of adapters, read to be answered */                                \
     XX(REGISTRY, 12) /* tenants, keys, usage; the adapters folder */
 
 enum loop_lane {
@@ -77,7 +79,12 @@ enum {
 #undef XX
 };
 
-void loop_block(struct loop *l, enum loop_lane lane, void (*work)(void *ud),
+/* Threads of LOADS and of CHANGES each that may do what is long (adapter_change_is_long): the
+ * rest of them are for what is short, however many tenants bring what is not. */
+enum { LOOP_LONG_AT_ONCE = 6 };
+
+/* whose: a tenant; 0: nobody's. */
+void loop_block(struct loop *l, enum loop_lane lane, int64_t whose, void (*work)(void *ud),
                 void (*done)(void *ud), void *ud);
 
 #endif

@@ -28,22 +28,22 @@ struct lora { /* in the exchange's arena */
     size_t max_bytes;
     struct beneath_files files;
     struct loaded loaded;
-    struct upload_hold hold; /* of the server's memory for uploads */
+    struct budget_hold hold; /* of the server's memory for uploads */
     struct limits_compile *compile; /* of the put */
 };
 
 /* ---- answers ------------------------------------------------------------------------- */
 
-static enum exchange_step_result reply_done(struct exchange *x, const char *name,
-                                            const char *what)
+static enum exchange_result reply_done(struct exchange *x, const char *name,
+                                       const char *what)
 {
     struct buf text = {0};
     buf_printf(&text, "Success: LoRA adapter '%s' %s successfully.", name, what);
     return exchange_reply(x, 200, "text/plain; charset=utf-8", &text);
 }
 
-static enum exchange_step_result reply_failed(struct exchange *x, const struct lora *l,
-                                              const struct err *err)
+static enum exchange_result reply_failed(struct exchange *x, const struct lora *l,
+                                         const struct err *err)
 {
     struct err own = *err;
     if (l->stage != LORA_UNLOAD && err->code == ERR_PRECONDITION)
@@ -63,7 +63,7 @@ static enum exchange_step_result reply_failed(struct exchange *x, const struct l
 static void end(struct exchange *x)
 {
     struct lora *l = x->extra;
-    upload_hold_drop(&l->hold);
+    budget_drop(&l->hold);
     loaded_fini(&l->loaded);
     beneath_files_fini(&l->files);
     exchange_end_work(x);
@@ -100,9 +100,9 @@ static void queue(struct exchange *x, struct adapter_change *work,
     l->change = changes_add(x->server, &c);
 }
 
-static enum exchange_step_result start(struct exchange *x, const struct lora *what,
-                                       struct adapter_change *work,
-                                       int (*run)(struct change *c, struct err *err))
+static enum exchange_result start(struct exchange *x, const struct lora *what,
+                                  struct adapter_change *work,
+                                  int (*run)(struct change *c, struct err *err))
 {
     struct lora *l = arena_alloc(&x->arena, sizeof *l);
     *l = *what;
@@ -131,7 +131,7 @@ static int run_read(struct change *c, struct err *err)
 /* As much as if the files had been sent. */
 static int read_files(struct exchange *x, struct lora *l, struct err *err)
 {
-    if (!upload_hold_take(&l->hold, &x->server->uploads, x->caller.tenant, l->files.size))
+    if (!budget_take(&l->hold, &x->server->uploads, x->caller.tenant, l->files.size))
         return err_set(err, ERR_NO_MEMORY,
                        "There is no memory for these files beside those "
                        "that are being read");
@@ -183,7 +183,7 @@ static void on_done(struct change *c, const struct adapter_info *info,
 
 /* ---- requests ------------------------------------------------------------------------ */
 
-static enum exchange_step_result nothing_here(struct exchange *x)
+static enum exchange_result nothing_here(struct exchange *x)
 {
     struct err err;
     err_set(&err, ERR_NOT_FOUND, "Nothing is at POST %.60s", x->match->route->pattern);
@@ -238,10 +238,10 @@ static bool is_loaded(struct exchange *x, const char *name)
 {
     struct adapter_info info = {0};
     int rc = adapters_info(x->server->parts.adapters, x->caller.tenant, name, &info, NULL);
-    return rc == 0 && info.tenant == x->caller.tenant;
+    return rc == 0 && info.tenant == x->caller.tenant && info.version[0];
 }
 
-enum exchange_step_result lora_api_load(struct exchange *x)
+enum exchange_result lora_api_load(struct exchange *x)
 {
     const struct config *cfg = x->server->cfg;
     struct lora l = {.stage = LORA_OPEN,
@@ -260,7 +260,7 @@ enum exchange_step_result lora_api_load(struct exchange *x)
     return start(x, &l, NULL, run_open);
 }
 
-enum exchange_step_result lora_api_unload(struct exchange *x)
+enum exchange_result lora_api_unload(struct exchange *x)
 {
     struct lora l = {.stage = LORA_UNLOAD};
     struct err err = {0};

@@ -8,7 +8,7 @@
 
 #include "server/exchange.h"
 
-enum exchange_step_result lora_api_load(struct exchange *x);
-enum exchange_step_result lora_api_unload(struct exchange *x);
+enum exchange_result lora_api_load(struct exchange *x);
+enum exchange_result lora_api_unload(struct exchange *x);
 
 #endif

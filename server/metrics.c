@@ -8,6 +8,7 @@
 #include "server/routes.h"
 #include "server/server.h"
 #include "server/shared.h"
+#include "server/watch.h"
 
 #include <string.h>
 
@@ -293,6 +294,7 @@ void metrics_refresh(const struct server *s)
     adapters_stats(s->parts.adapters, &adapters);
     metrics_set_engine(&s->metrics, &engine);
     metrics_set_adapters(&s->metrics, &adapters);
+    g->refused_adapters = s->watch ? (uint64_t)watch_n_refused(s->watch) : 0;
     g->upload_bytes = s->uploads.used;
     g->answer_bytes = s->answers.used;
     g->body_bytes = s->bodies.used;

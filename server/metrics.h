@@ -77,6 +77,7 @@ enum {
     XX(answer_bytes)                                                                       \
     XX(body_bytes)                                                                         \
     XX(resident_adapters)                                                                  \
+    XX(refused_adapters)                                                                   \
     XX(resident_bytes)                                                                     \
     XX(loading_adapters)
 

@@ -75,13 +75,6 @@ static void add_buckets(struct buf *out, const char *name, const char *label,
                label, (double)h->sum / scale, name, label, n);
 }
 
-static void add_histogram(const struct page *p, const char *name, const char *help,
-                          const struct metrics_histogram *h, enum metrics_bounds kind)
-{
-    add_head(p->out, name, "histogram", help);
-    add_buckets(p->out, name, p->model, h, kind);
-}
-
 /* A base's name may be anything. */
 static void add_label(struct buf *out, const char *name, const char *value)
 {
@@ -216,6 +209,9 @@ static void add_residency(const struct page *p)
               (double)p->gauges->resident_bytes);
     add_gauge(out, "adapters_loading", "Versions on their way into memory",
               (double)p->gauges->loading_adapters);
+    add_gauge(out, "adapters_refused",
+              "Names of the adapters folder whose newest files are not in use",
+              (double)p->gauges->refused_adapters);
     add_counter(out, "adapter_hits_total", "Requests that found their version in memory",
                 a->hits);
     add_counter(out, "adapter_misses_total", "Requests that did not", a->misses);
@@ -234,22 +230,31 @@ static void add_residency(const struct page *p)
 static void add_histograms(const struct page *p)
 {
     const struct metrics_counts *c = p->counts;
-    add_histogram(p, "request_prompt_tokens", "Tokens of a prompt", &c->prompt_sizes,
-                  METRICS_TOKEN_SIZES);
-    add_histogram(p, "request_generation_tokens", "Tokens generated for a choice",
-                  &c->generation_sizes, METRICS_TOKEN_SIZES);
-    add_histogram(p, "time_to_first_token_seconds", "From the request to its first token",
-                  &c->ttft, METRICS_REQUEST_TIMES);
-    add_histogram(p, "inter_token_latency_seconds", "Between two tokens of a choice",
-                  &c->gap, METRICS_GAP_TIMES);
-    add_histogram(p, "request_queue_time_seconds", "Until the first sequence ran",
-                  &c->queue, METRICS_REQUEST_TIMES);
-    add_histogram(p, "request_prefill_time_seconds", "From there to the first token",
-                  &c->prefill, METRICS_REQUEST_TIMES);
-    add_histogram(p, "request_decode_time_seconds", "From there to the last token",
-                  &c->decode, METRICS_REQUEST_TIMES);
-    add_histogram(p, "e2e_request_latency_seconds", "From the request to its answer's end",
-                  &c->e2e, METRICS_REQUEST_TIMES);
+    const struct {
+        const char *name, *help;
+        const struct metrics_histogram *histogram;
+        enum metrics_bounds kind;
+    } rows[] = {
+        {"request_prompt_tokens", "Tokens of a prompt", &c->prompt_sizes, METRICS_TOKEN_SIZES},
+        {"request_generation_tokens", "Tokens generated for a choice", &c->generation_sizes,
+         METRICS_TOKEN_SIZES},
+        {"time_to_first_token_seconds", "From the request to its first token", &c->ttft,
+         METRICS_REQUEST_TIMES},
+        {"inter_token_latency_seconds", "Between two tokens of a choice", &c->gap,
+         METRICS_GAP_TIMES},
+        {"request_queue_time_seconds", "Until the first sequence ran", &c->queue,
+         METRICS_REQUEST_TIMES},
+        {"request_prefill_time_seconds", "From there to the first token", &c->prefill,
+         METRICS_REQUEST_TIMES},
+        {"request_decode_time_seconds", "From there to the last token", &c->decode,
+         METRICS_REQUEST_TIMES},
+        {"e2e_request_latency_seconds", "From the request to its answer's end", &c->e2e,
+         METRICS_REQUEST_TIMES},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        add_head(p->out, rows[i].name, "histogram", rows[i].help);
+        add_buckets(p->out, rows[i].name, p->model, rows[i].histogram, rows[i].kind);
+    }
 }
 
 static void add_tokens(const struct page *p)

@@ -58,7 +58,7 @@ static void list_adapter(const struct adapter_info *info, void *ud)
 }
 
 /* The base comes before all names, and counts. */
-enum exchange_step_result models_api_list(struct exchange *x)
+enum exchange_result models_api_list(struct exchange *x)
 {
     struct err err = {0};
     struct paging page;
@@ -93,7 +93,7 @@ static void decode_slashes(char *s)
     *to = '\0';
 }
 
-enum exchange_step_result models_api_get(struct exchange *x)
+enum exchange_result models_api_get(struct exchange *x)
 {
     const struct server *s = x->server;
     struct adapter_info info = {0};

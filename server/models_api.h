@@ -7,7 +7,7 @@
 
 #include "server/exchange.h"
 
-enum exchange_step_result models_api_list(struct exchange *x);
-enum exchange_step_result models_api_get(struct exchange *x);
+enum exchange_result models_api_list(struct exchange *x);
+enum exchange_result models_api_get(struct exchange *x);
 
 #endif

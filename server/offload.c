@@ -5,13 +5,12 @@
 #include "server/offload.h"
 
 #include "core/base/check.h"
-#include "server/loop.h"
 #include "server/server.h"
 
 struct offload {
     struct exchange *x;
     int (*work)(void *ud, struct err *err);
-    enum exchange_step_result (*answer)(struct exchange *x, void *ud);
+    enum exchange_result (*answer)(struct exchange *x, void *ud);
     void *ud;
     struct err err;
     bool is_failed;
@@ -34,14 +33,14 @@ static void on_done(void *ud)
     exchange_end_work(x); /* frees o with it, if the client is gone */
 }
 
-enum exchange_step_result
-offload_run(struct exchange *x, int (*work)(void *ud, struct err *err),
-            enum exchange_step_result (*answer)(struct exchange *x, void *ud), void *ud)
+enum exchange_result
+offload_run(struct exchange *x, enum loop_lane lane, int (*work)(void *ud, struct err *err),
+            enum exchange_result (*answer)(struct exchange *x, void *ud), void *ud)
 {
     CHECK_ON_THREAD(x->server->owner);
     struct offload *o = arena_alloc(&x->arena, sizeof *o);
     *o = (struct offload){.x = x, .work = work, .answer = answer, .ud = ud};
     x->deadline_us = INT64_MAX;
-    loop_block(x->server->loop, LOOP_REGISTRY, run_work, on_done, o);
+    loop_block(x->server->loop, lane, x->caller.tenant, run_work, on_done, o);
     return exchange_begin_work(x, EXCHANGE_registry);
 }

@@ -4,17 +4,18 @@
  * the client goes away, and no deadline counts until its end; x's fini_extra, if any, is called
  * there.
  *
- *     return offload_run(x, add_tenant, answer_tenant, ud);   a handler's last word
+ *     return offload_run(x, LOOP_REGISTRY, add_tenant, answer_tenant, ud);   a handler's last word
  */
 #ifndef PREFIXD_OFFLOAD_H
 #define PREFIXD_OFFLOAD_H
 
 #include "core/base/err.h"
 #include "server/exchange.h"
+#include "server/loop.h"
 
 /* ud lives in x's arena. answer is called if work gave 0; else the request fails. */
-enum exchange_step_result
-offload_run(struct exchange *x, int (*work)(void *ud, struct err *err),
-            enum exchange_step_result (*answer)(struct exchange *x, void *ud), void *ud);
+enum exchange_result
+offload_run(struct exchange *x, enum loop_lane lane, int (*work)(void *ud, struct err *err),
+            enum exchange_result (*answer)(struct exchange *x, void *ud), void *ud);
 
 #endif

@@ -21,7 +21,7 @@ static const char *station_name(int station)
 {
     static const char *const names[] = {
 #define XX(name, doing) doing,
-        EXCHANGE_STEPS(XX)
+        EXCHANGE_STATIONS(XX)
 #undef XX
     };
     int n = sizeof names / sizeof *names;
@@ -60,7 +60,7 @@ static void list_one(const struct running_request *r, void *ud)
                r->n.prompt_tokens, r->n.virtual_tokens, r->n.generated_tokens);
 }
 
-enum exchange_step_result requests_api_list(struct exchange *x)
+enum exchange_result requests_api_list(struct exchange *x)
 {
     const struct shared *sh = x->server->shared;
     struct buf json = {0};

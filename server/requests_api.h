@@ -6,6 +6,6 @@
 
 #include "server/exchange.h"
 
-enum exchange_step_result requests_api_list(struct exchange *x);
+enum exchange_result requests_api_list(struct exchange *x);
 
 #endif

@@ -22,7 +22,7 @@ enum route_body {
 
 struct route {
     const char *method, *pattern; /* {} is one segment, {*} the rest of the path */
-    enum exchange_step_result (*handle)(struct exchange *x);
+    enum exchange_result (*handle)(struct exchange *x);
     enum route_body body;
     bool is_open;       /* needs no key */
     bool is_completion; /* handle is the first of the steps to the engine */

@@ -32,7 +32,7 @@ struct running_texts { /* change together; "" where there is none */
 struct running_numbers { /* each is written by itself */
     int64_t tenant;
     int64_t start_us; /* CLOCK_MONOTONIC */
-    int32_t station;  /* enum exchange_step */
+    int32_t station;  /* enum exchange_station */
     int32_t prompt_tokens, virtual_tokens, generated_tokens;
 };
 

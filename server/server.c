@@ -15,6 +15,7 @@
 #include "server/bridge.h"
 #include "server/changes.h"
 #include "server/exchange.h"
+#include "server/generation.h"
 #include "server/http.h"
 #include "server/ledger.h"
 #include "server/limits.h"
@@ -38,11 +39,11 @@ enum {
     KEEPALIVE_MS = 10000,
     MAX_BACKLOG = 1 << 20,
     READ_GRACE_MS = 30000,
-    MAX_ANSWERS = 256 << 20, /* bytes of answers that are collected, by estimate */
     CANCEL_GRACE_MS = 1000, /* for cancelled requests to tell their clients */
     OWN_FILES = 128,        /* descriptors that are no connections */
     UPLOADS_AT_ONCE = 2,    /* of the largest size and one tenant, in memory together */
     BODIES_AT_ONCE = 64,
+    ANSWERS_AT_ONCE = 3, /* likewise; what others are left is room for a largest one too */
 };
 
 static struct server *server_of(void *p)
@@ -108,7 +109,7 @@ static void drain(struct server *s)
 /* Whether it changes something or may still do: loads store what they made. */
 static bool is_at_work(const struct exchange *x)
 {
-    return x->is_work_live || x->step == EXCHANGE_adapt;
+    return x->is_work_live || x->station == EXCHANGE_adapt;
 }
 
 /* The folder's lock goes once nothing changes but counts of usage: these are rows, which a
@@ -325,9 +326,9 @@ struct server *server_new(const struct config *cfg, struct err *err)
     s->keepalive_ms = KEEPALIVE_MS;
     s->max_backlog = MAX_BACKLOG;
     s->read_grace_ms = READ_GRACE_MS;
-    s->answers.max = MAX_ANSWERS;
-    upload_budget_set(&s->uploads, UPLOADS_AT_ONCE * (size_t)cfg->max_upload);
-    upload_budget_set(&s->bodies, BODIES_AT_ONCE * (size_t)cfg->max_body);
+    budget_set(&s->answers, ANSWERS_AT_ONCE * (size_t)GENERATION_MAX_ANSWER);
+    budget_set(&s->uploads, UPLOADS_AT_ONCE * (size_t)cfg->max_upload);
+    budget_set(&s->bodies, BODIES_AT_ONCE * (size_t)cfg->max_body);
     if (set_up(s, err) == 0)
         return s;
     server_free(s);

@@ -21,10 +21,10 @@
 #include "core/base/check.h"
 #include "core/base/err.h"
 #include "core/engine.h"
+#include "server/budget.h"
 #include "server/listen.h"
 #include "server/metrics.h"
 #include "server/shared.h"
-#include "server/upload.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -80,8 +80,8 @@ struct server {
     int keepalive_ms;           /* a waiting stream gets a comment this often */
     int read_grace_ms;          /* for an answer beyond its request's deadline */
     size_t max_backlog;         /* bytes that a stream's reader may be behind */
-    struct upload_budget uploads, bodies; /* of adapters; of everything else */
-    struct upload_budget answers; /* as large as those may become that are being made */
+    struct budget uploads, bodies; /* of adapters; of everything else */
+    struct budget answers; /* as large as those may become that are being made */
     struct exchange *exchanges; /* every live one */
     struct changes *changes;    /* of adapters */
     struct loads *loads;

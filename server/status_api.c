@@ -4,14 +4,14 @@
 #include "server/metrics_text.h"
 #include "server/server.h"
 
-enum exchange_step_result status_api_health(struct exchange *x)
+enum exchange_result status_api_health(struct exchange *x)
 {
     struct buf json = {0};
     buf_add_str(&json, "{\"status\":\"ok\"}");
     return exchange_reply_json(x, 200, &json);
 }
 
-enum exchange_step_result status_api_ready(struct exchange *x)
+enum exchange_result status_api_ready(struct exchange *x)
 {
     bool is_ready = x->server->state == SERVER_READY;
     struct buf json = {0};
@@ -19,14 +19,14 @@ enum exchange_step_result status_api_ready(struct exchange *x)
     return exchange_reply_json(x, is_ready ? 200 : 503, &json);
 }
 
-enum exchange_step_result status_api_version(struct exchange *x)
+enum exchange_result status_api_version(struct exchange *x)
 {
     struct buf json = {0};
     buf_printf(&json, "{\"version\":\"%s\"}", PREFIXD_VERSION);
     return exchange_reply_json(x, 200, &json);
 }
 
-enum exchange_step_result status_api_metrics(struct exchange *x)
+enum exchange_result status_api_metrics(struct exchange *x)
 {
     struct buf text = {0};
     metrics_refresh(x->server);

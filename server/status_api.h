@@ -6,9 +6,9 @@
 
 #include "server/exchange.h"
 
-enum exchange_step_result status_api_health(struct exchange *x);
-enum exchange_step_result status_api_ready(struct exchange *x);
-enum exchange_step_result status_api_version(struct exchange *x);
-enum exchange_step_result status_api_metrics(struct exchange *x);
+enum exchange_result status_api_health(struct exchange *x);
+enum exchange_result status_api_ready(struct exchange *x);
+enum exchange_result status_api_version(struct exchange *x);
+enum exchange_result status_api_metrics(struct exchange *x);
 
 #endif

@@ -76,7 +76,7 @@ static cJSON *parse_object(const char *body, size_t len, struct err *err)
 
 /* ---- on the pool or at once ---------------------------------------------------------- */
 
-static enum exchange_step_result answer(struct exchange *x)
+static enum exchange_result answer(struct exchange *x)
 {
     struct tokenizing *t = x->extra;
     if (t->err.code)
@@ -107,7 +107,7 @@ static struct tokenizing *new_tokenizing(struct exchange *x)
     return t;
 }
 
-static enum exchange_step_result work(struct exchange *x, void (*run)(void *ud), size_t size)
+static enum exchange_result work(struct exchange *x, void (*run)(void *ud), size_t size)
 {
     if (size <= INLINE_TEXT) {
         run(x);
@@ -115,7 +115,7 @@ static enum exchange_step_result work(struct exchange *x, void (*run)(void *ud),
     }
     x->is_work_live = true;
     loop_work(x->server->loop, run, on_worked, x);
-    return STEP_WAIT;
+    return EXCHANGE_WAIT;
 }
 
 /* ---- tokenize ------------------------------------------------------------------------ */
@@ -177,7 +177,7 @@ static int read_text(struct exchange *x, const cJSON *root, struct tokenizing *t
     return read_special(root, !content, &t->flags, err);
 }
 
-enum exchange_step_result tokenize_api_tokenize(struct exchange *x)
+enum exchange_result tokenize_api_tokenize(struct exchange *x)
 {
     const char *body;
     size_t len;
@@ -253,7 +253,7 @@ static int read_ids(struct exchange *x, struct token_list *out, struct err *err)
     return rc;
 }
 
-enum exchange_step_result tokenize_api_detokenize(struct exchange *x)
+enum exchange_result tokenize_api_detokenize(struct exchange *x)
 {
     struct err err = {0};
     struct tokenizing *t = new_tokenizing(x);

@@ -7,7 +7,7 @@
 
 #include "server/exchange.h"
 
-enum exchange_step_result tokenize_api_tokenize(struct exchange *x);
-enum exchange_step_result tokenize_api_detokenize(struct exchange *x);
+enum exchange_result tokenize_api_tokenize(struct exchange *x);
+enum exchange_result tokenize_api_detokenize(struct exchange *x);
 
 #endif

@@ -8,96 +8,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum {
-    FORM_BUFFER = 64 * 1024,
-    HELD_PER_FREE = 2, /* a tenant's bytes for each that it leaves free */
-};
-
-struct upload_share {
-    int64_t tenant;
-    size_t held; /* bytes, never 0 */
-    struct upload_share *next;
-};
+enum { FORM_BUFFER = 64 * 1024 };
 
 struct upload {
     size_t max, len;
-    struct upload_budget *budget;
+    struct budget *budget;
     int64_t tenant;
-    struct upload_hold hold;
+    struct budget_hold hold;
     struct buf bytes;
     struct MHD_PostProcessor *form; /* until the end */
     struct upload_part parts[UPLOAD_MAX_PARTS];
     int n_parts;
     bool is_form, is_too_large, is_out_of_memory, is_malformed, has_too_many_parts;
 };
-
-/* ---- the budget ---------------------------------------------------------------------- */
-
-void upload_budget_set(struct upload_budget *b, size_t alone)
-{
-    b->max = alone + (alone + 1) / HELD_PER_FREE;
-}
-
-/* Whatever others hold: what is left free afterwards is never nothing, and so the next one
- * gets two thirds of it. */
-static bool has_room(const struct upload_budget *b, size_t held, size_t more)
-{
-    size_t free_now = b->max - b->used;
-    return more <= free_now && held + more <= HELD_PER_FREE * (free_now - more);
-}
-
-static struct upload_share *share_of(const struct upload_budget *b, int64_t tenant)
-{
-    struct upload_share *s = b->shares;
-    while (s && s->tenant != tenant)
-        s = s->next;
-    return s;
-}
-
-static struct upload_share *share_add(struct upload_budget *b, int64_t tenant)
-{
-    struct upload_share *s = xcalloc(1, sizeof *s);
-    s->tenant = tenant;
-    s->next = b->shares;
-    b->shares = s;
-    return s;
-}
-
-static void share_remove(struct upload_budget *b, struct upload_share *s)
-{
-    struct upload_share **at = &b->shares;
-    while (*at != s)
-        at = &(*at)->next;
-    *at = s->next;
-    free(s);
-}
-
-bool upload_hold_take(struct upload_hold *h, struct upload_budget *b, int64_t tenant,
-                      size_t more)
-{
-    struct upload_share *s = h->share ? h->share : share_of(b, tenant);
-    if (more == 0)
-        return true;
-    if (!has_room(b, s ? s->held : 0, more))
-        return false;
-    h->budget = b;
-    h->share = s ? s : share_add(b, tenant);
-    h->bytes += more;
-    h->share->held += more;
-    b->used += more;
-    return true;
-}
-
-void upload_hold_drop(struct upload_hold *h)
-{
-    if (!h->share)
-        return;
-    h->budget->used -= h->bytes;
-    h->share->held -= h->bytes;
-    if (h->share->held == 0)
-        share_remove(h->budget, h->share);
-    *h = (struct upload_hold){0};
-}
 
 static int refuse_for_now(struct err *err)
 {
@@ -148,8 +71,7 @@ static void start_form(struct upload *u, const struct upload_opts *opts)
 
 struct upload *upload_new(const struct upload_opts *opts, struct err *err)
 {
-    const struct upload_share *s = share_of(opts->budget, opts->tenant);
-    if (opts->expected && !has_room(opts->budget, s ? s->held : 0, opts->expected)) {
+    if (!budget_has_room(opts->budget, opts->tenant, opts->expected)) {
         refuse_for_now(err);
         return NULL;
     }
@@ -165,7 +87,7 @@ struct upload *upload_new(const struct upload_opts *opts, struct err *err)
 
 static void drop_bytes(struct upload *u)
 {
-    upload_hold_drop(&u->hold);
+    budget_drop(&u->hold);
     u->len = 0;
     buf_free(&u->bytes);
     for (int i = 0; i < u->n_parts; i++)
@@ -190,7 +112,7 @@ bool upload_is_refused(const struct upload *u)
 static void keep(struct upload *u, const void *bytes, size_t len)
 {
     u->len += len;
-    if (!upload_hold_take(&u->hold, u->budget, u->tenant, len))
+    if (!budget_take(&u->hold, u->budget, u->tenant, len))
         u->is_out_of_memory = true;
     else if (!u->is_form)
         u->is_out_of_memory = buf_try_add(&u->bytes, bytes, len) < 0;

@@ -1,10 +1,8 @@
 /* A body as it comes in: bounded, either plain bytes or the parts of multipart/form-data.
  *
  * Thread: loop. What upload_bytes and upload_parts give lives as long as the upload. Bodies
- * of a kind share a budget, so that all of them together are bounded too. It is taken as
- * the bytes come: a length that is only announced keeps nobody out. No tenant may hold more
- * than twice what it leaves free: alone that is two thirds of the budget, and there always
- * is room for one that holds nothing.
+ * of a kind share a budget (budget.h), so that all of them together are bounded too. It is
+ * taken as the bytes come: a length that is only announced keeps nobody out.
  *
  *     struct upload *u = upload_new(&opts, &err);        NULL: ERR_NO_MEMORY, try later
  *     upload_add(u, bytes, n); ...; upload_end(u);
@@ -16,6 +14,7 @@
 
 #include "core/base/buf.h"
 #include "core/base/err.h"
+#include "server/budget.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -25,31 +24,8 @@ enum { UPLOAD_MAX_PARTS = 8 };
 
 struct upload;
 
-struct upload_share; /* of one tenant that holds something */
-
-struct upload_budget {
-    size_t max, used; /* bytes */
-    struct upload_share *shares;
-};
-
-/* Some of a budget; zeroed: nothing. */
-struct upload_hold {
-    struct upload_budget *budget;
-    struct upload_share *share;
-    size_t bytes;
-};
-
-/* So large that one tenant may hold that much while nobody else holds anything. */
-void upload_budget_set(struct upload_budget *b, size_t alone);
-
-/* False, with nothing changed, if the tenant may not have more now. One hold is always of
- * the same budget and tenant. */
-bool upload_hold_take(struct upload_hold *h, struct upload_budget *b, int64_t tenant,
-                      size_t more);
-void upload_hold_drop(struct upload_hold *h); /* all of it; accepts what holds nothing */
-
 struct upload_opts {
-    struct upload_budget *budget; /* outlives the upload */
+    struct budget *budget; /* outlives the upload */
     int64_t tenant;               /* of whose share */
     size_t max;                   /* bytes of this body */
     size_t expected;              /* refused at once if there is no room for it; 0: unknown */

@@ -152,7 +152,7 @@ static void on_timer(void *ud)
 {
     struct usage *u = ud;
     take_rows(u);
-    loop_block(u->o.loop, LOOP_REGISTRY, write_rows, on_written, u);
+    loop_block(u->o.loop, LOOP_REGISTRY, 0, write_rows, on_written, u);
 }
 
 bool usage_is_writing(const struct usage *u)

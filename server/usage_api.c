@@ -221,7 +221,7 @@ static int sum_up(void *ud, struct err *err)
     return rc;
 }
 
-static enum exchange_step_result answer(struct exchange *x, void *ud)
+static enum exchange_result answer(struct exchange *x, void *ud)
 {
     struct usage_question *q = ud;
     return exchange_reply_json(x, 200, &q->json);
@@ -233,7 +233,7 @@ static void end_question(struct exchange *x)
     usage_end_question(x->server->usage, q->query.tenant);
 }
 
-static enum exchange_step_result ask(struct exchange *x, int64_t tenant, bool is_admin)
+static enum exchange_result ask(struct exchange *x, int64_t tenant, bool is_admin)
 {
     struct err err = {0};
     struct usage_question *q = arena_alloc(&x->arena, sizeof *q);
@@ -244,10 +244,10 @@ static enum exchange_step_result ask(struct exchange *x, int64_t tenant, bool is
         return exchange_fail(x, &err);
     x->extra = q;
     x->fini_extra = end_question;
-    return offload_run(x, sum_up, answer, q);
+    return offload_run(x, LOOP_REGISTRY, sum_up, answer, q);
 }
 
-enum exchange_step_result usage_api_own(struct exchange *x)
+enum exchange_result usage_api_own(struct exchange *x)
 {
     return ask(x, x->caller.tenant, false);
 }
@@ -264,7 +264,7 @@ static int find_tenant(struct store *s, const char *name, int64_t *id, struct er
     return rc;
 }
 
-enum exchange_step_result usage_api_all(struct exchange *x)
+enum exchange_result usage_api_all(struct exchange *x)
 {
     const char *name = http_query(x->req, "tenant");
     struct err err = {0};

@@ -6,7 +6,7 @@
 
 #include "server/exchange.h"
 
-enum exchange_step_result usage_api_own(struct exchange *x); /* GET /v1/usage */
-enum exchange_step_result usage_api_all(struct exchange *x); /* GET /admin/usage */
+enum exchange_result usage_api_own(struct exchange *x); /* GET /v1/usage */
+enum exchange_result usage_api_all(struct exchange *x); /* GET /admin/usage */
 
 #endif

@@ -44,7 +44,7 @@ static void list_one(const struct adapter_version_info *v, void *ud)
     add_version(l->out, v);
 }
 
-enum exchange_step_result versions_api_list(struct exchange *x)
+enum exchange_result versions_api_list(struct exchange *x)
 {
     struct err err = {0};
     struct paging page;

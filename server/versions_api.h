@@ -6,6 +6,6 @@
 
 #include "server/exchange.h"
 
-enum exchange_step_result versions_api_list(struct exchange *x);
+enum exchange_result versions_api_list(struct exchange *x);
 
 #endif

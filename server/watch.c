@@ -38,6 +38,7 @@ struct watch {
     int64_t first_move_us, move_us; /* of movements since the last look; 0: none */
     int64_t poll_us;                /* when to look at the latest */
     bool is_busy, is_stopped;
+    int n_refused;       /* names, at the end of the last round */
     bool has_strangers;  /* folders of tenants that are not known */
     bool knows_registry; /* what it has of the folder was compared once */
     char complaint[160]; /* the last one, so as not to repeat it */
@@ -137,7 +138,7 @@ struct owned { /* names that the registry has from the folder */
 static void note_owned(void *ud, const struct store_entry *e)
 {
     struct owned *o = ud;
-    if (!e->is_from_folder || !e->version[0])
+    if (!e->is_from_folder || (!e->version[0] && !e->refused))
         return;
     if (o->n == o->cap) {
         o->cap = o->cap ? 2 * o->cap : 64;
@@ -166,6 +167,12 @@ static void find_gone(struct watch *w)
 
 /* ---- one name after another ---------------------------------------------------------- */
 
+static int64_t backoff_us(int n_tries)
+{
+    int64_t ms = (int64_t)POLL_SOON_MS << (n_tries < 8 ? n_tries : 8);
+    return (ms < MAX_BACKOFF_MS ? ms : MAX_BACKOFF_MS) * 1000;
+}
+
 static void prepare(struct watch *w, const struct tenant *t)
 {
     w->import = (struct watch_import){
@@ -173,6 +180,7 @@ static void prepare(struct watch *w, const struct tenant *t)
         .dir = w->dir,
         .max_bytes = (size_t)w->server->cfg->max_upload,
         .is_boot = w->when.is_boot,
+        .retry_s = w->when.unix_ns / 1000000000,
         .tenant = t->id,
         .limits = change_limits_of(&t->limits),
     };
@@ -234,6 +242,7 @@ static bool prepare_group(struct watch *w)
             w->import.tenant_name = e->tenant;
             w->import.name = e->name;
             w->import.is_told = l->marks[w->at].is_told;
+            w->import.retry_s += backoff_us(l->marks[w->at].n_tries) / 1000000;
             w->is_gone = false;
             return true;
         }
@@ -246,10 +255,15 @@ static bool prepare_next(struct watch *w)
     return prepare_gone(w) || prepare_group(w);
 }
 
-static int64_t backoff_us(int n_tries)
+/* It may become whole: what is told of the name stays so until then. */
+static bool is_waited_for(const struct watch *w)
 {
-    int64_t ms = (int64_t)POLL_SOON_MS << (n_tries < 8 ? n_tries : 8);
-    return (ms < MAX_BACKOFF_MS ? ms : MAX_BACKOFF_MS) * 1000;
+    return w->import.outcome == WATCH_CHANGES && w->list.marks[w->at].n_tries < MAX_TRIES;
+}
+
+static bool has_news(const struct watch *w)
+{
+    return !w->is_gone && !is_waited_for(w) && watch_import_has_news(&w->import);
 }
 
 static void note_group(struct watch *w)
@@ -257,7 +271,9 @@ static void note_group(struct watch *w)
     struct watch_list *l = &w->list;
     struct watch_mark *m = &l->marks[w->at];
     enum watch_outcome outcome = w->import.outcome;
-    if (outcome == WATCH_CHANGES && m->n_tries < MAX_TRIES) {
+    if (!is_waited_for(w))
+        m->is_refused = w->import.refusal.code != ERR_NONE;
+    if (is_waited_for(w)) {
         watch_list_postpone(l, w->at, w->when.now_us);
     } else if (outcome == WATCH_FAILED) {
         watch_list_postpone(l, w->at, w->when.now_us + backoff_us(m->n_tries));
@@ -311,6 +327,16 @@ static void import_now(struct watch *w)
         adapter_change_free(c);
         watch_import_end(i);
     }
+    if (has_news(w))
+        watch_import_tell(i);
+}
+
+static void count_refused(struct watch *w)
+{
+    const struct watch_list *l = &w->list;
+    w->n_refused = 0;
+    for (size_t i = 0; i < l->folder.n; i += watch_list_group(l, i))
+        w->n_refused += l->marks[i].is_refused;
 }
 
 int watch_load(struct server *s, struct err *err)
@@ -327,6 +353,7 @@ int watch_load(struct server *s, struct err *err)
         import_now(w);
         note_outcome(w);
     }
+    count_refused(w);
     return 0;
 }
 
@@ -373,6 +400,7 @@ static void end_round(struct watch *w)
 {
     bool has_new_dirs = w->scan_rc == 0 && watch_dirs_follow(w->dirs, &w->list.folder);
     w->is_busy = false;
+    count_refused(w);
     w->poll_us = clock_us() + poll_ms(w, has_new_dirs) * 1000LL;
     arm(w);
 }
@@ -383,6 +411,12 @@ static void read_one(void *ud)
     watch_import_read(&w->import);
 }
 
+static void tell(void *ud)
+{
+    const struct watch *w = ud;
+    watch_import_tell(&w->import);
+}
+
 static void on_read(void *ud);
 
 static void next(struct watch *w)
@@ -390,9 +424,16 @@ static void next(struct watch *w)
     if (is_over(w))
         return;
     if (prepare_next(w))
-        loop_block(w->server->loop, LOOP_REGISTRY, read_one, on_read, w);
+        loop_block(w->server->loop, LOOP_REGISTRY, 0, read_one, on_read, w);
     else
         end_round(w);
+}
+
+static void end_import(void *ud)
+{
+    struct watch *w = ud;
+    note_outcome(w);
+    next(w);
 }
 
 static void on_step(void *ud)
@@ -400,10 +441,11 @@ static void on_step(void *ud)
     struct watch *w = ud;
     watch_import_end(&w->import);
     if (watch_import_more(&w->import) && !is_over(w)) {
-        loop_block(w->server->loop, LOOP_REGISTRY, read_one, on_read, w);
+        loop_block(w->server->loop, LOOP_REGISTRY, 0, read_one, on_read, w);
+    } else if (has_news(w) && !is_over(w)) {
+        loop_block(w->server->loop, LOOP_REGISTRY, 0, tell, end_import, w);
     } else {
-        note_outcome(w);
-        next(w);
+        end_import(w);
     }
 }
 
@@ -461,7 +503,7 @@ static void on_look(void *ud)
     w->first_move_us = w->move_us = 0;
     watch_dirs_renew(w->dirs);
     folder_fini(&w->scan);
-    loop_block(w->server->loop, LOOP_REGISTRY, scan, on_scanned, w);
+    loop_block(w->server->loop, LOOP_REGISTRY, 0, scan, on_scanned, w);
 }
 
 void watch_start(struct server *s)
@@ -492,4 +534,9 @@ void watch_free(struct watch *w)
     folder_fini(&w->scan);
     watch_list_fini(&w->list);
     free(w);
+}
+
+int watch_n_refused(const struct watch *w)
+{
+    return w->n_refused;
 }

@@ -5,8 +5,8 @@
  * in place 0). Movements that the kernel tells, and a clock for where it does not, only say
  * when to look: a scan is compared with the one before, and what differs and has been quiet
  * for a while is brought into the registry, one name after another, as changes of their
- * tenants. Something half-written waits until it is whole; a broken one is logged once. A
- * folder that cannot be read changes nothing.
+ * tenants. Something half-written waits until it is whole; a broken one is logged once, and
+ * told to those who ask for it. A folder that cannot be read changes nothing.
  *
  *     watch_check(dir, &err);       boot: whether it can be read at all
  *     watch_load(server, &err);     the first worker, before anybody can ask
@@ -26,5 +26,7 @@ int watch_load(struct server *s, struct err *err); /* blocks */
 void watch_start(struct server *s);
 void watch_stop(struct watch *w); /* accepts NULL, as watch_free does */
 void watch_free(struct watch *w); /* nothing of it is on the pool any more */
+
+int watch_n_refused(const struct watch *w); /* names whose newest files are not in use */
 
 #endif

@@ -81,6 +81,7 @@ static void end_taken(struct watch_import *i)
 {
     i->outcome = WATCH_DONE;
     i->is_over = true;
+    i->refusal = (struct err){0};
     if (i->entries && !i->is_told)
         told(i, "that of the adapters folder is skipped: a PUT or DELETE of this name was "
                 "kept in the state, which wins");
@@ -92,6 +93,8 @@ static void end_badly(struct watch_import *i)
     bool is_last = i->at + 1 >= i->n_entries;
     if ((!is_unfinished || i->is_boot) && !i->is_told)
         skipped(i, i->err.msg);
+    if (i->refusal.code == ERR_NONE)
+        i->refusal = i->err;
     if (is_unfinished && !i->is_boot)
         i->outcome = WATCH_CHANGES;
     else if (i->state == FOLDER_WHOLE && !is_final(i->err.code) && i->outcome == WATCH_DONE)
@@ -114,4 +117,29 @@ void watch_import_end(struct watch_import *i)
 void watch_import_give_up(const struct watch_import *i)
 {
     skipped(i, i->err.msg);
+}
+
+static struct adapter_refusal refusal_of(const struct watch_import *i)
+{
+    return (struct adapter_refusal){
+        .why = i->refusal.code ? i->refusal.msg : NULL,
+        .until = i->outcome == WATCH_FAILED ? i->retry_s : 0,
+    };
+}
+
+/* A name that is none is told in the log alone: nobody can ask for it. */
+bool watch_import_has_news(const struct watch_import *i)
+{
+    const struct adapter_refusal r = refusal_of(i);
+    return adapters_check_name(i->adapters, i->name, NULL) == 0 &&
+           !adapters_has_refusal(i->adapters, i->tenant, i->name, &r);
+}
+
+void watch_import_tell(const struct watch_import *i)
+{
+    const struct adapter_refusal r = refusal_of(i);
+    struct err err = {0};
+    if (adapters_note_refusal(i->adapters, i->tenant, i->name, &r, &err) < 0)
+        log_warn("adapters", "adapter %s: what is amiss of it is not told to requests: %s", i->name,
+                 err.msg);
 }

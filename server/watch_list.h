@@ -25,6 +25,7 @@ struct watch_mark {   /* of a group, at its first entry */
     int64_t since_us; /* its stamps were first seen as they are */
     bool is_settled;  /* nothing is to be done unless it changes */
     bool is_quiet, is_told;
+    bool is_refused;  /* as its files are now */
     int n_tries;
 };
 

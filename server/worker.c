@@ -4,6 +4,7 @@
 #include "adapters/adapters.h"
 #include "adapters/store.h"
 #include "core/engine.h"
+#include "server/loop.h"
 #include "server/running.h"
 #include "server/shared.h"
 #include "server/watch.h"
@@ -95,6 +96,7 @@ static struct adapters *open_adapters(const struct worker_parts *p,
         .max_virtual_tokens = (int)cfg->max_virtual,
         .max_bytes = (size_t)cfg->max_upload,
         .at_once_bytes = AT_ONCE_BYTES,
+        .max_long_loads = LOOP_LONG_AT_ONCE,
         .peers = {sh->adapters, sh->n_workers, c->place, is_run, sh},
     };
     return adapters_open(&opts);

@@ -46,10 +46,12 @@ enum err_code {
 #undef XX
 };
 
+enum { ERR_MSG_SIZE = 300 };
+
 struct err {
     enum err_code code;
     char param[48]; /* the request field at fault, "" if none */
-    char msg[300];
+    char msg[ERR_MSG_SIZE];
 };
 
 /* Fills err (which may be NULL) and returns -1, so that `return err_set(...)` reads well. */

@@ -33,6 +33,7 @@ CACHE = pathlib.Path(os.environ.get("PREFIXD_CACHE")
                      or os.path.join(os.environ.get("XDG_CACHE_HOME")
                                      or os.path.expanduser("~/.cache"), "prefixd"))
 DEMO = CACHE / "SmolLM2-135M-Instruct.Q4_1.gguf"
+MID = CACHE / "mid"  # 0.8 GB in bf16
 SANITIZER = re.compile(r"(ERROR|WARNING): \w+Sanitizer|runtime error:|CHECK failed")
 
 

@@ -15,7 +15,8 @@ import time
 import unittest
 import unittest.mock
 
-from harness import DEMO, GQA, GQA_ADAPTERS, Daemon, joined, limit, long_model, run_all
+from harness import DEMO, GQA, GQA_ADAPTERS, MID, Daemon, joined, limit, long_model, run_all
+from tenants import pin
 
 BROKEN = (http.client.IncompleteRead, ConnectionError, http.client.RemoteDisconnected)
 LONG = {"prompt": [1], "max_tokens": 60000, "ignore_eos": True}
@@ -108,6 +109,29 @@ class Base(WorkerCase):
         if not DEMO.exists():
             self.skipTest("the demo model is not here")
         self.check_memory(DEMO)
+
+    def test_totals_are_shared_out(self):
+        """Threads from the cores; KV blocks and the adapters' memory from what was asked for."""
+        block = 768 * 16  # of gqa in f32
+        d = self.daemon("--workers", "2", "--kv-bytes", str(2 * 4096 * block),
+                        "--adapter-bytes", "2", adapters=GQA_ADAPTERS)
+        pids = self.all_workers(d, 2)
+        lines = [line for line in d.stderr().splitlines() if "engine:" in line]
+        threads = max(1, os.sysconf("SC_NPROCESSORS_ONLN") // 2)
+        self.assertEqual(len(lines), 2)
+        for line in lines:
+            self.assertIn(f" {threads} threads,", line)
+            self.assertIn(" KV pool 4096 blocks of 16 tokens ", line)
+        first, second = (pin(d, pids[0], pids) for _ in range(2))
+        self.addCleanup(first.conn.close)
+        self.addCleanup(second.conn.close)
+        names = d.adapter_names()
+        stream = first.stream(model=names[0], **LONG)
+        next(iter(stream))
+        answer = second.complete(model=names[1], prompt=[1], max_tokens=1)
+        stream.drop()
+        self.assertEqual(answer.status, 503, answer)
+        self.assertIn("(1 bytes)", answer.json["error"]["message"])
 
     def test_every_answer_names_its_worker(self):
         d = self.daemon("--workers", "2", adapters=GQA_ADAPTERS)
@@ -368,12 +392,14 @@ class Deaths(WorkerCase):
         self.check_quick_restart(self.daemon(), 0.3)
 
     def test_a_new_worker_on_a_real_base_is_there_at_once(self):
-        if not DEMO.exists():
-            self.skipTest("the demo model is not here")
-        d = Daemon(DEMO)
+        model = next((m for m in (MID, DEMO) if m.exists()), None)
+        if not model:
+            self.skipTest("neither the demo model nor a larger one is here")
+        d = Daemon(model, flags=["--ctx", "2048"])
         self.addCleanup(d.close)
         times = self.check_quick_restart(d.start(), 0.3)
-        print(f"restart of a worker: {', '.join(f'{t * 1000:.0f}' for t in times)} ms")
+        print(f"restart of a worker on {model.name}: "
+              f"{', '.join(f'{t * 1000:.0f}' for t in times)} ms")
 
     def test_many_deaths_are_slowed_down(self):
         d = self.daemon()

@@ -343,18 +343,66 @@ class Lora(TenantCase):
         cls.FLAGS = ("--lora-root", cls.root)
         return super().daemon()
 
-    def load(self, view, path):
-        return view.post("/v1/load_lora_adapter",
-                         {"lora_name": path, "lora_path": path, "load_inplace": True})
+    def load(self, view, path, name=None):
+        return view.post("/v1/load_lora_adapter", {"lora_name": name or path, "lora_path": path,
+                                                   "load_inplace": True})
+
+    def unload(self, view, name):
+        return view.post("/v1/unload_lora_adapter", {"lora_name": name})
+
+    def write(self, tenant, number, rows):
+        """The folder a<number> of the tenant, and how many bytes are in it."""
+        folder = self.root / f"{tenant}/a{number}"
+        folder.mkdir(parents=True)
+        files = soft_prompt(rows=rows, seed=number)
+        for name, data in zip(("adapter_config.json", "adapter_model.safetensors"), files):
+            (folder / name).write_bytes(data)
+        return sum(map(len, files))
+
+    def version(self, view, name):
+        return self.ok(view.get(f"/v1/adapters/{name}"))["version"]
+
+    def test_adapters_are_counted_for_who_loads_them(self):
+        few, other = (self.tenant(name, limits={"max_adapters": limit_})
+                      for name, limit_ in (("few", 1), ("many", 2)))
+        for name in ("few", "many"):
+            for i in range(2):
+                self.write(name, i, 16)
+        self.assertEqual(self.load(few, "a0", "x").status, 200)
+        self.assert_error(self.load(few, "a1"), 403, ["limit of 1"])
+        for name in ("a0", "a1"):
+            self.assertEqual(self.load(other, name).status, 200)
+        old = self.version(few, "x")
+        self.assertEqual(self.load(few, "a1", "x").status, 200)  # a swap is no further adapter
+        new = self.version(few, "x")
+        self.assertNotEqual(new, old)
+        answer = few.complete(model="x", prompt=[1], max_tokens=1)
+        self.assertEqual((answer.status, answer.headers["X-Adapter-Version"]), (200, new))
+        self.assertEqual(self.unload(few, "a0").status, 404)  # another's
+        self.assertEqual(self.unload(few, "x").status, 200)
+        self.assertEqual(self.load(few, "a1").status, 200)
+        self.assertEqual((few.adapter_names(), other.adapter_names()), (["a1"], ["a0", "a1"]))
+
+    def test_bytes_are_counted_for_who_loads_them(self):
+        size = [self.write(name, i, 16) for name in ("tight", "loose") for i in range(3)][0]
+        tight = self.tenant("tight", limits={"max_adapter_bytes": 2 * size + size // 2})
+        loose = self.tenant("loose")
+        for view in (loose, tight):
+            for i in range(2):  # kept versions count
+                self.assertEqual(self.load(view, f"a{i}", "x").status, 200)
+        version = self.version(tight, "x")
+        self.assert_error(self.load(tight, "a2", "x"), 413, [2 * size + size // 2])
+        self.assert_error(self.load(tight, "a2"), 413)
+        self.assertEqual(self.version(tight, "x"), version)
+        self.assertEqual(tight.adapter_names(), ["x"])
+        self.assertEqual(self.load(loose, "a2", "x").status, 200)
+        self.assertEqual(self.unload(tight, "x").status, 200)
+        self.assertEqual(self.load(tight, "a2").status, 200)
 
     def test_limits(self):
         view = self.tenant("acme", limits={"tokens_per_minute": 150, "max_adapters": 2})
         for i in range(4):
-            folder = self.root / f"acme/a{i}"
-            folder.mkdir(parents=True)
-            for name, data in zip(("adapter_config.json", "adapter_model.safetensors"),
-                                  soft_prompt(rows=200 if i == 3 else 100, seed=i)):
-                (folder / name).write_bytes(data)
+            self.write("acme", i, 200 if i == 3 else 100)
         self.assertEqual(self.load(view, "a0").status, 200)
         self.assertEqual(self.load(view, "a0").status, 200)  # nothing is compiled
         answer = self.load(view, "a1")

@@ -126,7 +126,7 @@ class Recorded(unittest.TestCase):
         """A program that is the daemon under the recorder."""
         path = self.tmp / "prefixd"
         asan = "verify_asan_link_order=0:" + os.environ.get("ASAN_OPTIONS", "")
-        variables = {"ORDER_ROOT": self.root, "ORDER_LOG": self.log, "ORDER_DROP": drop,
+        variables = {"ORDER_ROOT": self.root, "TMPDIR": self.root, "ORDER_LOG": self.log, "ORDER_DROP": drop,
                      "ORDER_COUNT": self.tmp / "count", "ASAN_OPTIONS": asan,
                      "LD_PRELOAD": self.recorder}
         lines = [f"export {k}={shlex.quote(str(v))}" for k, v in variables.items() if v]
@@ -163,8 +163,9 @@ class Recorded(unittest.TestCase):
 
 
 class Order(Recorded):
-    def start(self, drop=None):
-        d = Daemon(GQA, flags=["--dtype", "f32", "--state", self.state, "--workers", "2"],
+    def start(self, drop=None, state=True):
+        where = ["--state", self.state] if state else []
+        d = Daemon(GQA, flags=["--dtype", "f32", "--workers", "2", *where],
                    binary=self.recorded(drop))
         self.addCleanup(d.close)
         return d.start()
@@ -193,6 +194,20 @@ class Order(Recorded):
         self.check_seen("key", self.writes(lambda: self.ok(
             d.post("/admin/keys", {"tenant": "acme", "scope": "manage"}), 201)), WAL)
         self.assertEqual(violations(self.lines(), promises), [])
+
+    def test_what_does_not_last_is_not_synced(self):
+        """Without --state; what is written there is seen, so a sync of it would be."""
+        d = self.start(state=False)
+        self.put(d, "a", "cpt")
+        self.put(d, "a", "cpt")
+        self.put(d, "a", "prompt_tuning")
+        self.ok(d.request("DELETE", "/v1/adapters/a"), 204)
+        self.assertEqual(d.stop(), 0)
+        calls = [Call(line) for line in self.lines()]
+        written = {c.path for c in calls if c.kind == "write"}
+        for part in ("registry.db-wal", "blobs/"):
+            self.assertTrue([p for p in written if part in p], sorted(written))
+        self.assertEqual([c for c in calls if c.kind == "sync"], [])
 
     def test_commands_print_what_is_on_disk(self):
         for words in (("tenant", "add", "acme"), ("key", "add", "acme"),

@@ -441,8 +441,217 @@ class Tenants(Folder):
             (self.folder / f"small/{name}.json").write_bytes(TEXTS[0])
         d.wait(lambda: "adapter small/" in d.stderr() and "skipped" in d.stderr(), SOON,
                "the limit")
-        names = [a["id"] for a in d.get("/v1/adapters?tenant=small").json["data"]]
-        self.assertEqual(len(names), 1)
+        used = [a for a in d.get("/v1/adapters?tenant=small").json["data"] if a["version"]]
+        self.assertEqual(len(used), 1)
+
+
+class Refused(Folder):
+    """What the folder has of a name and cannot be used: told to who asks, not in the log alone."""
+
+    def break_it(self, name):
+        (self.folder / name / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+
+    def mend(self, name, kind="cpt"):
+        shutil.copyfile(GQA_ADAPTERS / kind / "adapter_config.json",
+                        self.folder / name / "adapter_config.json")
+
+    def add_broken(self, name):
+        self.add(name)
+        self.break_it(name)
+
+    def info(self, d, name, query=""):
+        answer = d.get(f"/v1/adapters/{name}{query}")
+        return answer.json if answer.status == 200 else None
+
+    def until_refused(self, d, name, wanted=True, query=""):
+        def is_so():
+            info = self.info(d, name, query)
+            return info is not None and (info["refused"] is not None) == wanted
+        d.wait(is_so, SOON, f"{name} to be {'refused' if wanted else 'used'}")
+        return self.info(d, name, query)
+
+    def refusals(self, d):
+        value = "prefixd_adapters_refused "
+        return [int(line[len(value):]) for line in d.get("/metrics").body.decode().splitlines()
+                if line.startswith(value)][0]
+
+    def check_broken(self, d, name, why, query=""):
+        info = self.info(d, name, query)
+        self.assertEqual((info["state"], info["version"], info["until"], info["resident"]),
+                         ("broken", None, None, False))
+        self.assertIn(why, info["why"])
+        self.assertNotIn("/", info["why"])
+        self.assertEqual(info["refused"], {"why": info["why"], "until": None})
+        listed = [a for a in d.get(f"/v1/adapters{query}").json["data"] if a["id"] == name]
+        self.assertEqual(listed, [info])
+        answer = d.post(f"/v1/completions{query}", {"model": name, "prompt": PROMPT})
+        self.assertEqual(answer.status, 422, answer)
+        for text in (why, "when its files change"):
+            self.assertIn(text, answer.json["error"]["message"])
+
+    def test_one_that_never_was_good(self):
+        self.add_broken("bad")
+        (self.folder / "cut.json").write_bytes(TEXTS[0][:-5])
+        (self.folder / "no name!.json").write_bytes(b"{}")
+        d = self.daemon(state=False)
+        self.check_broken(d, "bad", "LORA")
+        self.assertNotIn("ETag", d.get("/v1/adapters/bad").headers)
+        self.assertEqual(self.info(d, "cut")["state"], "broken")
+        self.assertEqual(d.adapter_names(), ["bad", "cut"])
+        d.wait(lambda: self.refusals(d) == 3, SOON, "all three to be counted")
+        self.mend("bad")
+        self.until_other(d, "bad", None)
+        info = self.info(d, "bad")
+        self.assertEqual((info["state"], info["why"], info["refused"]), ("ready", None, None))
+        d.wait(lambda: self.refusals(d) == 2, SOON, "two to be counted")
+        self.break_it("bad")
+        self.until_refused(d, "bad")
+        shutil.rmtree(self.folder / "bad")
+        d.wait(lambda: d.get("/v1/adapters/bad").status == 404, SOON, "it to be gone")
+        (self.folder / "cut.json").unlink()
+        d.wait(lambda: d.get("/v1/adapters/cut").status == 404, SOON, "that to be gone too")
+        self.assertEqual(d.complete(model="cut", prompt=PROMPT).status, 404)
+
+    def test_half_written_is_not_refused_before_its_time(self):
+        d = self.daemon(state=False)
+        (self.folder / "half").mkdir()
+        shutil.copy(GQA_ADAPTERS / "cpt/adapter_config.json", self.folder / "half")
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline:
+            self.assertEqual(d.get("/v1/adapters/half").status, 404)
+            time.sleep(0.1)
+        d.wait(lambda: self.info(d, "half"), 3 * SOON, "it to be given up")
+        self.check_broken(d, "half", "adapter_model.safetensors is missing")
+
+    def test_the_good_one_stays_in_use(self):
+        self.add("one")
+        d = self.daemon()
+        good = self.version(d, "one")
+        self.break_it("one")
+        info = self.until_refused(d, "one")
+        self.assertEqual((info["state"], info["why"], info["version"]), ("ready", None, good))
+        self.assertIn("LORA", info["refused"]["why"])
+        self.text(d, "one")
+        self.assertEqual(d.stop(), 0)
+        d.restart()
+        info = self.info(d, "one")
+        self.assertEqual((info["state"], info["version"]), ("ready", good))
+        self.assertIn("LORA", info["refused"]["why"])
+        self.mend("one")  # as it was: nothing is to be done but to tell that
+        info = self.until_refused(d, "one", False)
+        self.assertEqual(info["version"], good)
+
+    def test_the_next_of_the_name_is_used_meanwhile(self):
+        self.add_broken("two")
+        (self.folder / "two.json").write_bytes(TEXTS[0])
+        d = self.daemon(state=False)
+        info = self.info(d, "two")
+        self.assertEqual((info["state"], info["kind"]), ("ready", "text"))
+        self.assertIn("LORA", info["refused"]["why"])
+
+    def test_what_was_put_has_no_part_in_it(self):
+        self.add_broken("bad")
+        self.add("good")
+        d = self.daemon()
+        put = d.put_peft("bad", GQA_ADAPTERS / "cpt")
+        self.assertEqual((put.status, put.json["refused"]), (201, None))
+        self.assertEqual(d.put_peft("good", GQA_ADAPTERS / "prompt_tuning").status, 200)
+        self.break_it("good")
+        (self.folder / "witness.json").write_bytes(TEXTS[0])
+        self.until_other(d, "witness", None)
+        self.assertEqual(d.stop(), 0)
+        d.restart()
+        for name in ("bad", "good"):
+            info = self.info(d, name)
+            self.assertEqual((info["state"], info["refused"]), ("ready", None), name)
+
+    def test_deleted_stays_deleted(self):
+        self.add_broken("bad")
+        d = self.daemon()
+        self.check_broken(d, "bad", "LORA")
+        self.assertEqual(d.request("DELETE", "/v1/adapters/bad").status, 204)
+        self.assertEqual(d.get("/v1/adapters/bad").status, 404)
+        self.assertEqual(d.request("DELETE", "/v1/adapters/bad").status, 404)
+        self.mend("bad")
+        (self.folder / "witness.json").write_bytes(TEXTS[0])
+        self.until_other(d, "witness", None)
+        self.assertEqual(d.get("/v1/adapters/bad").status, 404)
+
+    def test_mended_or_gone_while_nobody_watched(self):
+        for name in ("mended", "gone", "stays"):
+            self.add_broken(name)
+        d = self.daemon()
+        self.assertEqual(d.adapter_names(), ["gone", "mended", "stays"])
+        self.assertEqual(d.stop(), 0)
+        self.mend("mended")
+        shutil.rmtree(self.folder / "gone")
+        d.restart()
+        self.assertEqual(d.adapter_names(), ["mended", "stays"])
+        self.assertEqual(self.info(d, "mended")["state"], "ready")
+        self.check_broken(d, "stays", "LORA")
+
+    def test_all_workers_tell_it_whoever_watches(self):
+        self.add_broken("bad")
+        self.add_broken("gone")
+        d = self.daemon("--workers", "2")
+        d.any_exit = True
+        d.wait(lambda: len(d.worker_pids()) == 2, SOON, "two workers")
+        seen = {}
+        deadline = time.monotonic() + limit(SOON)
+        while len(seen) < 2 and time.monotonic() < deadline:
+            answer = d.get("/v1/adapters/bad")
+            seen[answer.headers["X-Prefixd-Worker"]] = answer.json["state"]
+        self.assertEqual(list(seen.values()), ["broken"] * 2)
+        shutil.rmtree(self.folder / "gone")
+        self.mend("bad")
+        for pid in sorted(d.worker_pids()):  # whoever watches has not seen it yet
+            kill_9(pid)
+        d.wait(lambda: self.answer(d, "gone") == 404 and self.answer(d, "bad") == 200, 2 * SOON,
+               "another to look")
+        self.until_other(d, "bad", None)
+        self.assertEqual(self.info(d, "bad")["state"], "ready")
+
+    def answer(self, d, name):
+        try:
+            return d.get(f"/v1/adapters/{name}").status
+        except OSError:
+            return None
+
+    def test_a_tenants_own(self):
+        d = self.daemon()
+        for name in ("acme", "other"):
+            self.assertEqual(d.post("/admin/tenants", {"name": name}).status, 201)
+        (self.folder / "acme").mkdir()
+        self.add_broken("acme/bad")
+        self.until_refused(d, "bad", query="?tenant=acme")
+        self.check_broken(d, "bad", "LORA", "?tenant=acme")
+        for query in ("", "?tenant=other"):
+            self.assertEqual(d.get(f"/v1/adapters/bad{query}").status, 404)
+            self.assertEqual(d.get(f"/v1/adapters{query}").json["data"], [])
+        self.assertEqual(d.request("DELETE", "/admin/tenants/acme").status, 204)
+        self.assertEqual(d.post("/admin/tenants", {"name": "acme"}).status, 201)
+        (self.folder / "witness.json").write_bytes(TEXTS[0])  # makes the daemon look
+        self.until_refused(d, "bad", query="?tenant=acme")  # of the new one of that name
+
+    def test_what_a_limit_refuses_is_tried_again(self):
+        d = self.daemon()
+        limits = {"name": "small", "limits": {"max_adapters": 1}}
+        self.assertEqual(d.post("/admin/tenants", limits).status, 201)
+        (self.folder / "small").mkdir()
+        for name in "ab":
+            (self.folder / f"small/{name}.json").write_bytes(TEXTS[0])
+        query = "?tenant=small"
+        d.wait(lambda: [a for a in d.get(f"/v1/adapters{query}").json["data"] if a["refused"]],
+               SOON, "one to be refused")
+        infos = d.get(f"/v1/adapters{query}").json["data"]
+        info = [a for a in infos if a["refused"]][0]
+        self.assertEqual(len(infos), 2)
+        self.assertEqual(info["state"], "broken")
+        self.assertIn("limit of 1", info["why"])
+        self.assertAlmostEqual(info["until"], time.time() + 5, delta=limit(5))
+        answer = d.post(f"/v1/completions{query}", {"model": info["id"], "prompt": PROMPT})
+        self.assertEqual(answer.status, 422)
+        self.assertRegex(answer.json["error"]["message"], r"again in \d+ s")
 
 
 class Workers(Folder):

@@ -5,6 +5,7 @@
 #include "adapters/store.h"
 #include "core/base/check.h"
 #include "core/base/mem.h"
+#include "server/loop.h"
 #include "tests/support/fake_engine.h"
 #include "tests/test.h"
 
@@ -65,7 +66,7 @@ static void serve(struct fixture *f)
     if (f->read_grace_ms)
         f->server->read_grace_ms = f->read_grace_ms;
     if (f->max_answers)
-        f->server->answers.max = f->max_answers;
+        budget_set(&f->server->answers, f->max_answers);
     CHECK(server_start(f->server, &err) == 0);
     f->port = f->server->addr.port;
     f->is_up = true;
@@ -89,7 +90,8 @@ static void open_parts(struct fixture *f, struct server_parts *parts, struct bas
                                      .store = parts->store,
                                      .is_durable = home_is_durable(parts->home),
                                      .memory = f->adapter_bytes,
-                                     .max_bytes = (size_t)f->cfg.max_upload};
+                                     .max_bytes = (size_t)f->cfg.max_upload,
+                                     .max_long_loads = LOOP_LONG_AT_ONCE};
     parts->adapters = adapters_open(&ao);
 }
 
@@ -148,6 +150,20 @@ void fixture_stop(struct fixture *f)
 }
 
 /* ---- the client ---------------------------------------------------------------------- */
+
+void fixture_wait_metric(struct fixture *f, const char *name, size_t value)
+{
+    char line[100];
+    bool is_there = false;
+    snprintf(line, sizeof line, "\nprefixd_%s %zu\n", name, value);
+    for (int64_t end = now_ms() + 5000; !is_there && now_ms() < end;) {
+        struct reply r = fixture_get(f, "/metrics");
+        is_there = reply_has(&r, line);
+        reply_free(&r);
+    }
+    if (!is_there)
+        test_fail(__FILE__, __LINE__, "never%s", line);
+}
 
 int client_open(const struct fixture *f)
 {

@@ -49,6 +49,9 @@ fixture_ask(struct fixture *f, const char *method, const char *path, const char 
             const char *body); /* headers: lines with \r\n; body: NULL for none */
 struct reply fixture_complete(struct fixture *f, const char *json);
 
+/* Until /metrics says so of a metric that has no labels; fails the test if it never does. */
+void fixture_wait_metric(struct fixture *f, const char *name, size_t value);
+
 int client_open(const struct fixture *f); /* -1: refused */
 void client_send(int fd, const char *text);
 void client_post(int fd, const char *json);

@@ -42,20 +42,6 @@ static int open_upload(const struct fixture *f, bool is_chunked, size_t length, 
     return fd;
 }
 
-static void wait_used(struct fixture *f, size_t used)
-{
-    char line[64];
-    bool is_there = false;
-    snprintf(line, sizeof line, "\nprefixd_upload_bytes %zu\n", used);
-    for (int64_t end = now_ms() + 5000; !is_there && now_ms() < end;) {
-        struct reply r = fixture_get(f, "/metrics");
-        is_there = reply_has(&r, line);
-        reply_free(&r);
-    }
-    if (!is_there)
-        test_fail(__FILE__, __LINE__, "never%s", line);
-}
-
 static void expect_refused(struct fixture *f, int fd, size_t length)
 {
     char *bytes = calloc(1, length);
@@ -81,11 +67,11 @@ TEST(bodies_uploads_are_counted_as_they_come)
     fixture_start(&f);
     fds[0] = open_upload(&f, false, LENGTH, LENGTH - 1);
     fds[1] = open_upload(&f, false, LENGTH, LENGTH - 1);
-    wait_used(&f, 2 * LENGTH - 2);
+    fixture_wait_metric(&f, "upload_bytes", 2 * LENGTH - 2);
     fds[2] = open_upload(&f, false, LENGTH, 0);
     expect_refused(&f, fds[2], LENGTH);
     close(fds[0]);
-    wait_used(&f, LENGTH - 1);
+    fixture_wait_metric(&f, "upload_bytes", LENGTH - 1);
     struct reply r = fixture_ask(&f, "PUT", "/v1/adapters/t",
                                  "Content-Type: application/json\r\n",
                                  "{\"kind\":\"text\",\"text\":\"x\"}");
@@ -93,7 +79,7 @@ TEST(bodies_uploads_are_counted_as_they_come)
     reply_free(&r);
     close(fds[1]);
     close(fds[2]);
-    wait_used(&f, 0);
+    fixture_wait_metric(&f, "upload_bytes", 0);
     fixture_stop(&f);
 }
 
@@ -105,17 +91,17 @@ TEST(bodies_chunked_uploads_are_counted_as_they_come)
     fixture_start(&f);
     int a = open_upload(&f, false, LENGTH, LENGTH - 1);
     int b = open_upload(&f, true, LENGTH, 600000);
-    wait_used(&f, LENGTH - 1 + 600000);
+    fixture_wait_metric(&f, "upload_bytes", LENGTH - 1 + 600000);
     int c = open_upload(&f, true, 500000, 500000);
     client_send(c, "\r\n0\r\n\r\n");
     struct reply r = client_read(c, true);
     EXPECT_EQ(r.status, 503);
     reply_free(&r);
-    wait_used(&f, LENGTH - 1 + 600000);
+    fixture_wait_metric(&f, "upload_bytes", LENGTH - 1 + 600000);
     close(a);
     close(b);
     close(c);
-    wait_used(&f, 0);
+    fixture_wait_metric(&f, "upload_bytes", 0);
     fixture_stop(&f);
 }
 
@@ -147,7 +133,7 @@ TEST(bodies_have_their_time)
     expect_cut(fd, "408 Request Timeout", 2000);
     expect_cut(open_upload(&f, false, 1000000, 100), "408 Request Timeout", 2000);
     expect_cut(open_upload(&f, true, 1000000, 100), "408 Request Timeout", 2000);
-    wait_used(&f, 0);
+    fixture_wait_metric(&f, "upload_bytes", 0);
     fixture_stop(&f);
 }
 

@@ -175,21 +175,13 @@ TEST(completions_answers_have_a_ceiling_together)
     fixture_start(&f);
     int fd = client_open(&f);
     client_post(fd, "{\"prompt\":[7],\"max_tokens\":15}"); /* 720 bytes */
-    do {
-        usleep(1000);
-        r = fixture_get(&f, "/metrics");
-    } while (!reply_has(&r, "prefixd_answer_bytes 720\n") && (reply_free(&r), true));
-    reply_free(&r);
+    fixture_wait_metric(&f, "answer_bytes", 720);
     r = fixture_complete(&f, "{\"prompt\":[7],\"max_tokens\":15}");
     EXPECT_EQ(r.status, 503);
     EXPECT(reply_header(&r, "Retry-After") != NULL);
     reply_free(&r);
     close(fd);
-    do {
-        usleep(1000);
-        r = fixture_get(&f, "/metrics");
-    } while (!reply_has(&r, "prefixd_answer_bytes 0\n") && (reply_free(&r), true));
-    reply_free(&r);
+    fixture_wait_metric(&f, "answer_bytes", 0);
     fixture_stop(&f);
 }
 

@@ -1,4 +1,5 @@
 /* Adapters that are not in memory when somebody asks for them. */
+#include "server/loop.h"
 #include "tests/server/fixture.h"
 #include "tests/support/adapter_files.h"
 #include "tests/support/fake_engine.h"
@@ -151,6 +152,63 @@ TEST(loads_of_one_tenant_do_not_hold_another)
     for (int i = 0; i < 4; i++)
         expect_status(fds[i], 200);
     EXPECT(now_ms() - start >= 1900);
+    fixture_stop(&f);
+    adapter_files_remove_dir(dir);
+    free(dir);
+}
+
+/* A text that takes 1.6 s to compile, if a token of it takes 2 ms. */
+static void put_long(struct fixture *f, const char *query)
+{
+    enum { WORDS = 400 };
+    struct buf text = {0};
+    char path[300];
+    buf_add_str(&text, "{\"kind\":\"text\",\"text\":\"");
+    for (int i = 0; i < WORDS; i++)
+        buf_add_str(&text, " a");
+    buf_add_str(&text, "\"}");
+    snprintf(path, sizeof path, "/v1/adapters/long%s", query);
+    struct reply r = fixture_ask(f, "PUT", path, "", text.data);
+    EXPECT_EQ(r.status, 201);
+    reply_free(&r);
+    buf_free(&text);
+}
+
+/* As many tenants as there are threads wait for what takes long; what does not finds one. */
+TEST(loads_that_are_long_leave_threads_for_short_ones)
+{
+    enum { N = LOOP_LOADS_AT_ONCE };
+    char *dir = adapter_files_tmp_dir();
+    struct fixture f = {.state = dir};
+    char path[300], names[N + 1][8], queries[N + 1][24];
+    int fds[N];
+    fake_engine_plan(&(struct fake_plan){0});
+    fixture_start(&f);
+    for (int i = 0; i <= N; i++) {
+        snprintf(names[i], sizeof names[i], "t%d", i);
+        snprintf(queries[i], sizeof queries[i], "?tenant=t%d", i);
+        add_tenant(&f, names[i]);
+        if (i < N)
+            put_long(&f, queries[i]);
+    }
+    snprintf(path, sizeof path, "x%s", queries[N]);
+    put(&f, path, 1);
+    fixture_stop(&f);
+    snprintf(path, sizeof path, "%s/compiled", dir);
+    adapter_files_remove_dir(path);
+    f = (struct fixture){.state = dir};
+    fake_engine_plan(&(struct fake_plan){.compile_token_us = 2000});
+    fixture_start(&f);
+    for (int i = 0; i < N; i++)
+        fds[i] = ask(&f, queries[i], "long");
+    usleep(100000);
+    int64_t start = now_ms();
+    expect_status(ask(&f, queries[N], "x"), 200);
+    EXPECT(now_ms() - start < 1000);
+    expect_status(fds[0], 200);
+    EXPECT(now_ms() - start > 1000);
+    for (int i = 1; i < N; i++)
+        expect_status(fds[i], 200);
     fixture_stop(&f);
     adapter_files_remove_dir(dir);
     free(dir);

@@ -6,6 +6,7 @@
 #include "tests/test.h"
 
 #include "core/base/check.h"
+#include "server/loop.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -92,7 +93,16 @@ static const char station_work[] = "\"station\":\"asking the registry\"";
 
 /* ---- the pool ------------------------------------------------------------------------ */
 
-/* More than there are threads wait for the registry. */
+static void expect_quick(struct world *w, const char *method, const char *path, const char *body)
+{
+    int64_t start = now_ms();
+    struct reply r = fixture_ask(&w->f, method, path, "", body);
+    EXPECT_EQ(r.status, 200);
+    EXPECT(now_ms() - start < 4000);
+    reply_free(&r);
+}
+
+/* More than there are threads wait for the registry; nobody who does not need it waits. */
 TEST(work_that_blocks_leaves_threads_for_what_is_short)
 {
     enum { N = 40, TEXT = 20000 };
@@ -101,6 +111,8 @@ TEST(work_that_blocks_leaves_threads_for_what_is_short)
     char json[100];
     fake_engine_plan(&(struct fake_plan){0});
     open_world(&w, &(struct fixture){0});
+    expect_status(start_asking(&w, "PUT", "/v1/adapters/x", "{\"kind\":\"text\",\"text\":\"Hi\"}"),
+                  201);
     run_sql(&w, "BEGIN IMMEDIATE");
     for (int i = 0; i < N; i++) {
         snprintf(json, sizeof json, "{\"name\":\"t%d\"}", i);
@@ -113,17 +125,55 @@ TEST(work_that_blocks_leaves_threads_for_what_is_short)
     for (int i = 0; i < TEXT / 5; i++)
         buf_add_str(&text, "word ");
     buf_add_str(&text, "\"}");
-    int64_t start = now_ms();
-    struct reply r = fixture_ask(&w.f, "POST", "/tokenize", "", text.data);
-    EXPECT_EQ(r.status, 200);
-    EXPECT(now_ms() - start < 4000); /* before the registry is free */
-    reply_free(&r);
+    expect_quick(&w, "POST", "/tokenize", text.data);
+    expect_quick(&w, "GET", "/v1/adapters/x/files/adapter.json", NULL);
     buf_free(&text);
     run_sql(&w, "COMMIT");
     for (int i = 0; i < N; i++) {
         expect_status(fds[i], 201);
         close(fds[i]);
     }
+    fixture_stop(&w.f);
+    close_world(&w);
+}
+
+static void add_tenant(struct world *w, int i)
+{
+    char json[40];
+    snprintf(json, sizeof json, "{\"name\":\"t%d\"}", i);
+    expect_status(start_asking(w, "POST", "/admin/tenants", json), 201);
+}
+
+/* More tenants than there are threads compile what takes long; what does not finds one. */
+TEST(work_that_is_long_leaves_threads_for_short_changes)
+{
+    enum { N = LOOP_CHANGES_AT_ONCE, WORDS = 400 };
+    struct world w;
+    struct buf text = {0};
+    int fds[N];
+    char path[64];
+    fake_engine_plan(&(struct fake_plan){.compile_token_us = 2000});
+    open_world(&w, &(struct fixture){0});
+    buf_add_str(&text, "{\"kind\":\"text\",\"text\":\"");
+    for (int i = 0; i < WORDS; i++)
+        buf_add_str(&text, " a");
+    buf_add_str(&text, "\"}");
+    for (int i = 0; i <= N; i++)
+        add_tenant(&w, i);
+    for (int i = 0; i < N; i++) {
+        snprintf(path, sizeof path, "/v1/adapters/long?tenant=t%d", i);
+        fds[i] = start_asking(&w, "PUT", path, text.data);
+    }
+    EXPECT(wait_listed(&w, "/admin/requests", "\"tenant\":\"t7\"", 3000));
+    int64_t start = now_ms();
+    snprintf(path, sizeof path, "/v1/adapters/short?tenant=t%d", N);
+    expect_status(start_asking(&w, "PUT", path, "{\"kind\":\"text\",\"text\":\"Hi\"}"), 201);
+    EXPECT(now_ms() - start < 1000);
+    expect_status(fds[0], 201);
+    EXPECT(now_ms() - start > 1000);
+    for (int i = 1; i < N; i++)
+        expect_status(fds[i], 201);
+    buf_free(&text);
     fixture_stop(&w.f);
     close_world(&w);
 }

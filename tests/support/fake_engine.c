@@ -292,7 +292,8 @@ struct kv_prefix *engine_prefix_from_tokens(struct engine *e, uint32_t domain,
                (size_t)s->head_dim;
     float *kv = xcalloc(n, sizeof *kv);
     (void)ids, (void)domain;
-    usleep((useconds_t)plan_now().compile_us);
+    const struct fake_plan now = plan_now();
+    usleep((useconds_t)(now.compile_us + n_tokens * now.compile_token_us));
     struct kv_prefix *p = kv_prefix_from_kv(e->base, kv, n_tokens, err);
     free(kv);
     return p;

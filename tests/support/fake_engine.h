@@ -20,7 +20,8 @@ struct fake_plan {
     enum err_code fail_code; /* EVENT_FAILED with it ... */
     int fail_after;          /* ... after so many tokens */
     int eos_after;           /* an end token after so many tokens; 0: never */
-    int compile_us;          /* what an adapter costs */
+    int compile_us;          /* what an adapter costs ... */
+    int compile_token_us;    /* ... and what each of its virtual tokens */
     size_t text_bytes;       /* length of a token's text; 0: as above */
 };
 

@@ -73,7 +73,7 @@ TEST(durable_sweep_is_told_so_too)
     struct err err = {0};
     struct blobs b;
     int dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    ASSERT(dir >= 0 && blobs_open(&b, dir, &err) == 0);
+    ASSERT(dir >= 0 && blobs_open(&b, dir, false, &err) == 0);
     fails_after = 0;
     int rc = blobs_sweep(&b, is_wanted, NULL, &err);
     fails_after = -1;

@@ -83,3 +83,30 @@ TEST(load_queue_finds_and_removes)
     for (int i = 0; i < 5; i++)
         free(all[i]);
 }
+
+/* Long ones leave room for short ones, which go before them; and lose nothing by it. */
+TEST(load_queue_bounds_long_ones)
+{
+    struct load_queue q = {.max_long = 2};
+    struct buf said = {0};
+    struct adapter_load *running[4], *more[4];
+    static const char *const loads[] = {"a-long", "b-long", "c-long", "c", "d"};
+    for (size_t i = 0; i < 5; i++)
+        add(&q, loads[i][0], loads[i])->is_long = loads[i][1] != '\0';
+    EXPECT_EQ(start(&q, running, 4, &said), 3);
+    EXPECT_STR(said.data, "a-long b-long d ");
+    load_queue_done(&q, running[2]);
+    EXPECT(!load_queue_next(&q));
+    load_queue_done(&q, running[0]);
+    EXPECT_EQ(start(&q, more, 4, &said), 1);
+    EXPECT_STR(said.data, "a-long b-long d c-long ");
+    load_queue_done(&q, running[1]);
+    load_queue_done(&q, more[0]);
+    EXPECT_EQ(start(&q, &running[3], 1, &said), 1);
+    load_queue_done(&q, running[3]);
+    EXPECT(q.n == 0 && q.n_long == 0 && !q.tenants);
+    for (int i = 0; i < 4; i++)
+        free(running[i]);
+    free(more[0]);
+    buf_free(&said);
+}

@@ -315,7 +315,8 @@ TEST(store_migrates_tables_without_former_tenants)
     ASSERT(s);
     stored_tenant(s, "a");
     store_close(s);
-    run_sql(dir, "DROP TABLE former_tenants; PRAGMA user_version = 3;");
+    run_sql(dir, "ALTER TABLE adapters DROP COLUMN refused; ALTER TABLE adapters DROP COLUMN refused_until;"
+                 "DROP TABLE former_tenants; PRAGMA user_version = 3;");
     s = stored_open(dir, 1, &err);
     ASSERT(s);
     EXPECT_EQ(store_find_former_tenant(s, "a", &id, &err), -1);

@@ -77,7 +77,7 @@ TEST(loop_short_work_finds_a_thread_whatever_blocks)
     for (int lane = 0; lane < LOOP_N_LANES; lane++)
         for (int i = 0; i < EACH; i++) {
             jobs[lane][i] = (struct job){.b = &b, .lane = (enum loop_lane)lane};
-            loop_block(b.loop, (enum loop_lane)lane, block, on_unblocked, &jobs[lane][i]);
+            loop_block(b.loop, (enum loop_lane)lane, 0, block, on_unblocked, &jobs[lane][i]);
         }
     for (int i = 0; i < LOOP_N_LANES; i++)
         while (atomic_load(&b.n_running[i]) < at_once[i]) /* every lane is full */
@@ -104,23 +104,24 @@ static void note_order(void *ud)
     (*j->order)++;
 }
 
-/* What waits in a lane begins in the order in which it came. */
-TEST(loop_lanes_keep_their_order)
+/* A lane that is full of the first tenant's, behind which jobs wait; they note their order once
+ * one of its threads is free. */
+static void run_behind(enum loop_lane lane, int n_threads, struct job *rest, const int64_t *whose)
 {
     static const struct loop_handlers none;
-    static struct job first[LOOP_LOADS_AT_ONCE], rest[EACH];
+    static struct job first[LOOP_REGISTRY_AT_ONCE];
     struct bench b = {0};
     struct err err = {0};
     int order = 0;
     b.loop = loop_new(&none, &err);
     CHECK(b.loop && sem_init(&b.go, 0, 0) == 0);
-    for (int i = 0; i < LOOP_LOADS_AT_ONCE; i++) {
-        first[i] = (struct job){.b = &b, .lane = LOOP_LOADS};
-        loop_block(b.loop, LOOP_LOADS, block, on_unblocked, &first[i]);
+    for (int i = 0; i < n_threads; i++) {
+        first[i] = (struct job){.b = &b, .lane = lane};
+        loop_block(b.loop, lane, whose[0], block, on_unblocked, &first[i]);
     }
     for (int i = 0; i < EACH; i++) {
-        rest[i] = (struct job){.b = &b, .number = i, .order = &order};
-        loop_block(b.loop, LOOP_LOADS, note_order, do_nothing, &rest[i]);
+        rest[i].order = &order;
+        loop_block(b.loop, lane, whose[i], note_order, do_nothing, &rest[i]);
     }
     sem_post(&b.go); /* one thread for all that wait */
     for (int i = 0; order < EACH && i < EACH; i++) {
@@ -129,8 +130,32 @@ TEST(loop_lanes_keep_their_order)
         loop_run(b.loop);
     }
     EXPECT_EQ(order, EACH);
-    for (int i = 1; i < LOOP_LOADS_AT_ONCE; i++)
+    for (int i = 1; i < n_threads; i++)
         sem_post(&b.go);
     loop_free(b.loop);
     sem_destroy(&b.go);
+}
+
+/* What waits in a lane begins in the order in which it came. */
+TEST(loop_lanes_keep_their_order)
+{
+    static struct job jobs[EACH];
+    static const int64_t whose[EACH];
+    for (int i = 0; i < EACH; i++)
+        jobs[i] = (struct job){.number = i};
+    run_behind(LOOP_LOADS, LOOP_LOADS_AT_ONCE, jobs, whose);
+}
+
+/* Who fills a lane is behind those who have nothing in it, however late they come. */
+TEST(loop_lanes_give_tenants_their_turn)
+{
+    enum { LATE = 2 };
+    static struct job jobs[EACH];
+    int64_t whose[EACH];
+    for (int i = 0; i < EACH; i++) {
+        bool is_late = i >= EACH - LATE;
+        whose[i] = is_late ? i : 1;
+        jobs[i] = (struct job){.number = is_late ? i - (EACH - LATE) : i + LATE};
+    }
+    run_behind(LOOP_FILES, LOOP_FILES_AT_ONCE, jobs, whose);
 }

@@ -1,5 +1,5 @@
-/* Bodies of several tenants: none of them keeps the others out. */
-#include "server/upload.h"
+/* Memory that tenants share: none of them keeps the others out. */
+#include "server/budget.h"
 #include "tests/server/fixture.h"
 #include "tests/support/fake_engine.h"
 #include "tests/test.h"
@@ -31,20 +31,6 @@ static int open_body(const struct fixture *f, const char *what, size_t length, s
     return fd;
 }
 
-static void wait_bytes(struct fixture *f, const char *metric, size_t used)
-{
-    char line[64];
-    bool is_there = false;
-    snprintf(line, sizeof line, "\nprefixd_%s %zu\n", metric, used);
-    for (int64_t end = now_ms() + 5000; !is_there && now_ms() < end;) {
-        struct reply r = fixture_get(f, "/metrics");
-        is_there = reply_has(&r, line);
-        reply_free(&r);
-    }
-    if (!is_there)
-        test_fail(__FILE__, __LINE__, "never%s", line);
-}
-
 static void expect_status(struct fixture *f, const char *method, const char *path,
                           const char *json, int status)
 {
@@ -72,7 +58,7 @@ static void start_with_b(struct fixture *f)
 }
 
 /* One tenant's unfinished completions fill its share, and nobody else's. */
-TEST(body_shares_completions_of_one_leave_room_for_another)
+TEST(budget_bodies_of_one_leave_room_for_another)
 {
     enum { SIZE = 20000, N = 64 };
     struct fixture f = {.max_body = SIZE};
@@ -80,20 +66,20 @@ TEST(body_shares_completions_of_one_leave_room_for_another)
     start_with_b(&f);
     for (int i = 0; i < N; i++)
         fds[i] = open_body(&f, "POST /v1/completions", SIZE, SIZE - 1);
-    wait_bytes(&f, "body_bytes", N * (SIZE - 1));
+    fixture_wait_metric(&f, "body_bytes", N * (SIZE - 1));
     expect_refused(&f, "POST /v1/completions", SIZE);
     expect_status(&f, "POST", "/v1/completions?tenant=b", small, 200);
     int b = open_body(&f, "POST /v1/completions?tenant=b", SIZE, SIZE - 1);
-    wait_bytes(&f, "body_bytes", (N + 1) * (SIZE - 1));
+    fixture_wait_metric(&f, "body_bytes", (N + 1) * (SIZE - 1));
     for (int i = 0; i < N; i++)
         close(fds[i]);
     close(b);
-    wait_bytes(&f, "body_bytes", 0);
+    fixture_wait_metric(&f, "body_bytes", 0);
     fixture_stop(&f);
 }
 
 /* A length is no byte: neither one's own requests nor others' are kept out by it. */
-TEST(body_shares_announced_lengths_take_nothing)
+TEST(budget_gives_nothing_for_announced_lengths)
 {
     enum { SIZE = 1000000, N = 4 };
     struct fixture f = {.max_upload = SIZE};
@@ -101,82 +87,127 @@ TEST(body_shares_announced_lengths_take_nothing)
     start_with_b(&f);
     for (int i = 0; i < N; i++)
         fds[i] = open_body(&f, "PUT /v1/adapters/a", SIZE, 1);
-    wait_bytes(&f, "upload_bytes", N);
+    fixture_wait_metric(&f, "upload_bytes", N);
     expect_status(&f, "PUT", "/v1/adapters/t?tenant=b", text, 201);
     expect_status(&f, "PUT", "/v1/adapters/t", text, 201);
     for (int i = 0; i < N; i++)
         close(fds[i]);
-    wait_bytes(&f, "upload_bytes", 0);
+    fixture_wait_metric(&f, "upload_bytes", 0);
     fixture_stop(&f);
 }
 
 /* While one tenant holds all it may, another still gets half of a largest body in, and a
  * third its own. */
-TEST(body_shares_uploads_of_one_leave_room_for_another)
+TEST(budget_uploads_of_one_leave_room_for_another)
 {
     enum { SIZE = 1000000 };
     struct fixture f = {.max_upload = SIZE};
     start_with_b(&f);
     int a = open_body(&f, "PUT /v1/adapters/a", SIZE, SIZE - 1);
     int b = open_body(&f, "PUT /v1/adapters/b", SIZE, SIZE - 1);
-    wait_bytes(&f, "upload_bytes", 2 * (SIZE - 1));
+    fixture_wait_metric(&f, "upload_bytes", 2 * (SIZE - 1));
     expect_refused(&f, "PUT /v1/adapters/c", SIZE);
     expect_refused(&f, "PUT /v1/adapters/c?tenant=b", SIZE);
     int c = open_body(&f, "PUT /v1/adapters/c?tenant=b", SIZE / 2, SIZE / 2 - 1);
-    wait_bytes(&f, "upload_bytes", 2 * (SIZE - 1) + SIZE / 2 - 1);
+    fixture_wait_metric(&f, "upload_bytes", 2 * (SIZE - 1) + SIZE / 2 - 1);
     expect_status(&f, "POST", "/admin/tenants", "{\"name\":\"d\"}", 201);
     expect_status(&f, "PUT", "/v1/adapters/t?tenant=d", text, 201);
     close(a);
     close(b);
     close(c);
-    wait_bytes(&f, "upload_bytes", 0);
+    fixture_wait_metric(&f, "upload_bytes", 0);
+    fixture_stop(&f);
+}
+
+/* A completion that is asked for on a connection of its own, and not answered yet. */
+static int open_answer(const struct fixture *f, const char *query, int max_tokens)
+{
+    struct buf b = {0};
+    char json[64];
+    int fd = client_open(f);
+    snprintf(json, sizeof json, "{\"prompt\":[7],\"max_tokens\":%d}", max_tokens);
+    buf_printf(&b, "POST /v1/completions%s HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n%s",
+               query, strlen(json), json);
+    client_send(fd, b.data);
+    buf_free(&b);
+    return fd;
+}
+
+static void expect_no_answer(struct fixture *f, const char *query, const char *json)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/v1/completions%s", query);
+    struct reply r = fixture_ask(f, "POST", path, "", json);
+    EXPECT_EQ(r.status, 503);
+    EXPECT_STR(reply_header(&r, "Retry-After"), "1");
+    reply_free(&r);
+}
+
+/* As long as an answer is being made, or not yet read, its bytes are its tenant's. */
+TEST(budget_answers_of_one_leave_room_for_another)
+{
+    enum { BYTES = 48, LONG = 15 }; /* of a token; tokens: a third of a share */
+    struct fixture f = {.max_answers = 3 * LONG * BYTES};
+    int fds[4];
+    start_with_b(&f);
+    fake_engine_plan(&(struct fake_plan){.is_held = true});
+    for (int i = 0; i < 3; i++)
+        fds[i] = open_answer(&f, "", LONG);
+    fixture_wait_metric(&f, "answer_bytes", 3 * LONG * BYTES);
+    expect_no_answer(&f, "", small);
+    fds[3] = open_answer(&f, "?tenant=b", LONG);
+    fixture_wait_metric(&f, "answer_bytes", 4 * LONG * BYTES);
+    expect_no_answer(&f, "?tenant=b", small);
+    for (int i = 0; i < 4; i++)
+        close(fds[i]);
+    fixture_wait_metric(&f, "answer_bytes", 0);
     fixture_stop(&f);
 }
 
 /* ---- the rule ------------------------------------------------------------------------ */
 
-static size_t take_all(struct upload_hold *h, struct upload_budget *b, int64_t tenant)
+static size_t take_all(struct budget_hold *h, struct budget *b, int64_t tenant)
 {
     size_t start = h->bytes;
     for (size_t step = 1 << 20; step > 0;)
-        if (!upload_hold_take(h, b, tenant, step))
+        if (!budget_take(h, b, tenant, step))
             step /= 2;
     return h->bytes - start;
 }
 
-TEST(body_shares_are_two_thirds_of_what_others_leave)
+TEST(budget_shares_are_two_thirds_of_what_others_leave)
 {
-    struct upload_budget b = {0};
-    struct upload_hold holds[3] = {{0}};
-    upload_budget_set(&b, 54000);
+    struct budget b = {0};
+    struct budget_hold holds[3] = {{0}};
+    budget_set(&b, 54000);
     EXPECT_EQ(b.max, 81000);
     for (size_t i = 0, left = 81000; i < 3; i++, left /= 3)
         EXPECT_EQ(take_all(&holds[i], &b, (int64_t)i), left / 3 * 2);
-    upload_hold_drop(&holds[0]);
+    budget_drop(&holds[0]);
     EXPECT_EQ(take_all(&holds[0], &b, 0), 38000); /* of 57000 */
     for (int i = 0; i < 3; i++)
-        upload_hold_drop(&holds[i]);
+        budget_drop(&holds[i]);
     EXPECT_EQ(b.used, 0);
     EXPECT(!b.shares);
 }
 
 /* Several bodies are one share, whichever of them goes first. */
-TEST(body_shares_are_of_tenants_not_of_bodies)
+TEST(budget_shares_are_of_tenants_not_of_bodies)
 {
-    struct upload_budget b = {0};
-    struct upload_hold holds[2] = {{0}};
-    upload_budget_set(&b, 60000);
-    EXPECT(upload_hold_take(&holds[0], &b, 7, 40000));
-    EXPECT(upload_hold_take(&holds[1], &b, 7, 20000));
-    EXPECT(!upload_hold_take(&holds[0], &b, 7, 1));
-    EXPECT(!upload_hold_take(&holds[1], &b, 7, 1));
-    upload_hold_drop(&holds[0]);
+    struct budget b = {0};
+    struct budget_hold holds[2] = {{0}};
+    budget_set(&b, 60000);
+    EXPECT(budget_take(&holds[0], &b, 7, 40000));
+    EXPECT(budget_take(&holds[1], &b, 7, 20000));
+    EXPECT(!budget_take(&holds[0], &b, 7, 1));
+    EXPECT(!budget_take(&holds[1], &b, 7, 1));
+    budget_drop(&holds[0]);
     EXPECT_EQ(b.used, 20000);
-    EXPECT(!upload_hold_take(&holds[1], &b, 7, 40001));
-    EXPECT(upload_hold_take(&holds[1], &b, 7, 40000));
-    EXPECT(!upload_hold_take(&holds[1], &b, 7, (size_t)-1));
-    upload_hold_drop(&holds[1]);
-    upload_hold_drop(&holds[1]);
+    EXPECT(!budget_take(&holds[1], &b, 7, 40001));
+    EXPECT(budget_take(&holds[1], &b, 7, 40000));
+    EXPECT(!budget_take(&holds[1], &b, 7, (size_t)-1));
+    budget_drop(&holds[1]);
+    budget_drop(&holds[1]);
     EXPECT_EQ(b.used, 0);
     EXPECT(!b.shares);
 }
