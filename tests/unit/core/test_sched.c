@@ -17,19 +17,26 @@ static const int32_t prompt[200] = {3, 1, 4, 1, 5, 9, 2, 6};
 struct desk { /* a scheduler, its pool and batch, and what was posted */
     struct sched sched;
     struct kv_pool pool;
+    struct text_cache text;
     struct batch batch;
     struct seq *seqs[MAX_SEQS];
     struct job jobs[MAX_SEQS];
     int n;
 };
 
-static void desk_init(struct desk *d, int n_blocks)
+static void desk_init_with(struct desk *d, int n_blocks, bool has_text_cache)
 {
     struct err err = {0};
     *d = (struct desk){.n = 0};
     CHECK(kv_pool_init(&d->pool, &shape, n_blocks, &err) == 0);
-    sched_init(&d->sched, MAX_RUNNING, n_blocks, 64, CHUNK);
+    text_cache_init(&d->text, &d->pool, n_blocks, !has_text_cache);
+    sched_init(&d->sched, &d->text, MAX_RUNNING, 64, CHUNK);
     batch_init(&d->batch, MAX_RUNNING + CHUNK, MAX_RUNNING, 8);
+}
+
+static void desk_init(struct desk *d, int n_blocks)
+{
+    desk_init_with(d, n_blocks, false);
 }
 
 static struct seq *desk_add(struct desk *d, int n_prompt, int max_new,
@@ -53,7 +60,7 @@ static void desk_remove(struct desk *d, struct seq *q)
     for (int i = 0; i < d->n; i++)
         if (d->seqs[i] == q)
             d->seqs[i] = NULL;
-    sched_remove(&d->sched, q, &d->pool);
+    sched_remove(&d->sched, q);
     seq_free(q);
 }
 
@@ -65,13 +72,14 @@ static void desk_fini(struct desk *d)
     EXPECT_EQ(d->pool.n_free, d->pool.n_blocks);
     sched_fini(&d->sched);
     batch_fini(&d->batch);
+    text_cache_fini(&d->text);
     kv_pool_fini(&d->pool);
 }
 
 /* A step: admits, chooses rows, and advances every sequence of the batch. */
 static void step(struct desk *d)
 {
-    sched_admit(&d->sched, &d->pool);
+    sched_admit(&d->sched);
     sched_next(&d->sched, &d->batch);
     for (int i = 0; i < d->batch.n_seqs; i++)
         d->sched.order[i]->n_computed += d->batch.seqs[i].n_rows;
