@@ -5,10 +5,11 @@
  * all the KV blocks they can ever need are free, so an admitted sequence never has to give way. Compiles
  * have places and blocks of their own (compiles.h); what they cost is charged to their tenants.
  *
- * Before rows are dealt out every prompt takes what the text cache has of it (text_cache.h). One that comes
- * next to a block which an older one is computing waits for it, so that of several prompts with one
- * beginning, and of the choices of one prompt, only the first computes it. A shared block counts for each
- * that holds it as if it were its own: so what a sequence needs does not depend on what others do. */
+ * Before rows are dealt out every prompt takes what the text cache has of it (text_cache.h). One that
+ * comes next to a block which an older one is computing waits for it, so that of several prompts with
+ * one beginning, and of the choices of one prompt, only the first computes it. A shared block counts
+ * for each that holds it as if it were its own: so what a sequence needs does not depend on what
+ * others do. */
 #ifndef PREFIXD_SCHED_H
 #define PREFIXD_SCHED_H
 
@@ -37,7 +38,7 @@ struct sched_pick {
 /* The most sequences that a step can have, if max_running is the number of ordinary places. */
 int sched_max_seqs(int max_running);
 
-/* max_compile: tokens of the longest compile. The pool needs compiles_blocks beside those of the cache. */
+/* max_compile: tokens of the longest compile. The pool needs compiles_blocks beside the cache's. */
 void sched_init(struct sched *s, struct text_cache *text, int max_running, int max_compile,
                 int prefill_chunk);
 void sched_fini(struct sched *s);

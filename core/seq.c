@@ -42,7 +42,13 @@ void seq_free(struct seq *s)
     free(s);
 }
 
-/* ---- text that is found again -------------------------------------------------------------------- */
+int seq_blocks_needed(int n_prompt, int max_new)
+{
+    /* the last generated token is never fed back, but its slot costs nothing worth a special case */
+    return (n_prompt + max_new + KV_TILE - 1) / KV_TILE;
+}
+
+/* ---- text that is found again ---------------------------------------------------------------- */
 
 static int32_t token_at(const struct seq *s, int slot)
 {
@@ -106,13 +112,7 @@ bool seq_follows(const struct seq *q, const struct seq *p)
     return memcmp(&a, &b, sizeof a) == 0;
 }
 
-/* ---- the whole ------------------------------------------------------------------------------------ */
-
-int seq_blocks_needed(int n_prompt, int max_new)
-{
-    /* the last generated token is never fed back, but its slot costs nothing worth a special case */
-    return (n_prompt + max_new + KV_TILE - 1) / KV_TILE;
-}
+/* ---- queues ----------------------------------------------------------------------------------- */
 
 void seq_queue_add(struct seq_queue *w, struct seq *q)
 {

@@ -1,7 +1,7 @@
 /* A sequence: the engine's side of one choice of a job, or of one soft prompt being compiled.
  *
- * Thread: engine. Borrows the job's tokens; it holds its KV blocks from admission to its end, and shares
- * those that hold the same text as others' (text_cache.h). */
+ * Thread: engine. Borrows the job's tokens; it holds its KV blocks from admission to its end, and
+ * shares those that hold the same text as others' (text_cache.h). */
 #ifndef PREFIXD_SEQ_H
 #define PREFIXD_SEQ_H
 
@@ -62,8 +62,9 @@ struct seq *seq_new_choice(struct job *j, int choice, const struct tokenizer *t)
 struct seq *seq_new_compile(struct compile *c);
 void seq_free(struct seq *s); /* its blocks must have been given back */
 
-/* Takes from the cache what it has of the prompt, from where the sequence is, up to the last token at most,
- * whose logits are needed. Blocks that it had for that are given back. How many tokens it need not compute. */
+/* Takes from the cache what it has of the prompt, from where the sequence is, but not the last token,
+ * whose logits are needed. Blocks that it had for that are given back. How many tokens it need not
+ * compute. */
 int seq_find_text(struct seq *s, struct text_cache *c);
 
 /* Lets others find the blocks that the first n_computed tokens fill. */

@@ -25,7 +25,7 @@ void text_cache_init(struct text_cache *c, struct kv_pool *pool, int max_blocks,
     randombytes_buf(c->secret, sizeof c->secret);
 }
 
-/* ---- keys ---------------------------------------------------------------------------------------- */
+/* ---- keys ------------------------------------------------------------------------------------ */
 
 static int32_t *bucket_of(const struct text_cache *c, const struct text_key *key)
 {
@@ -93,7 +93,7 @@ static void forget(struct text_cache *c, int32_t block)
     b->domain = NULL;
 }
 
-/* ---- idle blocks --------------------------------------------------------------------------------- */
+/* ---- idle blocks ----------------------------------------------------------------------------- */
 
 static void set_idle(struct text_cache *c, int32_t block)
 {
@@ -134,7 +134,7 @@ static bool evict(struct text_cache *c)
     return true;
 }
 
-/* ---- references ---------------------------------------------------------------------------------- */
+/* ---- references ------------------------------------------------------------------------------ */
 
 static void hold(struct text_cache *c, int32_t block)
 {

@@ -40,8 +40,8 @@ static void note_times(struct exchange *x, const struct event *ev)
     *last = g->last_us = now;
 }
 
-/* As often as the prompt's tokens, which is once for all choices of it: what its first one did not have
- * to compute. That is known when its first event comes. */
+/* As often as the prompt's tokens, which is once for all choices of it: what its first one
+ * did not have to compute. That is known when its first event comes. */
 static void count_cached(struct generation *g, const struct event *ev)
 {
     bool is_first = ev->kind == EVENT_END || ev->kind == EVENT_TOKEN;

@@ -1,5 +1,5 @@
-/* The text cache from outside: what is computed again and what is not, for whom, and that no bit of an
- * answer tells the difference. */
+/* The text cache from outside: what is computed again and what is not, for whom, and that no bit of
+ * an answer tells the difference. */
 #include "core/engine.h"
 
 #include <stdlib.h>
@@ -61,7 +61,8 @@ static struct run *answer(struct runner *r, struct run *run)
 }
 
 /* Answers with the cache, and without it to the same; how many tokens were cached. */
-static int ask(struct bench *b, uint32_t domain, const int32_t *ids, int n, const struct kv_prefix *p)
+static int ask(struct bench *b, uint32_t domain, const int32_t *ids, int n,
+               const struct kv_prefix *p)
 {
     struct run *run = run_new(ids, n, 8, p), *plain = run_new(ids, n, 8, p);
     run->job.domain = plain->job.domain = domain;
@@ -81,14 +82,15 @@ TEST(text_cache_of_an_engine_computes_a_follow_up_from_where_it_is_new)
     bench_open(&b, (struct engine_opts){.n_threads = 2});
     struct run *first = answer(b.runner, run_new(b.ids, 40, 30, NULL));
     EXPECT_EQ(first->answers[0].n_cached, 0);
-    memcpy(b.ids + 40, first->answers[0].ids, 30 * sizeof *b.ids); /* 69 of these 70 were computed */
+    memcpy(b.ids + 40, first->answers[0].ids, 30 * sizeof *b.ids); /* 69 of 70 were computed */
     struct engine_stats before = stats_of(b.runner);
     EXPECT_EQ(ask(&b, 0, b.ids, 90, NULL), 64);
     struct engine_stats after = stats_of(b.runner);
     EXPECT_EQ(after.prefill_rows - before.prefill_rows, 26);
-    EXPECT(after.text_asked - before.text_asked == 90 && after.text_found - before.text_found == 64);
+    EXPECT_EQ(after.text_asked - before.text_asked, 90);
+    EXPECT_EQ(after.text_found - before.text_found, 64);
     EXPECT_EQ(after.kv_blocks_used, 0);
-    EXPECT_EQ(after.kv_blocks_cached, 6); /* 97 tokens: what was one's own in common, and the new ones */
+    EXPECT_EQ(after.kv_blocks_cached, 6); /* of 97 tokens, once */
     b.ids[20]++;
     EXPECT_EQ(ask(&b, 0, b.ids, 90, NULL), 16);
     EXPECT_EQ(ask(&b, 0, b.ids + 16, 60, NULL), 0); /* equal tokens elsewhere */
@@ -108,7 +110,8 @@ TEST(text_cache_of_an_engine_is_private_to_domain_and_prefix)
     EXPECT_EQ(ask(&b, 1, b.ids, 50, p), 48);
     kv_prefix_free(p);
     /* Whatever address they get: it is what they hold that counts. */
-    struct kv_prefix *newer = tiny_prefix(b.base, &other, 20), *same = tiny_prefix(b.base, &again, 20);
+    struct kv_prefix *newer = tiny_prefix(b.base, &other, 20);
+    struct kv_prefix *same = tiny_prefix(b.base, &again, 20);
     EXPECT_EQ(ask(&b, 1, b.ids, 50, newer), 0);
     EXPECT_EQ(ask(&b, 1, b.ids, 50, same), 48);
     kv_prefix_free(newer);

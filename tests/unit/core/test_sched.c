@@ -209,7 +209,7 @@ TEST(sched_puts_sequences_of_one_prefix_side_by_side)
     desk_fini(&d);
 }
 
-/* ---- text that is found again ------------------------------------------------------------------- */
+/* ---- text that is found again ----------------------------------------------------------------- */
 
 /* As step, and blocks are kept as they fill. */
 static void step_and_keep(struct desk *d)

@@ -1,4 +1,4 @@
-/* The text cache: only equal text is found, held blocks stay, and idle ones go in the promised order. */
+/* The text cache: only equal text is found, held blocks stay, idle ones go in their order. */
 #include "core/text_cache.h"
 
 #include <stdlib.h>
@@ -228,7 +228,7 @@ TEST(text_cache_flood_of_one_tenant_leaves_the_others_theirs)
     shelf_fini(&s);
 }
 
-/* ---- a random life, against what the blocks are said to hold ------------------------------------- */
+/* ---- a random life, against what the blocks are said to hold --------------------------------- */
 
 enum { POOL = 40, CAP = 30, READERS = 8, DEEPEST = 8, DOMAINS = 3 };
 
