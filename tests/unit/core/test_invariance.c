@@ -227,6 +227,11 @@ static int run_mix(const struct world *w, struct runner *r, struct rng *rng, int
     return n_wrong;
 }
 
+static size_t small_pool(const struct world *w)
+{
+    return 24 * kv_pool_block_bytes(base_model_shape(w->base));
+}
+
 /* Every second pool is so small that texts have to go. */
 static struct engine_opts random_opts(const struct world *w, struct rng *rng)
 {
@@ -237,7 +242,7 @@ static struct engine_opts random_opts(const struct world *w, struct rng *rng)
         .prefill_chunk = chunks[rng_below(rng, 5)],
         .max_batch = rng_between(rng, 1, 16),
         .no_text_cache = rng_below(rng, 4) == 0,
-        .kv_bytes = (size_t)rng_below(rng, 2) * 24 * kv_pool_block_bytes(base_model_shape(w->base)),
+        .kv_bytes = rng_below(rng, 2) ? small_pool(w) : 0,
     };
 }
 
@@ -476,6 +481,8 @@ static void run_talks(const char *model, int n_mixes, uint64_t seed)
         struct talk talks[N_TALKS] = {{0}};
         struct engine_opts opts = random_opts(&w, &rng);
         opts.no_text_cache = false;
+        if (done == 0)
+            opts.kv_bytes = small_pool(&w);
         struct runner *r = runner_new(w.base, opts);
         for (int i = 0; i < PER_ENGINE && done < n_mixes && !n_wrong; i++, done++)
             n_wrong = talk_mix(&w, r, plain, talks, &rng);
