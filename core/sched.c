@@ -96,18 +96,6 @@ static void start(struct sched *s, struct seq *q)
         fair_charge(d, (int64_t)q->prefix->first_pos * PRICE_VIRTUAL);
 }
 
-void sched_admit(struct sched *s)
-{
-    fair_begin(&s->fair);
-    for (struct seq *q; (q = compiles_next(&s->compiles, &s->fair));)
-        start(s, q);
-    for (struct domain *d; (d = fair_next(&s->fair));) {
-        struct seq *q = d->waiting.first;
-        CHECK(fair_leave(&s->fair, d, q));
-        start(s, q);
-    }
-}
-
 static bool is_following(const struct sched *s, int i)
 {
     int j = 0;
@@ -127,6 +115,19 @@ static void find_texts(struct sched *s)
             find_text(s, s->running[i]);
     for (int i = 0; i < s->n_running; i++)
         s->running[i]->is_following = seq_is_prefill(s->running[i]) && is_following(s, i);
+}
+
+void sched_admit(struct sched *s)
+{
+    fair_begin(&s->fair);
+    for (struct seq *q; (q = compiles_next(&s->compiles, &s->fair));)
+        start(s, q);
+    for (struct domain *d; (d = fair_next(&s->fair));) {
+        struct seq *q = d->waiting.first;
+        CHECK(fair_leave(&s->fair, d, q));
+        start(s, q);
+    }
+    find_texts(s);
 }
 
 static bool wants_prompt_rows(const struct seq *q)
@@ -234,7 +235,6 @@ void sched_next(struct sched *s, struct batch *b)
 {
     int n = 0;
     batch_clear(b);
-    find_texts(s);
     deal_prompt_rows(s);
     for (int i = 0; i < s->n_running; i++) {
         int rows = pick_rows(s->running[i]);

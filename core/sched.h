@@ -5,8 +5,8 @@
  * all the KV blocks they can ever need are free, so an admitted sequence never has to give way. Compiles
  * have places and blocks of their own (compiles.h); what they cost is charged to their tenants.
  *
- * Before rows are dealt out every prompt takes what the text cache has of it (text_cache.h). One that
- * comes next to a block which an older one is computing waits for it, so that of several prompts with
+ * Before each step every prompt takes what the text cache has of it (text_cache.h). One that comes
+ * next to a block which an older one is computing waits for it, so that of several prompts with
  * one beginning, and of the choices of one prompt, only the first computes it. A shared block counts
  * for each that holds it as if it were its own: so what a sequence needs does not depend on what
  * others do. */
@@ -44,7 +44,7 @@ void sched_init(struct sched *s, struct text_cache *text, int max_running, int m
 void sched_fini(struct sched *s);
 
 void sched_add(struct sched *s, struct seq *q); /* to the end of its queue */
-void sched_admit(struct sched *s); /* once per step */
+void sched_admit(struct sched *s); /* once per step, before sched_next */
 
 /* All decoding rows and up to prefill_chunk rows of prompts and compiles, sequences of one
  * prefix side by side. What is chosen is charged: it is going to be computed. */

@@ -104,7 +104,7 @@ void seq_keep_text(struct seq *s, struct text_cache *c, int n_computed)
 bool seq_follows(const struct seq *q, const struct seq *p)
 {
     int i = q->n_kept, at = i * KV_TILE;
-    if (!p->job || p->domain != q->domain || p->n_kept != i || !seq_is_prefill(p) ||
+    if (!p->job || seq_scores_prompt(p) || p->domain != q->domain || p->n_kept != i || !seq_is_prefill(p) ||
         i >= n_findable(q) || p->n_prompt < at + KV_TILE ||
         memcmp(q->prompt + at, p->prompt + at, KV_TILE * sizeof *q->prompt) != 0)
         return false;

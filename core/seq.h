@@ -70,7 +70,8 @@ int seq_find_text(struct seq *s, struct text_cache *c);
 /* Lets others find the blocks that the first n_computed tokens fill. */
 void seq_keep_text(struct seq *s, struct text_cache *c, int n_computed);
 
-/* q comes next to a block of its prompt that p, admitted before it, is computing. */
+/* q comes next to a block of its prompt that p, admitted before it, is computing; and no more slowly
+ * than q would, as those do whose every row is scored. */
 bool seq_follows(const struct seq *q, const struct seq *p);
 
 /* Blocks for all tokens it can ever hold. */

@@ -303,6 +303,21 @@ TEST(sched_goes_on_by_itself_if_the_one_it_follows_goes)
     desk_fini(&d);
 }
 
+TEST(sched_lets_nobody_wait_for_a_prompt_whose_every_row_is_scored)
+{
+    struct desk d;
+    desk_init_with(&d, 100, true);
+    struct seq *scored = desk_add(&d, 40, 5, NULL), *b = desk_add(&d, 40, 5, NULL);
+    scored->job->is_echo = true;
+    scored->job->n_logprobs = 0;
+    sched_admit(&d.sched);
+    EXPECT(!b->is_following);
+    scored->job->is_echo = false;
+    sched_admit(&d.sched);
+    EXPECT(b->is_following);
+    desk_fini(&d);
+}
+
 TEST(sched_shares_no_text_between_domains_prefixes_and_with_scores)
 {
     struct desk d;
