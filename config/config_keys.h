@@ -23,6 +23,8 @@
       "compiled adapters in memory, in all workers together; 0: a quarter of the memory")                  \
     I(max_batch, "max-batch", "max_batch", 32, 1, 1024, "sequences",                              \
       "sequences running at once")                              \
+    B(text_cache, "text-cache", "text_cache", true,                                                        \
+      "prompts take what their tenant's earlier ones computed of the same text")                           \
     S(state, "state", "state", "", NULL,                                                                   \
       "folder of the registry: tenants, keys, adapters, usage; none: gone with the daemon")                \
     S(api_key_file, "api-key-file", "api_key_file", "", NULL,                                              \

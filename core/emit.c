@@ -127,6 +127,7 @@ static void end_choice(struct seq *q, enum finish why, int stop_index, struct bu
     }
     struct event *ev = event_new_scored(EVENT_END, q->job, q->choice, NULL, 0, text->data ? text->data : "",
                                         text->len);
+    ev->n_cached = q->n_cached;
     ev->finish = why;
     ev->stop_index = stop_index;
     ev->n_generated = q->n_generated;
@@ -149,8 +150,10 @@ static enum emit_outcome emit_new(struct emit *e, struct seq *q, const struct em
         stop_pass(&q->stop, piece.data, piece.len, &safe);
     else
         hit = stop_feed(&q->stop, piece.data, piece.len, &safe);
-    event_list_add(out, event_new_scored(EVENT_TOKEN, q->job, q->choice, &row->score, 1,
-                                         safe.data ? safe.data : "", safe.len));
+    struct event *ev = event_new_scored(EVENT_TOKEN, q->job, q->choice, &row->score, 1,
+                                        safe.data ? safe.data : "", safe.len);
+    ev->n_cached = q->n_cached;
+    event_list_add(out, ev);
     bool is_over = hit >= 0 || is_eos || q->n_generated >= q->max_new;
     if (is_over)
         end_choice(q, hit >= 0 || is_eos ? FINISH_STOP : FINISH_LENGTH, hit, &tail, out);
@@ -169,7 +172,7 @@ enum emit_outcome emit_seq(struct emit *e, const struct batch *b, int i, struct 
     q->n_computed += sq->n_rows;
     if (!q->job)
         return seq_is_prefill(q) ? EMIT_GOES_ON : EMIT_ENDED;
-    if (was_prefill && q->job->is_echo && q->job->n_logprobs >= 0 && !emit_prompt(e, b, sq, q, out))
+    if (was_prefill && seq_scores_prompt(q) && !emit_prompt(e, b, sq, q, out))
         return EMIT_BROKEN;
     if (seq_is_prefill(q))
         return EMIT_GOES_ON;

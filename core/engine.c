@@ -29,6 +29,7 @@ struct engine {
 
     /* the engine thread's own */
     struct kv_pool pool;
+    struct text_cache text;
     struct sched sched;
     struct batch batch;
     struct forward_ws ws;
@@ -89,7 +90,7 @@ static void finish_compile(struct engine *e, struct compile *c, struct kv_prefix
 static void retire(struct engine *e, struct seq *q)
 {
     struct job *j = q->job;
-    sched_remove(&e->sched, q, &e->pool);
+    sched_remove(&e->sched, q);
     seq_free(q);
     if (j && --j->n_live == 0)
         event_list_add(&e->events, event_new(EVENT_DONE, j, 0));
@@ -110,7 +111,7 @@ static bool is_cancelled(const struct seq *q, const void *ud)
 static void retire_job(struct engine *e, struct job *j, const struct err *failure)
 {
     for (struct seq *q; (q = sched_find(&e->sched, is_of_job, j));) {
-        sched_remove(&e->sched, q, &e->pool);
+        sched_remove(&e->sched, q);
         seq_free(q);
     }
     struct event *ev = event_new(failure ? EVENT_FAILED : EVENT_DONE, j, 0);
@@ -149,6 +150,7 @@ static void emit_all(struct engine *e)
         struct seq *q = e->sched.order[i];
         if (!q)
             continue; /* went with its job */
+        seq_keep_text(q, &e->text, q->n_computed + e->batch.seqs[i].n_rows);
         switch (emit_seq(&e->emit, &e->batch, i, q, &e->events)) {
         case EMIT_GOES_ON:
             break;
@@ -221,7 +223,11 @@ static void update_gauges(struct engine *e)
     pthread_mutex_lock(&e->lock);
     e->stats.running = e->sched.n_running;
     e->stats.waiting = count_backlog(e);
-    e->stats.kv_blocks_used = e->sched.fair.n_blocks;
+    e->stats.kv_blocks_used = e->text.n_held;
+    e->stats.kv_blocks_cached = e->text.n_idle;
+    e->stats.text_asked = e->text.n_asked;
+    e->stats.text_found = e->text.n_found;
+    e->stats.text_evicted = e->text.n_evicted;
     pthread_mutex_unlock(&e->lock);
 }
 
@@ -233,7 +239,7 @@ static bool has_work(const struct engine *e)
 static void admit(struct engine *e, int64_t now)
 {
     int n = e->sched.n_running;
-    sched_admit(&e->sched, &e->pool);
+    sched_admit(&e->sched);
     for (int i = n; i < e->sched.n_running; i++) {
         struct job *j = e->sched.running[i]->job;
         if (j && !j->admitted_us)
@@ -438,7 +444,7 @@ static struct kv_prefix *run_compile(struct engine *e, struct compile *c, struct
     pthread_mutex_unlock(&e->lock);
     if (!c->result && err)
         *err = c->err;
-    return c->result;
+    return c->result ? kv_prefix_finish(c->result, err) : NULL;
 }
 
 struct kv_prefix *engine_prefix_from_rows(struct engine *e, uint32_t domain, const float *rows,
@@ -531,7 +537,8 @@ struct engine *engine_open(const struct base_model *b, const struct engine_opts 
         forward_ws_init(&e->ws, base_model_weights(b), e->shape, max_rows, max_rows, e->opts.n_threads,
                         err) < 0)
         goto fail;
-    sched_init(&e->sched, e->opts.max_batch, n_blocks, e->max_ctx, e->opts.prefill_chunk);
+    text_cache_init(&e->text, &e->pool, n_blocks, e->opts.no_text_cache);
+    sched_init(&e->sched, &e->text, e->opts.max_batch, e->max_ctx, e->opts.prefill_chunk);
     batch_init(&e->batch, max_rows, max_seqs, e->shape->dim);
     emit_init(&e->emit, b, max_rows);
     e->par = par_new(e->opts.n_threads);
@@ -571,6 +578,7 @@ void engine_free(struct engine *e)
     }
     if (e->par) {
         sched_fini(&e->sched);
+        text_cache_fini(&e->text);
         batch_fini(&e->batch);
         emit_fini(&e->emit);
     }

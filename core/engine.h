@@ -10,7 +10,7 @@
  *
  * Exactness and batch invariance: the tokens and log-probabilities of a choice depend on its prompt, its
  * prefix, its sampling settings and the model alone; bitwise the same in any batch, with any chunking of
- * the prompt and any number of threads.
+ * the prompt and any number of threads, whether or not the text cache had its beginning.
  */
 #ifndef PREFIXD_ENGINE_H
 #define PREFIXD_ENGINE_H
@@ -27,6 +27,7 @@
 enum {
     KV_TILE = 16,         /* tokens in a tile of a prefix and in a block of the KV pool */
     KV_LAYOUT = 2,        /* raised whenever the bytes of a prefix lie otherwise than before */
+    KV_PREFIX_DIGEST = 16,
     JOB_MAX_CHOICES = 128, /* prompts times n */
     JOB_MAX_STOPS = 16,
     JOB_MAX_LOGPROBS = 20,
@@ -37,13 +38,15 @@ enum {
 /* What every adapter version compiles to: K and V of P virtual tokens in every layer, keys already
  * rotated. Immutable; borrowed by every job that names it and freed by its owner after the last one.
  *   k, v: [n_layers, n_kv_heads, n_tiles] tiles as core/kv_tile.h describes them
- * The last tile is padded with zeros. */
+ * The last tile is padded with zeros. The digest is of all the rest: what was computed after one prefix
+ * holds after any of the same digest. */
 struct kv_prefix {
     int n_tokens, n_tiles;
     int first_pos; /* position of the first real token: n_tokens for every PEFT type */
     enum dtype dtype;
     size_t bytes;
     const void *k, *v;
+    unsigned char digest[KV_PREFIX_DIGEST];
 };
 
 struct engine;
@@ -101,7 +104,7 @@ struct job_stop {
 
 struct job { /* everything above the line is set by the caller and unchanged until the final event */
     const struct kv_prefix *prefix; /* NULL: none */
-    uint32_t domain;                /* the tenant's number: caches and queues are private to it */
+    uint32_t domain;                /* the tenant's number: text cache and queue are private to it */
     uint32_t weight;                /* of that tenant beside the others; 0 means 1 */
     const struct job_prompt *prompts;
     int n_prompts;
@@ -153,6 +156,7 @@ struct event { /* owned by the receiver; event_free */
     enum finish finish;  /* EVENT_END */
     int stop_index;      /* EVENT_END: which stop string ended it, -1: none */
     int n_generated;     /* EVENT_END: tokens made, a final EOS included */
+    int n_cached;        /* EVENT_TOKEN, EVENT_END: tokens of its prompt that the text cache had */
     const char *text;    /* EVENT_TOKEN, EVENT_END: valid UTF-8, whole characters, stop strings never shown */
     size_t text_len;
     int n_tokens;        /* EVENT_TOKEN: 1; EVENT_PROMPT: the piece's */
@@ -172,6 +176,7 @@ struct engine_opts {
                          * that have none running. */
     int max_queue;      /* sequences waiting at once, of each tenant; 0: 1024 */
     int prefill_chunk;  /* prompt rows per step; 0: 64 */
+    bool no_text_cache; /* every prompt is computed from its first token on */
     int n_engines;      /* on this machine, for the default of kv_bytes; 0: 1 */
     void (*wake)(void *ud); /* engine thread: events wait and the outbox was empty. May be NULL. */
     void *wake_ud;
@@ -198,9 +203,13 @@ struct engine_stats { /* counters since start, and gauges */
     uint64_t prefix_reads;   /* prefixes read, once per step each */
     uint64_t prefix_rows;    /* rows that read a prefix: rows per read = sharing factor */
     uint64_t generated_tokens;
+    uint64_t text_asked;     /* prompt tokens that were looked for in the text cache */
+    uint64_t text_found;     /* of those */
+    uint64_t text_evicted;   /* blocks that it lost because room was needed */
     int running, waiting;    /* sequences */
     int compiling;           /* soft prompts and texts, those that wait included */
     int kv_blocks_used, kv_blocks_total;
+    int kv_blocks_cached;    /* not in use: kept for the text that they hold */
     size_t kv_block_bytes;
 };
 

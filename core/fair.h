@@ -37,6 +37,7 @@ enum {
     FAIR_ROOMS = 3, /* for compiles, by size: compiles.h */
     FAIR_COMPILES = 4, /* places in them all */
     PRICE_VIRTUAL = 1, /* read by every row, but computed by none: paid once, at admission */
+    PRICE_FOUND = 1,   /* so is a prompt's token that the text cache had */
     PRICE_PROMPT = 4,
     PRICE_GENERATED = 8, /* a step for one row, where prompt rows share one */
 };

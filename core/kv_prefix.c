@@ -1,6 +1,7 @@
 /* How prefixes are made. */
 #include "core/kv_prefix.h"
 
+#include "core/base/check.h"
 #include "core/base/mem.h"
 #include "core/forward.h"
 #include "core/kv_tile.h"
@@ -8,6 +9,7 @@
 #include "core/rope.h"
 
 #include <math.h>
+#include <sodium.h>
 #include <stdlib.h>
 
 static size_t tile_bytes(const struct model_shape *s)
@@ -95,10 +97,23 @@ static bool is_finite(const struct kv_prefix *p)
     return true;
 }
 
-static struct kv_prefix *checked(struct kv_prefix *p, struct err *err)
+static void take_digest(struct kv_prefix *p)
 {
-    if (is_finite(p))
+    const int32_t head[] = {p->n_tokens, p->first_pos, (int32_t)p->dtype};
+    crypto_generichash_state state;
+    CHECK(sodium_init() >= 0);
+    crypto_generichash_init(&state, NULL, 0, sizeof p->digest);
+    crypto_generichash_update(&state, (const unsigned char *)head, sizeof head);
+    crypto_generichash_update(&state, p->k, p->bytes); /* k and v are one allocation */
+    crypto_generichash_final(&state, p->digest, sizeof p->digest);
+}
+
+struct kv_prefix *kv_prefix_finish(struct kv_prefix *p, struct err *err)
+{
+    if (is_finite(p)) {
+        take_digest(p);
         return p;
+    }
     err_set(err, ERR_ADAPTER, "the adapter gives keys or values that are not finite as %s",
             dtype_name(p->dtype));
     kv_prefix_free(p);
@@ -117,7 +132,7 @@ struct kv_prefix *kv_prefix_from_bytes(const struct base_model *b, int n_tokens,
         kv_prefix_free(p);
         return NULL;
     }
-    return checked(p, err);
+    return kv_prefix_finish(p, err);
 }
 
 static void store_token(const struct model_shape *s, struct kv_prefix *p, int layer, int token,
@@ -141,7 +156,7 @@ struct kv_prefix *kv_prefix_from_kv(const struct base_model *b, const float *kv,
     for (int t = 0; t < n_tokens; t++)
         for (int l = 0; l < s->n_layers; l++, kv += 2 * width)
             store_token(s, p, l, t, kv, kv + width);
-    return checked(p, err);
+    return kv_prefix_finish(p, err);
 }
 
 /* One layer of hidden vectors: norm, Wk, Wv, rotation. h, k and v are scratch. */
@@ -192,7 +207,7 @@ struct kv_prefix *kv_prefix_from_hidden(const struct base_model *b, const float 
                      scratch + P * D, scratch + P * (D + ld), kernels_get(), serial);
     par_free(serial);
     free(scratch);
-    return checked(p, err);
+    return kv_prefix_finish(p, err);
 }
 
 /* Zeroes the token slots of the last tile that hold no token: what stood there before is not ours. */
@@ -221,5 +236,5 @@ struct kv_prefix *kv_prefix_from_blocks(const struct model_shape *s, const struc
             }
             clear_tail(s, p, tile_at(s, p, l, g, p->n_tiles - 1));
         }
-    return checked(p, err);
+    return p;
 }

@@ -12,12 +12,12 @@ int sched_max_seqs(int max_running)
     return max_running + fair_extra_places(max_running) + FAIR_COMPILES;
 }
 
-void sched_init(struct sched *s, int max_running, int max_job_blocks, int max_compile,
+void sched_init(struct sched *s, struct text_cache *text, int max_running, int max_compile,
                 int prefill_chunk)
 {
     size_t most = (size_t)sched_max_seqs(max_running);
-    *s = (struct sched){.prefill_chunk = prefill_chunk};
-    fair_init(&s->fair, max_running, max_job_blocks);
+    *s = (struct sched){.text = text, .prefill_chunk = prefill_chunk};
+    fair_init(&s->fair, max_running, text->max_blocks);
     compiles_init(&s->compiles, max_compile, prefill_chunk);
     s->running = xcalloc(most, sizeof *s->running);
     s->picks = xcalloc(most, sizeof *s->picks);
@@ -47,32 +47,92 @@ void sched_add(struct sched *s, struct seq *q)
         compiles_wait(&s->compiles, &s->fair, q->domain, q);
 }
 
-/* q is out of its queue and runs from now on. */
-static void start(struct sched *s, struct seq *q, struct kv_pool *pool)
+static void find_text(struct sched *s, struct seq *q)
 {
-    struct domain *d = q->domain;
+    int n = seq_find_text(q, s->text);
+    s->text->n_found += (uint64_t)n;
+    q->n_due -= n;
+    q->domain->n_due -= n;
+    fair_charge(q->domain, (int64_t)n * PRICE_FOUND);
+}
+
+/* What it finds is held before room is made for the rest: it could be what would go. */
+static void take_blocks(struct sched *s, struct seq *q)
+{
     q->n_blocks = seq_blocks_needed(q->n_prompt, q->max_new);
     q->blocks = xcalloc((size_t)q->n_blocks, sizeof *q->blocks);
-    CHECK(kv_pool_take(pool, q->n_blocks, q->blocks));
-    s->running[s->n_running++] = q;
+    if (q->compile) {
+        CHECK(kv_pool_take(s->text->pool, q->n_blocks, q->blocks));
+        return;
+    }
+    memset(q->blocks, -1, (size_t)q->n_blocks * sizeof *q->blocks);
+    if (!s->text->is_off && !seq_scores_prompt(q))
+        s->text->n_asked += (uint64_t)q->n_prompt;
+    find_text(s, q);
+    CHECK(text_cache_take(s->text, q->n_blocks - q->n_kept, q->blocks + q->n_kept));
+}
+
+static void give_blocks(struct sched *s, struct seq *q)
+{
+    if (q->compile)
+        kv_pool_give(s->text->pool, q->blocks, q->n_blocks);
+    else
+        text_cache_give(s->text, q->blocks, q->n_blocks);
+    free(q->blocks);
+    q->blocks = NULL;
+}
+
+/* q is out of its queue and runs from now on. */
+static void start(struct sched *s, struct seq *q)
+{
+    struct domain *d = q->domain;
     q->n_due = q->n_prompt;
     d->n_due += q->n_due;
+    take_blocks(s, q);
+    s->running[s->n_running++] = q;
     if (q->job)
         fair_start(&s->fair, d, q->n_blocks);
     if (q->prefix)
         fair_charge(d, (int64_t)q->prefix->first_pos * PRICE_VIRTUAL);
 }
 
-void sched_admit(struct sched *s, struct kv_pool *pool)
+static bool is_following(const struct sched *s, int i)
+{
+    int j = 0;
+    while (j < i && !seq_follows(s->running[i], s->running[j]))
+        j++;
+    return j < i;
+}
+
+/* Prompts move on over what has been computed since the last step, and stop before what will be in
+ * this one. The oldest never stops, so there is always one that reads what others wait for. */
+static void find_texts(struct sched *s)
+{
+    if (s->text->is_off)
+        return;
+    for (int i = 0; i < s->n_running; i++)
+        if (seq_is_prefill(s->running[i]))
+            find_text(s, s->running[i]);
+    for (int i = 0; i < s->n_running; i++)
+        s->running[i]->is_following = seq_is_prefill(s->running[i]) && is_following(s, i);
+}
+
+void sched_admit(struct sched *s)
 {
     fair_begin(&s->fair);
     for (struct seq *q; (q = compiles_next(&s->compiles, &s->fair));)
-        start(s, q, pool);
+        start(s, q);
     for (struct domain *d; (d = fair_next(&s->fair));) {
         struct seq *q = d->waiting.first;
         CHECK(fair_leave(&s->fair, d, q));
-        start(s, q, pool);
+        start(s, q);
     }
+    find_texts(s);
+}
+
+static bool wants_prompt_rows(const struct seq *q)
+{
+    return seq_is_prefill(q) && !q->is_following;
 }
 
 /* Each of a domain's compiles has a part of its rows, and so have its requests together. */
@@ -86,7 +146,7 @@ static void count_parts(struct sched *s)
         struct seq *q = s->running[i];
         struct domain *d = q->domain;
         q->n_step = 0;
-        if (!seq_is_prefill(q))
+        if (!wants_prompt_rows(q))
             continue;
         fair_want(&s->fair, d, q->n_prompt - q->n_computed);
         d->n_parts += q->compile || !d->n_left;
@@ -118,12 +178,12 @@ static void deal_prompt_rows(struct sched *s)
     }
     for (int i = 0; i < s->n_running; i++) {
         struct seq *q = s->running[i];
-        if (seq_is_prefill(q))
+        if (wants_prompt_rows(q))
             take_rows(q, q->compile ? q->domain->n_part : q->domain->n_left);
     }
     for (int i = 0; i < s->n_running; i++) {
         struct seq *q = s->running[(s->fair.round + (unsigned)i) % (unsigned)s->n_running];
-        if (seq_is_prefill(q))
+        if (wants_prompt_rows(q))
             take_rows(q, s->prefill_chunk);
     }
 }
@@ -133,6 +193,7 @@ static int pick_rows(struct seq *q)
 {
     struct domain *d = q->domain;
     if (!seq_is_prefill(q)) {
+        q->tail[q->n_computed % KV_TILE] = q->last;
         fair_charge(d, PRICE_GENERATED);
         return 1;
     }
@@ -157,12 +218,11 @@ static int compare_picks(const void *a, const void *b)
 static void add_rows(struct batch *b, const struct sched_pick *p)
 {
     const struct seq *q = p->seq;
-    bool is_echo = q->job && q->job->is_echo && q->job->n_logprobs >= 0;
     batch_add_seq(b, q->blocks, q->prefix);
     for (int i = 0; i < p->n_rows; i++) {
         int slot = q->n_computed + i;
         bool is_last = slot + 1 >= q->n_prompt;
-        bool wants = q->job && (is_last ? q->max_new > 0 : is_echo);
+        bool wants = q->job && (is_last ? q->max_new > 0 : seq_scores_prompt(q));
         struct batch_row *r = batch_add_row(b, slot, wants);
         if (q->embeds)
             r->embed = q->embeds + (size_t)slot * b->dim;
@@ -188,7 +248,7 @@ void sched_next(struct sched *s, struct batch *b)
     }
 }
 
-static void stop(struct sched *s, int i, struct kv_pool *pool)
+static void stop(struct sched *s, int i)
 {
     struct seq *q = s->running[i];
     memmove(s->running + i, s->running + i + 1, (size_t)(s->n_running - i - 1) * sizeof *s->running);
@@ -198,9 +258,7 @@ static void stop(struct sched *s, int i, struct kv_pool *pool)
         compiles_end(&s->compiles, q->domain, q);
     else
         fair_end(&s->fair, q->domain, q->n_blocks);
-    kv_pool_give(pool, q->blocks, q->n_blocks);
-    free(q->blocks);
-    q->blocks = NULL;
+    give_blocks(s, q);
 }
 
 static int place_of(const struct sched *s, const struct seq *q)
@@ -211,11 +269,11 @@ static int place_of(const struct sched *s, const struct seq *q)
     return -1;
 }
 
-void sched_remove(struct sched *s, struct seq *q, struct kv_pool *pool)
+void sched_remove(struct sched *s, struct seq *q)
 {
     int place = place_of(s, q);
     if (place >= 0)
-        stop(s, place, pool);
+        stop(s, place);
     else
         CHECK(q->compile ? compiles_leave(&s->compiles, q->domain, q)
                          : fair_leave(&s->fair, q->domain, q));

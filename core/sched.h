@@ -3,7 +3,13 @@
  * Thread: engine. Pure bookkeeping: no clock, no thread, no maths, hence testable alone. Sequences wait in
  * their tenant's order of arrival and are admitted when it is the tenant's turn (fair.h) and a place and
  * all the KV blocks they can ever need are free, so an admitted sequence never has to give way. Compiles
- * have places and blocks of their own (compiles.h); what they cost is charged to their tenants. */
+ * have places and blocks of their own (compiles.h); what they cost is charged to their tenants.
+ *
+ * Before each step every prompt takes what the text cache has of it (text_cache.h). One that comes
+ * next to a block which an older one is computing waits for it, so that of several prompts with
+ * one beginning, and of the choices of one prompt, only the first computes it. A shared block counts
+ * for each that holds it as if it were its own: so what a sequence needs does not depend on what
+ * others do. */
 #ifndef PREFIXD_SCHED_H
 #define PREFIXD_SCHED_H
 
@@ -14,6 +20,7 @@
 
 struct sched {
     struct fair fair;     /* the waiting jobs are in its domains' queues */
+    struct text_cache *text; /* the blocks of jobs, and through it the pool */
     struct seq **running; /* [n_running], oldest first; compiles among them */
     int n_running;
     struct compiles compiles;
@@ -31,20 +38,20 @@ struct sched_pick {
 /* The most sequences that a step can have, if max_running is the number of ordinary places. */
 int sched_max_seqs(int max_running);
 
-/* max_compile: tokens of the longest compile. The pool needs max_job_blocks and compiles_blocks. */
-void sched_init(struct sched *s, int max_running, int max_job_blocks, int max_compile,
+/* max_compile: tokens of the longest compile. The pool needs compiles_blocks beside the cache's. */
+void sched_init(struct sched *s, struct text_cache *text, int max_running, int max_compile,
                 int prefill_chunk);
 void sched_fini(struct sched *s);
 
 void sched_add(struct sched *s, struct seq *q); /* to the end of its queue */
-void sched_admit(struct sched *s, struct kv_pool *pool); /* once per step */
+void sched_admit(struct sched *s); /* once per step, before sched_next */
 
 /* All decoding rows and up to prefill_chunk rows of prompts and compiles, sequences of one
  * prefix side by side. What is chosen is charged: it is going to be computed. */
 void sched_next(struct sched *s, struct batch *b);
 
 /* Takes q out, running or waiting, and gives its blocks back. The caller frees it. */
-void sched_remove(struct sched *s, struct seq *q, struct kv_pool *pool);
+void sched_remove(struct sched *s, struct seq *q);
 
 /* The first sequence, running or waiting, that is_it says yes to. */
 struct seq *sched_find(const struct sched *s, bool (*is_it)(const struct seq *q, const void *ud),

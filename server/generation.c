@@ -395,6 +395,7 @@ enum exchange_result generation_post(struct exchange *x)
     g->is_dirty = arena_array(&x->arena, n, sizeof *g->is_dirty);
     g->token_us = arena_array(&x->arena, n, sizeof *g->token_us);
     g->n_tokens = arena_array(&x->arena, n, sizeof *g->n_tokens);
+    g->has_begun = arena_array(&x->arena, n, sizeof *g->has_begun);
     g->written_us = g->posted_us = clock_us();
     generation_note_tokens(x);
     return EXCHANGE_MORE;

@@ -42,6 +42,7 @@ struct generation {
     bool *is_dirty;             /* [n_choices] something to stream */
     int64_t *token_us;          /* [n_choices] when its last token came */
     int *n_tokens;              /* [n_choices] its tokens so far */
+    bool *has_begun;            /* [n_choices] its first token, or its end, has come */
     struct completion_usage usage;
     int n_ended;
     bool is_started, is_final;

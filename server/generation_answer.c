@@ -40,6 +40,16 @@ static void note_times(struct exchange *x, const struct event *ev)
     *last = g->last_us = now;
 }
 
+/* As often as the prompt's tokens, which is once for all choices of it: what its first one
+ * did not have to compute. That is known when its first event comes. */
+static void count_cached(struct generation *g, const struct event *ev)
+{
+    bool is_first = ev->kind == EVENT_END || ev->kind == EVENT_TOKEN;
+    if (is_first && ev->choice % g->req.n == 0 && !g->has_begun[ev->choice])
+        g->usage.cached_tokens += ev->n_cached;
+    g->has_begun[ev->choice] |= is_first;
+}
+
 static void end_choice(struct generation *g, const struct event *ev)
 {
     struct choice_out *o = &g->choices[ev->choice];
@@ -78,6 +88,7 @@ void generation_event(struct exchange *x, const struct event *ev)
         return;
     }
     CHECK(ev->choice >= 0 && ev->choice < g->n_choices);
+    count_cached(g, ev);
     count_tokens(x, ev);
     if (ev->kind == EVENT_END)
         end_choice(g, ev);

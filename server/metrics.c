@@ -219,6 +219,7 @@ static void add_generation(const struct metrics *m, struct metrics_tenant *t,
     c->virtual_tokens += (uint64_t)g->usage.virtual_tokens;
     t->prompt_tokens += (uint64_t)g->usage.prompt_tokens;
     t->virtual_tokens += (uint64_t)g->usage.virtual_tokens;
+    t->cached_tokens += (uint64_t)g->usage.cached_tokens;
     t->generated_tokens += (uint64_t)g->usage.completion_tokens;
     (*metrics_adapter_requests(m, exchange_tenant(x), exchange_tenant_name(x),
                                g->adapter ? g->adapter : ""))++;
@@ -270,6 +271,7 @@ void metrics_set_engine(const struct metrics *m, const struct engine_stats *now)
     s->gauges.running = (uint64_t)now->running;
     s->gauges.waiting = (uint64_t)now->waiting;
     s->gauges.kv_blocks_used = (uint64_t)now->kv_blocks_used;
+    s->gauges.kv_blocks_cached = (uint64_t)now->kv_blocks_cached;
     s->gauges.kv_blocks_total = (uint64_t)now->kv_blocks_total;
     s->gauges.kv_block_bytes = now->kv_block_bytes;
 }

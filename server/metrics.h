@@ -54,7 +54,10 @@ enum {
     XX(compile_rows)                                                                       \
     XX(prefix_reads)                                                                       \
     XX(prefix_rows)                                                                        \
-    XX(generated_tokens)
+    XX(generated_tokens)                                                                   \
+    XX(text_asked)                                                                         \
+    XX(text_found)                                                                         \
+    XX(text_evicted)
 
 #define METRICS_ADAPTER_WORK(XX)                                                           \
     XX(hits)                                                                               \
@@ -71,6 +74,7 @@ enum {
     XX(running)                                                                            \
     XX(waiting)                                                                            \
     XX(kv_blocks_used)                                                                     \
+    XX(kv_blocks_cached)                                                                   \
     XX(kv_blocks_total)                                                                    \
     XX(kv_block_bytes)                                                                     \
     XX(upload_bytes)                                                                       \
@@ -98,7 +102,7 @@ struct metrics_histogram {
 
 struct metrics_tenant {
     uint64_t outcomes[METRICS_N_OUTCOMES];
-    uint64_t prompt_tokens, generated_tokens, virtual_tokens;
+    uint64_t prompt_tokens, cached_tokens, generated_tokens, virtual_tokens;
     struct metrics_histogram queue, ttft, gap;
 };
 

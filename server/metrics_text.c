@@ -149,6 +149,9 @@ static void add_gauges(const struct page *p)
     add_model_gauge(p, "kv_cache_usage_perc", "Share of the KV pools in use, 0 to 1", used);
     add_gauge(p->out, "kv_blocks_used", "Blocks of the KV pools in use",
               (double)g->kv_blocks_used);
+    add_gauge(p->out, "kv_blocks_cached",
+              "Blocks kept for the text that they hold, and free if needed",
+              (double)g->kv_blocks_cached);
     add_gauge(p->out, "kv_blocks_total", "Blocks of the KV pools",
               (double)g->kv_blocks_total);
     add_gauge(p->out, "kv_block_bytes", "Bytes of one block", (double)g->kv_block_bytes);
@@ -263,9 +266,12 @@ static void add_tokens(const struct page *p)
                       p->counts->prompt_tokens);
     add_counter(p->out, "virtual_tokens_total", "Virtual tokens in front of them",
                 p->counts->virtual_tokens);
+    const struct metrics_engine *e = &p->counts->engine;
     add_model_counter(p, "prefix_cache_queries",
-                      "Prompt tokens looked up: there is no cache", 0);
-    add_model_counter(p, "prefix_cache_hits", "Prompt tokens found there", 0);
+                      "Prompt tokens looked for in the text cache, for each choice", e->text_asked);
+    add_model_counter(p, "prefix_cache_hits", "Prompt tokens found there", e->text_found);
+    add_counter(p->out, "text_cache_evictions_total",
+                "Blocks that the text cache lost because room was needed", e->text_evicted);
 }
 
 /* ---- by tenant ----------------------------------------------------------------------- */
@@ -358,6 +364,8 @@ static void add_tenants(const struct page *p)
     add_tenant_counter(p->out, t, name, help, offsetof(struct metrics_tenant, field))
     ADD(prompt_tokens, "tenant_prompt_tokens_total", "Prompt tokens of completions");
     ADD(generated_tokens, "tenant_generation_tokens_total", "Tokens generated");
+    ADD(cached_tokens, "tenant_cached_tokens_total",
+        "Of those, the ones that the text cache had");
     ADD(virtual_tokens, "tenant_virtual_tokens_total", "Virtual tokens before prompts");
 #undef ADD
 #define ADD(field, name, help, kind)                                                       \

@@ -266,8 +266,9 @@ void usage_add_exchange(struct usage *u, struct exchange *x, bool is_over)
     CHECK_ON_THREAD(u->owner);
     bool is_made = g->usage.completion_tokens > 0 || g->n_ended > 0;
     bool is_refused = x->is_answered && x->err.code;
-    bool is_new =
-        !x->counted.requests || g->usage.completion_tokens != x->counted.generated_tokens;
+    bool is_new = !x->counted.requests ||
+                  g->usage.completion_tokens != x->counted.generated_tokens ||
+                  g->usage.cached_tokens != x->counted.cached_tokens;
     if (is_new && (is_made || (is_over && !is_refused)))
         add_since(u, x, is_made);
 }

@@ -210,7 +210,8 @@ static void open_engine(struct bench *b)
     if (!b->base)
         die(&err);
     printf("loaded in %.2f s\n", now() - start);
-    struct engine_opts opts = {.n_threads = b->n_threads, .max_batch = 64, .prefill_chunk = 128};
+    struct engine_opts opts = {.n_threads = b->n_threads, .max_batch = 64, .prefill_chunk = 128,
+                               .no_text_cache = true}; /* what is repeated is computed again */
     b->engine = engine_open(b->base, &opts, &err);
     if (!b->engine)
         die(&err);

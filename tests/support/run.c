@@ -141,6 +141,8 @@ static void take(struct event *ev)
             add_token(a, &ev->tokens[i]);
         else
             a->prompt_logprobs[a->n_prompt_scores++] = ev->tokens[i].token.logprob;
+    if (ev->kind == EVENT_TOKEN || ev->kind == EVENT_END)
+        a->n_cached = ev->n_cached;
     if (ev->kind == EVENT_END) {
         a->has_ended = true;
         a->finish = ev->finish;

@@ -16,7 +16,7 @@ struct answer { /* of one choice */
     char text[8192];
     size_t text_len;
     enum finish finish;
-    int stop_index, n_generated;
+    int stop_index, n_generated, n_cached;
     bool has_ended;
 };
 

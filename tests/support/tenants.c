@@ -88,6 +88,7 @@ struct tenants *tenants_open(const struct base_model *b, struct engine_opts opts
     pthread_mutex_init(&l->lock, NULL);
     pthread_cond_init(&l->woken, NULL);
     pthread_cond_init(&l->released, NULL);
+    opts.no_text_cache = true; /* all send the same, and all of it is to be work */
     opts.wake = wake;
     opts.wake_ud = l;
     l->engine = engine_open(b, &opts, &err);

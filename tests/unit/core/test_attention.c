@@ -81,7 +81,7 @@ static void make_prefix(struct world *w, int i, struct rng *r, int n)
                       memory + half + run * w->pool.tile_bytes);
             }
     w->prefixes[i] =
-        (struct kv_prefix){n, (int)tiles, n, s->kv_dtype, 2 * half, memory, memory + half};
+        (struct kv_prefix){n, (int)tiles, n, s->kv_dtype, 2 * half, memory, memory + half, {0}};
 }
 
 static void make_own(struct world *w, int i, struct rng *r, int n)

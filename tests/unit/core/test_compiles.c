@@ -22,6 +22,7 @@ struct work { /* a compile and what came of it */
 struct desk {
     struct sched sched;
     struct kv_pool pool;
+    struct text_cache text;
     struct batch batch;
     struct work works[MAX_WORKS];
     int n;
@@ -34,7 +35,8 @@ static void desk_init_with(struct desk *d, int ctx, int chunk)
     int n_blocks = BLOCKS + compiles_blocks(ctx, chunk);
     *d = (struct desk){.n = 0};
     CHECK(kv_pool_init(&d->pool, &shape, n_blocks, &err) == 0);
-    sched_init(&d->sched, PLACES, BLOCKS, ctx, chunk);
+    text_cache_init(&d->text, &d->pool, BLOCKS, false);
+    sched_init(&d->sched, &d->text, PLACES, ctx, chunk);
     batch_init(&d->batch, sched_max_seqs(PLACES) + chunk, sched_max_seqs(PLACES), 8);
 }
 
@@ -60,14 +62,14 @@ static void end(struct desk *d, struct work *w)
     struct seq *q = w->seq;
     w->seq = NULL;
     w->ended = d->round;
-    sched_remove(&d->sched, q, &d->pool);
+    sched_remove(&d->sched, q);
     seq_free(q);
 }
 
 static void step(struct desk *d)
 {
     d->round++;
-    sched_admit(&d->sched, &d->pool);
+    sched_admit(&d->sched);
     sched_next(&d->sched, &d->batch);
     EXPECT(d->batch.n_rows > 0 || !d->sched.compiles.n_waiting);
     for (int i = 0; i < d->batch.n_seqs; i++)
@@ -110,6 +112,7 @@ static void desk_free(struct desk *d)
     EXPECT_EQ(d->sched.compiles.n_waiting, 0);
     sched_fini(&d->sched);
     batch_fini(&d->batch);
+    text_cache_fini(&d->text);
     kv_pool_fini(&d->pool);
     free(d);
 }
@@ -185,7 +188,7 @@ static struct seq *post_job(struct desk *d, struct job *j, uint32_t domain, int 
 
 static void remove_job(struct desk *d, struct seq *q)
 {
-    sched_remove(&d->sched, q, &d->pool);
+    sched_remove(&d->sched, q);
     seq_free(q);
 }
 
@@ -292,7 +295,7 @@ TEST(compiles_leave_no_row_unused)
             q[i] = post_job(d, &jobs[i], (uint32_t)rng_below(&r, 3), rng_between(&r, 1, 20));
         for (int i = 0; i < 4; i++)
             post(d, (uint32_t)rng_below(&r, 3), rng_between(&r, 1, 30));
-        sched_admit(&d->sched, &d->pool);
+        sched_admit(&d->sched);
         for (int i = 0; i < d->sched.n_running; i++)
             want += d->sched.running[i]->n_prompt;
         sched_next(&d->sched, &d->batch);

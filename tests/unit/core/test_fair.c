@@ -30,6 +30,7 @@ struct client { /* of one domain: keeps `backlog` sequences of its kind waiting 
 struct sim {
     struct sched sched;
     struct kv_pool pool;
+    struct text_cache text;
     struct batch batch;
     struct client clients[DOMAINS];
     long round;
@@ -48,7 +49,8 @@ static void sim_init_with(struct sim *m, int places, int chunk, int n_blocks)
     *m = (struct sim){.round = 0};
     int n_all = n_blocks + compiles_blocks(HUGE_PROMPT, chunk);
     CHECK(kv_pool_init(&m->pool, &shape, n_all, &err) == 0);
-    sched_init(&m->sched, places, n_blocks, HUGE_PROMPT, chunk);
+    text_cache_init(&m->text, &m->pool, n_blocks, true);
+    sched_init(&m->sched, &m->text, places, HUGE_PROMPT, chunk);
     batch_init(&m->batch, sched_max_seqs(places) + chunk, sched_max_seqs(places), 8);
 }
 
@@ -79,7 +81,7 @@ static void post(struct sim *m, int domain, int n_prompt, int max_new)
 static void end(struct sim *m, struct seq *q)
 {
     struct piece *p = q->job->ud;
-    sched_remove(&m->sched, q, &m->pool);
+    sched_remove(&m->sched, q);
     seq_free(q);
     free(p);
 }
@@ -131,7 +133,7 @@ static void step(struct sim *m)
     for (int d = 0; d < DOMAINS; d++)
         while (m->clients[d].n_waiting < m->clients[d].backlog)
             post(m, d, m->clients[d].n_prompt, m->clients[d].max_new);
-    sched_admit(&m->sched, &m->pool);
+    sched_admit(&m->sched);
     note_starts(m);
     m->n_ran = m->sched.n_running;
     for (int d = 0; d < DOMAINS; d++)
@@ -161,10 +163,11 @@ static void sim_fini(struct sim *m)
         end(m, q);
     EXPECT_EQ(m->pool.n_free, m->pool.n_blocks);
     EXPECT_EQ(m->sched.fair.n_running + m->sched.fair.n_blocks, 0);
-    sched_admit(&m->sched, &m->pool);
+    sched_admit(&m->sched);
     EXPECT(m->sched.fair.domains == NULL); /* nothing to remember */
     sched_fini(&m->sched);
     batch_fini(&m->batch);
+    text_cache_fini(&m->text);
     kv_pool_fini(&m->pool);
 }
 
@@ -491,10 +494,10 @@ TEST(fair_compiles_are_charged)
     EXPECT_EQ(q->domain->id, 1);
     uint64_t counter = q->domain->counter;
     EXPECT(counter > 0); /* where the other stands: idle time is no credit */
-    sched_admit(&m.sched, &m.pool);
+    sched_admit(&m.sched);
     sched_next(&m.sched, &m.batch);
     EXPECT_EQ(q->domain->counter - counter, (uint64_t)(CHUNK / 2 * PRICE_PROMPT) << 16);
-    sched_remove(&m.sched, q, &m.pool);
+    sched_remove(&m.sched, q);
     seq_free(q);
     sim_fini(&m);
 }

@@ -1,6 +1,6 @@
 /* Batch invariance: a request's answer is bitwise the same alone and in any mix, with any
  * chunking of prompts, any number of threads and any limit on the batch, on every
- * instruction set. */
+ * instruction set; and whatever of its prompt others have computed. */
 #include "tests/support/run.h"
 #include "tests/support/tiny.h"
 #include "tests/test.h"
@@ -9,6 +9,7 @@
 #include "core/base/mem.h"
 #include "core/base/utf8.h"
 #include "core/kernels/kernels.h"
+#include "core/kv_pool.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -151,8 +152,8 @@ static void world_open(struct world *w, const char *model)
 {
     struct rng rng = {4711};
     *w = (struct world){.base = tiny_open(model)};
-    struct runner *r =
-        runner_new(w->base, (struct engine_opts){.n_threads = 1, .max_ctx = 256});
+    struct engine_opts opts = {.n_threads = 1, .max_ctx = 256, .no_text_cache = true};
+    struct runner *r = runner_new(w->base, opts);
     make_prefixes(w, runner_engine(r), &rng);
     for (int i = 0; i < N_SPECS; i++)
         w->prompts[i] = tiny_ids(w->base, &rng, specs[i].n_prompt);
@@ -226,7 +227,13 @@ static int run_mix(const struct world *w, struct runner *r, struct rng *rng, int
     return n_wrong;
 }
 
-static struct engine_opts random_opts(struct rng *rng)
+static size_t small_pool(const struct world *w)
+{
+    return 24 * kv_pool_block_bytes(base_model_shape(w->base));
+}
+
+/* Every second pool is so small that texts have to go. */
+static struct engine_opts random_opts(const struct world *w, struct rng *rng)
 {
     static const int chunks[] = {1, 3, 16, 64, 200};
     return (struct engine_opts){
@@ -234,13 +241,15 @@ static struct engine_opts random_opts(struct rng *rng)
         .max_ctx = 256,
         .prefill_chunk = chunks[rng_below(rng, 5)],
         .max_batch = rng_between(rng, 1, 16),
+        .no_text_cache = rng_below(rng, 4) == 0,
+        .kv_bytes = rng_below(rng, 2) ? small_pool(w) : 0,
     };
 }
 
 static void report(const struct engine_opts *o, const char *model)
 {
-    printf("  %s, %d threads, chunk %d, batch %d\n", model, o->n_threads, o->prefill_chunk,
-           o->max_batch);
+    printf("  %s, %d threads, chunk %d, batch %d, KV %zu, %s text cache\n", model, o->n_threads,
+           o->prefill_chunk, o->max_batch, o->kv_bytes, o->no_text_cache ? "no" : "with");
 }
 
 static void run_mixes(const char *model, const char *isa, int n_mixes, int max_mix,
@@ -258,7 +267,7 @@ static void run_mixes(const char *model, const char *isa, int n_mixes, int max_m
     world_open(&w, model);
     int n_wrong = 0;
     for (int done = 0; done < n_mixes && !n_wrong;) {
-        struct engine_opts opts = random_opts(&rng);
+        struct engine_opts opts = random_opts(&w, &rng);
         struct runner *r = runner_new(w.base, opts);
         for (int i = 0; i < PER_ENGINE && done < n_mixes && !n_wrong; i++, done++)
             n_wrong = run_mix(&w, r, &rng, max_mix);
@@ -336,7 +345,7 @@ static void compile_world(const char *model, int n, uint64_t seed)
     struct rng rng = {seed};
     world_open(&w, model);
     for (int i = 0; i < n; i++) {
-        struct runner *r = runner_new(w.base, random_opts(&rng));
+        struct runner *r = runner_new(w.base, random_opts(&w, &rng));
         compile_beside(&w, r, &rng);
         compile_beside(&w, r, &rng); /* over blocks that others have used */
         runner_free(r);
@@ -349,4 +358,151 @@ TEST(compiled_prefixes_are_the_same_beside_other_work)
     compile_world(TINY_GQA, tiny_scaled(25), 21);
     compile_world(TINY_WIDE, tiny_scaled(15), 22);
     compile_world(TINY_DEMO, tiny_scaled(6), 23);
+}
+
+/* ---- conversations
+ * ------------------------------------------------------------------------------- */
+
+enum { N_TALKS = 12, TALK_MAX = 160 };
+
+struct talk { /* all that was said, by both sides */
+    int prefix;
+    uint32_t domain;
+    int32_t ids[TALK_MAX];
+    int n;
+    int max_tokens, n_choices;
+    bool is_echo;
+    struct sampling sampling;
+};
+
+/* Many begin alike, in places that are no ends of blocks. */
+static void begin_talk(const struct world *w, struct talk *t, struct rng *rng)
+{
+    static const int spec_of[] = {4, 5, 6}; /* long prompts */
+    t->prefix = rng_below(rng, 3) - 1;
+    t->domain = (uint32_t)rng_below(rng, 2);
+    t->n = rng_between(rng, 1, 90);
+    memcpy(t->ids, w->prompts[spec_of[rng_below(rng, 2)]], (size_t)t->n * sizeof *t->ids);
+}
+
+static void add_ids(struct talk *t, const int32_t *ids, int n)
+{
+    memcpy(t->ids + t->n, ids, (size_t)n * sizeof *ids);
+    t->n += n;
+}
+
+/* What is said next; an answer of at most 20 tokens has room behind it. */
+static void say(const struct world *w, struct talk *t, struct rng *rng)
+{
+    if (t->n == 0 || t->n > TALK_MAX - 60)
+        begin_talk(w, t, rng);
+    int n = rng_below(rng, 40);
+    int32_t *ids = tiny_ids(w->base, rng, 40);
+    add_ids(t, ids, n);
+    free(ids);
+    t->max_tokens = rng_between(rng, 1, 20);
+    t->n_choices = rng_below(rng, 4) ? 1 : 3;
+    t->is_echo = rng_below(rng, 8) == 0;
+    t->sampling = (struct sampling){.top_p = 1, .seed = rng_next(rng)};
+    t->sampling.temperature = rng_below(rng, 2) ? 0 : 1;
+}
+
+static struct run *talk_run(const struct world *w, const struct talk *t)
+{
+    struct run *run =
+        run_new(t->ids, t->n, t->max_tokens, t->prefix < 0 ? NULL : w->prefixes[t->prefix]);
+    run->job.domain = t->domain;
+    run->job.n = t->n_choices;
+    run->job.is_echo = t->is_echo;
+    run->job.sampling = t->sampling;
+    return run;
+}
+
+/* Of a cancelled one, what came. */
+static bool is_beginning(const struct answer *a, const struct answer *whole)
+{
+    size_t n = (size_t)a->n_ids;
+    return a->n_ids <= whole->n_ids && memcmp(a->ids, whole->ids, n * sizeof *a->ids) == 0 &&
+           memcmp(a->logprobs, whole->logprobs, n * sizeof *a->logprobs) == 0;
+}
+
+/* The run of a talk in a mix, against the same alone and without a cache; then the talk goes on. */
+static bool check_talk(const struct world *w, struct runner *plain, struct talk *t, struct run *run)
+{
+    struct err err = {0};
+    struct run *alone = talk_run(w, t);
+    CHECK(runner_post(plain, alone, &err) == 0);
+    runner_wait(plain, &alone, 1);
+    bool is_same = !run->has_failed;
+    for (int c = 0; c < t->n_choices; c++)
+        is_same &= run->answers[c].has_ended ? answer_equals(&run->answers[c], &alone->answers[c])
+                                             : is_beginning(&run->answers[c], &alone->answers[c]);
+    add_ids(t, alone->answers[0].ids, alone->answers[0].n_ids);
+    run_free(alone);
+    return is_same;
+}
+
+static int talk_mix(const struct world *w, struct runner *r, struct runner *plain,
+                    struct talk *talks, struct rng *rng)
+{
+    struct run *runs[MAX_MIX];
+    struct err err = {0};
+    int first = rng_below(rng, N_TALKS), n = rng_between(rng, 1, MAX_MIX), n_wrong = 0;
+    for (int i = 0; i < n; i++) {
+        struct talk *t = &talks[(first + i) % N_TALKS];
+        say(w, t, rng);
+        runs[i] = talk_run(w, t);
+        CHECK(runner_post(r, runs[i], &err) == 0);
+        for (int events = rng_below(rng, 4); events > 1 && !all_done(runs, i + 1); events--)
+            runner_wait_event(r);
+        if (rng_below(rng, 6) == 0)
+            atomic_store(&runs[rng_below(rng, i + 1)]->job.cancelled, true);
+    }
+    runner_wait(r, runs, n);
+    for (int i = 0; i < n; i++) {
+        n_wrong += !check_talk(w, plain, &talks[(first + i) % N_TALKS], runs[i]);
+        run_free(runs[i]);
+    }
+    return n_wrong;
+}
+
+static void run_talks(const char *model, int n_mixes, uint64_t seed)
+{
+    enum { PER_ENGINE = 20 };
+    struct world w;
+    struct rng rng = {seed};
+    struct engine_opts alone = {.n_threads = 1, .max_ctx = 256, .no_text_cache = true};
+    struct engine_stats s;
+    uint64_t n_found = 0, n_evicted = 0;
+    int n_wrong = 0;
+    world_open(&w, model);
+    struct runner *plain = runner_new(w.base, alone);
+    for (int done = 0; done < n_mixes && !n_wrong;) {
+        struct talk talks[N_TALKS] = {{0}};
+        struct engine_opts opts = random_opts(&w, &rng);
+        opts.no_text_cache = false;
+        if (done == 0)
+            opts.kv_bytes = small_pool(&w);
+        struct runner *r = runner_new(w.base, opts);
+        for (int i = 0; i < PER_ENGINE && done < n_mixes && !n_wrong; i++, done++)
+            n_wrong = talk_mix(&w, r, plain, talks, &rng);
+        engine_stats(runner_engine(r), &s);
+        n_found += s.text_found;
+        n_evicted += s.text_evicted;
+        EXPECT_EQ(s.kv_blocks_used, 0);
+        if (n_wrong)
+            report(&opts, model);
+        runner_free(r);
+    }
+    EXPECT_EQ(n_wrong, 0);
+    EXPECT(n_found > 0 && n_evicted > 0);
+    runner_free(plain);
+    world_close(&w);
+}
+
+TEST(conversations_are_the_same_with_and_without_a_text_cache)
+{
+    run_talks(TINY_GQA, tiny_scaled(400), 31);
+    run_talks(TINY_WIDE, tiny_scaled(300), 32);
+    run_talks(TINY_DEMO, tiny_scaled(80), 33);
 }

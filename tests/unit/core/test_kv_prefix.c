@@ -106,3 +106,39 @@ TEST(kv_prefix_of_an_impossible_size_is_refused)
     EXPECT(!kv_prefix_new(&s, 0, &err));
     kv_prefix_free(NULL);
 }
+
+static int read_from(void *ud, void *to, size_t len, struct err *err)
+{
+    (void)err;
+    memcpy(to, ud, len);
+    return 0;
+}
+
+static bool same_digest(const struct kv_prefix *a, const struct kv_prefix *b)
+{
+    return memcmp(a->digest, b->digest, sizeof a->digest) == 0;
+}
+
+/* Equal wherever it comes from; another if a bit, a length or a position is another. */
+TEST(kv_prefix_digest_is_of_what_it_holds)
+{
+    struct err err = {0};
+    struct base_model *b = tiny_open(TINY_DEMO);
+    struct kv_prefix *p = tiny_prefix(b, &(struct rng){3}, 20);
+    struct kv_prefix *other = tiny_prefix(b, &(struct rng){4}, 20);
+    unsigned char *bytes = xcalloc(1, p->bytes);
+    memcpy(bytes, p->k, p->bytes);
+    struct kv_prefix *same = kv_prefix_from_bytes(b, 20, 20, read_from, bytes, &err);
+    struct kv_prefix *later = kv_prefix_from_bytes(b, 20, 21, read_from, bytes, &err);
+    struct kv_prefix *longer = kv_prefix_from_bytes(b, 21, 20, read_from, bytes, &err);
+    EXPECT(same_digest(p, same) && !same_digest(p, other));
+    EXPECT(!same_digest(p, later) && !same_digest(p, longer) && !same_digest(later, longer));
+    bytes[p->bytes - 1] ^= 1;
+    struct kv_prefix *changed = kv_prefix_from_bytes(b, 20, 20, read_from, bytes, &err);
+    EXPECT(changed && !same_digest(p, changed));
+    struct kv_prefix *all[] = {p, other, same, later, longer, changed};
+    for (int i = 0; i < 6; i++)
+        kv_prefix_free(all[i]);
+    free(bytes);
+    base_model_free(b);
+}

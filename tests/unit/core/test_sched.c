@@ -17,27 +17,34 @@ static const int32_t prompt[200] = {3, 1, 4, 1, 5, 9, 2, 6};
 struct desk { /* a scheduler, its pool and batch, and what was posted */
     struct sched sched;
     struct kv_pool pool;
+    struct text_cache text;
     struct batch batch;
     struct seq *seqs[MAX_SEQS];
     struct job jobs[MAX_SEQS];
     int n;
 };
 
-static void desk_init(struct desk *d, int n_blocks)
+static void desk_init_with(struct desk *d, int n_blocks, bool has_text_cache)
 {
     struct err err = {0};
     *d = (struct desk){.n = 0};
     CHECK(kv_pool_init(&d->pool, &shape, n_blocks, &err) == 0);
-    sched_init(&d->sched, MAX_RUNNING, n_blocks, 64, CHUNK);
+    text_cache_init(&d->text, &d->pool, n_blocks, !has_text_cache);
+    sched_init(&d->sched, &d->text, MAX_RUNNING, 64, CHUNK);
     batch_init(&d->batch, MAX_RUNNING + CHUNK, MAX_RUNNING, 8);
 }
 
-static struct seq *desk_add(struct desk *d, int n_prompt, int max_new,
-                            const struct kv_prefix *p)
+static void desk_init(struct desk *d, int n_blocks)
+{
+    desk_init_with(d, n_blocks, false);
+}
+
+static struct seq *desk_add_for(struct desk *d, uint32_t domain, int n_prompt, int max_new,
+                                const struct kv_prefix *p)
 {
     struct seq *q = xcalloc(1, sizeof *q);
     int i = d->n++;
-    d->jobs[i] = (struct job){.n_logprobs = -1};
+    d->jobs[i] = (struct job){.domain = domain, .n_logprobs = -1};
     *q = (struct seq){.job = &d->jobs[i],
                       .prompt = prompt,
                       .n_prompt = n_prompt,
@@ -48,12 +55,18 @@ static struct seq *desk_add(struct desk *d, int n_prompt, int max_new,
     return q;
 }
 
+static struct seq *desk_add(struct desk *d, int n_prompt, int max_new,
+                            const struct kv_prefix *p)
+{
+    return desk_add_for(d, 0, n_prompt, max_new, p);
+}
+
 static void desk_remove(struct desk *d, struct seq *q)
 {
     for (int i = 0; i < d->n; i++)
         if (d->seqs[i] == q)
             d->seqs[i] = NULL;
-    sched_remove(&d->sched, q, &d->pool);
+    sched_remove(&d->sched, q);
     seq_free(q);
 }
 
@@ -62,16 +75,17 @@ static void desk_fini(struct desk *d)
     for (int i = 0; i < d->n; i++)
         if (d->seqs[i])
             desk_remove(d, d->seqs[i]);
-    EXPECT_EQ(d->pool.n_free, d->pool.n_blocks);
+    EXPECT_EQ(d->pool.n_free + d->text.n_idle, d->pool.n_blocks);
     sched_fini(&d->sched);
     batch_fini(&d->batch);
+    text_cache_fini(&d->text);
     kv_pool_fini(&d->pool);
 }
 
 /* A step: admits, chooses rows, and advances every sequence of the batch. */
 static void step(struct desk *d)
 {
-    sched_admit(&d->sched, &d->pool);
+    sched_admit(&d->sched);
     sched_next(&d->sched, &d->batch);
     for (int i = 0; i < d->batch.n_seqs; i++)
         d->sched.order[i]->n_computed += d->batch.seqs[i].n_rows;
@@ -192,6 +206,140 @@ TEST(sched_puts_sequences_of_one_prefix_side_by_side)
         EXPECT_EQ(d.batch.groups[i].n_rows, d.batch.groups[i].prefix == &p[1] ? 4 : 2);
     int at = d.sched.order[1] == b ? 2 : 1;
     EXPECT(d.sched.order[at] == a && d.sched.order[at + 1] == c);
+    desk_fini(&d);
+}
+
+/* ---- text that is found again ----------------------------------------------------------------- */
+
+/* As step, and blocks are kept as they fill. */
+static void step_and_keep(struct desk *d)
+{
+    sched_admit(&d->sched);
+    sched_next(&d->sched, &d->batch);
+    for (int i = 0; i < d->batch.n_seqs; i++) {
+        struct seq *q = d->sched.order[i];
+        seq_keep_text(q, &d->text, q->n_computed + d->batch.seqs[i].n_rows);
+        q->n_computed += d->batch.seqs[i].n_rows;
+    }
+}
+
+static void run_to_end_of_prompt(struct desk *d, struct seq *q)
+{
+    while (q->n_computed < q->n_prompt)
+        step_and_keep(d);
+}
+
+TEST(sched_computes_what_is_new_and_charges_it)
+{
+    struct desk d;
+    desk_init_with(&d, 100, true);
+    struct seq *a = desk_add(&d, 40, 5, NULL);
+    run_to_end_of_prompt(&d, a);
+    desk_remove(&d, a);
+    EXPECT_EQ(d.text.n_idle, 2);
+    struct seq *b = desk_add(&d, 45, 5, NULL);
+    uint64_t before = b->domain->counter;
+    step_and_keep(&d);
+    EXPECT(b->n_cached == 32 && rows_of(&d, b) == CHUNK && d.batch.rows[0].slot == 32);
+    EXPECT(d.batch.rows[0].token == prompt[32] && b->n_due == 3 && b->domain->n_due == 3);
+    step_and_keep(&d);
+    EXPECT_EQ((b->domain->counter - before) >> 16,
+              32 * PRICE_FOUND + 13 * PRICE_PROMPT + PRICE_GENERATED);
+    EXPECT(d.text.n_asked == 85 && d.text.n_found == 32);
+    desk_fini(&d);
+}
+
+TEST(sched_always_computes_the_last_token_of_a_prompt)
+{
+    struct desk d;
+    desk_init_with(&d, 100, true);
+    for (int n = 31; n <= 34; n++) {
+        struct seq *a = desk_add(&d, n, 1, NULL);
+        run_to_end_of_prompt(&d, a);
+        desk_remove(&d, a);
+        struct seq *b = desk_add(&d, n, 1, NULL);
+        step_and_keep(&d);
+        EXPECT_EQ(b->n_cached, n <= 32 ? 16 : 32);
+        EXPECT_EQ(d.batch.rows[rows_of(&d, b) - 1].logits, b->n_computed == n ? 0 : -1);
+        desk_remove(&d, b);
+    }
+    desk_fini(&d);
+}
+
+TEST(sched_lets_the_first_of_equal_beginnings_compute_it)
+{
+    struct desk d;
+    desk_init_with(&d, 100, true);
+    struct seq *q[3];
+    for (int i = 0; i < 3; i++)
+        q[i] = desk_add(&d, 35 + i, 5, NULL);
+    int n_rows = 0;
+    while (d.sched.n_running == 0 || seq_is_prefill(q[2])) {
+        step_and_keep(&d);
+        for (int i = 0; i < d.batch.n_rows; i++)
+            n_rows += d.batch.rows[i].slot < 32;
+    }
+    EXPECT_EQ(n_rows, 32);
+    EXPECT(q[0]->n_cached == 0 && q[1]->n_cached == 32 && q[2]->n_cached == 32);
+    for (int i = 0; i < 2; i++)
+        EXPECT(q[1]->blocks[i] == q[0]->blocks[i] && q[2]->blocks[i] == q[0]->blocks[i]);
+    EXPECT(q[1]->blocks[2] != q[0]->blocks[2]);
+    EXPECT_EQ(d.text.n_held, 2 + 3);
+    desk_fini(&d);
+}
+
+/* What one waits for ends before it is there. */
+TEST(sched_goes_on_by_itself_if_the_one_it_follows_goes)
+{
+    struct desk d;
+    desk_init_with(&d, 100, true);
+    struct seq *a = desk_add(&d, 40, 5, NULL), *b = desk_add(&d, 40, 5, NULL);
+    step_and_keep(&d);
+    EXPECT(rows_of(&d, a) == CHUNK && rows_of(&d, b) == 0);
+    desk_remove(&d, a);
+    step_and_keep(&d);
+    EXPECT(rows_of(&d, b) == CHUNK && b->n_cached == 0);
+    run_to_end_of_prompt(&d, b);
+    desk_fini(&d);
+}
+
+TEST(sched_lets_nobody_wait_for_a_prompt_whose_every_row_is_scored)
+{
+    struct desk d;
+    desk_init_with(&d, 100, true);
+    struct seq *scored = desk_add(&d, 40, 5, NULL), *b = desk_add(&d, 40, 5, NULL);
+    scored->job->is_echo = true;
+    scored->job->n_logprobs = 0;
+    sched_admit(&d.sched);
+    EXPECT(!b->is_following);
+    scored->job->is_echo = false;
+    sched_admit(&d.sched);
+    EXPECT(b->is_following);
+    desk_fini(&d);
+}
+
+TEST(sched_shares_no_text_between_domains_prefixes_and_with_scores)
+{
+    struct desk d;
+    struct kv_prefix p = {.n_tokens = 5, .first_pos = 5, .digest = {1}}, same = p, other = p;
+    other.digest[15] = 1;
+    desk_init_with(&d, 100, true);
+    struct seq *a = desk_add(&d, 40, 1, &p);
+    run_to_end_of_prompt(&d, a);
+    struct seq *bare = desk_add(&d, 40, 1, NULL), *newer = desk_add(&d, 40, 1, &other),
+               *scored = desk_add(&d, 40, 1, &p);
+    scored->job->is_echo = true;
+    scored->job->n_logprobs = 0;
+    run_to_end_of_prompt(&d, scored);
+    run_to_end_of_prompt(&d, newer);
+    EXPECT(bare->n_cached == 0 && newer->n_cached == 0 && scored->n_cached == 0);
+    EXPECT_EQ(scored->blocks[1], a->blocks[1]); /* what it computed is not kept twice */
+    for (int i = 0; i < d.n; i++)
+        if (d.seqs[i])
+            desk_remove(&d, d.seqs[i]);
+    struct seq *again = desk_add(&d, 40, 1, &same), *stranger = desk_add_for(&d, 3, 40, 1, &p);
+    run_to_end_of_prompt(&d, stranger);
+    EXPECT(again->n_cached == 32 && stranger->n_cached == 0);
     desk_fini(&d);
 }
 
