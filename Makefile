@@ -37,7 +37,9 @@ TEST_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(TEST_SRC))
 SRV_OBJ  := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/server/*.c) $(FAKE) tests/support/adapter_files.c tests/unit/main.c) \
             $(filter-out $(OBJ)/core/engine.o,$(LIB_OBJ))
 FUZZ     := $(patsubst tests/fuzz/%.c,$(OBJ)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+BENCH_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(wildcard scripts/bench/*.c))
 DAEMON   := $(if $(filter release,$(FLAVOUR)),$(BUILD)/prefixd,$(OBJ)/prefixd)
+BENCH    := $(DAEMON)-bench
 
 .PHONY: all setup run test soak check unit asan tsan fuzz fuzzers golden docker clean help fmt
 .DELETE_ON_ERROR:
@@ -88,7 +90,7 @@ $(OBJ)/unit-tests: $(TEST_OBJ) $(LIB_OBJ)
 $(OBJ)/soak-tests: $(SOAK_OBJ) $(LIB_OBJ)
 	$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
 
-$(BUILD)/prefixd-bench: $(OBJ)/scripts/bench/bench.o $(filter $(OBJ)/core/%,$(LIB_OBJ))
+$(BENCH): $(BENCH_OBJ) $(filter $(OBJ)/core/%,$(LIB_OBJ))
 	$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
 
 # The server over an engine without a model.
