@@ -1,7 +1,7 @@
 /* Measures the engine alone: prompts, rows that decode at once, rows over prefixes that they share or not.
  *
  *     build/prefixd-bench MODEL [--sweep prefill,decode,context,sharing,prefixes,mixes] [--csv FILE]
- *         [--dtype auto] [--threads 2] [--chunk 512] [--tokens 32] [--runs 5] [--prefix-mib 2048]
+ *         [--dtype auto] [--threads 2] [--chunk 512] [--tokens 16] [--runs 5] [--prefix-mib 2048]
  *         [--rows N,..] [--context N,..] [--prompt N,..] [--prefix N,..] [--prefixes N,..]
  *
  * The lists are what a sweep goes over; without them each has its own (scripts/bench/sweeps.c). Before each
@@ -113,7 +113,7 @@ int main(int argc, char **argv)
 {
     char all[] = "prefill,decode,context,sharing,prefixes,mixes";
     struct options o = {.sweeps = all, .dtype = DTYPE_CHOICE_AUTO};
-    struct bench b = {.run = {.n_threads = 2, .chunk = 512}, .tokens = 32, .n_runs = 5,
+    struct bench b = {.run = {.n_threads = 2, .chunk = 512}, .tokens = 16, .n_runs = 5,
                       .prefix_bytes = (size_t)2 << 30, .memory_bytes = 256 << 20};
     log_init(LOG_TEXT, LOG_WARN);
     parse_options(&b, &o, argc, argv);

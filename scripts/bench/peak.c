@@ -2,7 +2,6 @@
  * addition, each in a register of its own. */
 #include "scripts/bench/peak.h"
 
-#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 #if defined(__x86_64__)
@@ -68,35 +67,37 @@ PEAK_LOOP(fours_avx512vnni, AVX512VNNI, __m512i, _mm512_setzero_si512(), _mm512_
 #undef STEP
 #endif
 
-static bool begins(const char *s, const char *with)
+/* One row for each table of kernels; any other name is taken for the last. */
+static const struct {
+    const char *isa;
+    struct peak bf16, int8;
+} peaks[] = {
+#if defined(__x86_64__)
+    {"avx512bf16", {pairs_avx512bf16, SUMS * 64}, {fours_avx512vnni, SUMS * 128}},
+    {"avx512vnni", {floats_avx512, SUMS * 32}, {fours_avx512vnni, SUMS * 128}},
+    {"avx512", {floats_avx512, SUMS * 32}, {ints_avx512, SUMS * 128}},
+    {"avx2", {floats_avx2, SUMS * 16}, {ints_avx2, SUMS * 64}},
+#endif
+    {"generic", {floats_generic, SUMS * 8}, {ints_generic, SUMS * 16}},
+};
+
+enum { N_PEAKS = sizeof peaks / sizeof *peaks };
+
+static int row_of(const char *isa)
 {
-    return strncmp(s, with, strlen(with)) == 0;
+    int i = 0;
+    while (i < N_PEAKS - 1 && strcmp(peaks[i].isa, isa) != 0)
+        i++;
+    return i;
 }
 
 struct peak peak_bf16(const char *isa)
 {
-#if defined(__x86_64__)
-    if (begins(isa, "avx512bf16"))
-        return (struct peak){pairs_avx512bf16, SUMS * 64};
-    if (begins(isa, "avx512"))
-        return (struct peak){floats_avx512, SUMS * 32};
-    if (begins(isa, "avx2"))
-        return (struct peak){floats_avx2, SUMS * 16};
-#endif
-    (void)begins;
-    return (struct peak){floats_generic, SUMS * 8};
+    return peaks[row_of(isa)].bf16;
 }
 
+/* Every CPU so far that has AVX-512's instruction for bf16 has the one for int8, too. */
 struct peak peak_int8(const char *isa)
 {
-#if defined(__x86_64__)
-    if (begins(isa, "avx512") && __builtin_cpu_supports("avx512vnni"))
-        return (struct peak){fours_avx512vnni, SUMS * 128};
-    if (begins(isa, "avx512"))
-        return (struct peak){ints_avx512, SUMS * 128};
-    if (begins(isa, "avx2"))
-        return (struct peak){ints_avx2, SUMS * 64};
-#endif
-    (void)isa;
-    return (struct peak){ints_generic, SUMS * 16};
+    return peaks[row_of(isa)].int8;
 }

@@ -188,14 +188,15 @@ static double peak_rate(int n_threads, struct peak peak)
     return best;
 }
 
-/* The bounds lie between what Zen 4 shows: 15 to 30 ns for two threads of a core, 35 to 90 for two cores
- * of a die, 300 to 340 for two dies. Microseconds are the scheduler's: other work runs. */
+/* The bounds lie between what Zen 4 shows: up to 100 ns and a little more for two cores of a die, 480 to 650
+ * for two dies, a third of the first for two threads of one core, whose rates are halved. Microseconds
+ * are the scheduler's: other work runs. */
 static const char *place_of(double barrier_ns)
 {
     static const struct {
         double below;
         const char *place;
-    } places[] = {{1, "one thread"}, {33, "one core"}, {180, "one die"}, {1000, "two dies"}};
+    } places[] = {{1, "one thread"}, {45, "one core"}, {220, "one die"}, {1500, "two dies"}};
     for (size_t i = 0; i < sizeof places / sizeof *places; i++)
         if (barrier_ns < places[i].below)
             return places[i].place;
