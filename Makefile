@@ -41,7 +41,7 @@ BENCH_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(wildcard scripts/bench/*.c))
 DAEMON   := $(if $(filter release,$(FLAVOUR)),$(BUILD)/prefixd,$(OBJ)/prefixd)
 BENCH    := $(DAEMON)-bench
 
-.PHONY: all setup run test soak check unit asan tsan fuzz fuzzers golden docker clean help fmt
+.PHONY: all setup run test bench soak check unit asan tsan fuzz fuzzers golden docker clean help fmt
 .DELETE_ON_ERROR:
 
 all: $(DAEMON) ## build the daemon (build/prefixd)
@@ -57,6 +57,9 @@ run: ## serve the demo model with its adapters, or MODEL=PATH ADAPTERS=DIR
 
 test: ## install what is missing, build, run every test
 	@scripts/test
+
+bench: $(BENCH) ## measure the engine on the demo model, or MODEL=PATH, into build/bench
+	@scripts/bench/run $(BENCH) $(BUILD)/bench "$(MODEL)" $(BENCH_FLAGS)
 
 soak: $(OBJ)/soak-tests $(DAEMON) ## long measurements by wall time, SOAK_SECONDS (60) for each
 	@PREFIXD_ROOT="$(CURDIR)" $(OBJ)/soak-tests

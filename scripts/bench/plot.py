@@ -102,7 +102,8 @@ class Chart:
         y = self.y(value)
         self.parts.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" '
                           f'height="{HEIGHT - BOTTOM - y:.1f}" fill="{colour}"/>')
-        self.parts.append(text(x + width / 2, y - 3, short(value), 'text-anchor="middle"'))
+        self.parts.append(text(x + width / 2, y - 3, short(value),
+                               'text-anchor="middle" font-size="9"'))
 
 
 # ---- charts ------------------------------------------------------------------------------------------
@@ -182,8 +183,8 @@ def mixes_chart(lines):
 
 # ---- the file ----------------------------------------------------------------------------------------
 
-STYLE = ("text{font:11px sans-serif;fill:#333}.title{font-size:13px;font-weight:bold}"
-         ".soft{fill:#777}.grid{stroke:#e5e5e5}.mark{stroke:#d62728;stroke-dasharray:2 3}")
+STYLE = (".title{font-size:13px;font-weight:bold}.soft{fill:#777}.grid{stroke:#e5e5e5}"
+         ".mark{stroke:#d62728;stroke-dasharray:2 3}")
 
 
 def read(path):
@@ -213,7 +214,8 @@ def draw(lines):
             charts.append(chart(mine))
     height = 34 + HEIGHT * -(-len(charts) // 2)
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}" height="{height}" '
-           f'viewBox="0 0 {2 * WIDTH} {height}"><style>{STYLE}</style>',
+           f'viewBox="0 0 {2 * WIDTH} {height}" font-family="sans-serif" font-size="11" '
+           f'fill="#333"><style>{STYLE}</style>',
            f'<rect width="{2 * WIDTH}" height="{height}" fill="#fff"/>',
            text(12, 20, heading(lines), 'class="soft"')]
     for i, chart in enumerate(charts):

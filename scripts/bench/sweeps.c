@@ -43,13 +43,16 @@ static void probe(struct bench *b)
                   &b->report.probe);
 }
 
-/* A prefix as long as asked for, or as the model's context leaves room for beside own tokens. */
-static int fitting_prefix(const struct bench *b, int prefix, int own)
+/* The prefixes asked for, none longer than the model's context leaves room for beside own tokens. */
+static struct list prefixes_or(const struct bench *b, const char *own_list, int own)
 {
+    struct list l = list_or(&b->prefix, own_list);
     int room = base_model_shape(b->run.base)->max_pos - own;
     if (room < 1)
         run_die("the model's context has no room for a prefix and %d own tokens", own);
-    return prefix < room ? prefix : room;
+    for (int i = 0; i < l.n; i++)
+        l.v[i] = l.v[i] < room ? l.v[i] : room;
+    return l;
 }
 
 /* ---- prompts --------------------------------------------------------------------------------------- */
@@ -60,8 +63,8 @@ static void prefill_case(struct bench *b, int n_tokens, int prefix)
     struct kv_prefix **p = NULL;
     if (prefix) {
         r.n_prefixes = 1;
-        r.prefix = fitting_prefix(b, prefix, n_tokens + 1);
-        p = run_prefixes(&b->run, 1, r.prefix);
+        r.prefix = prefix;
+        p = run_prefixes(&b->run, 1, prefix);
     }
     probe(b);
     for (int run = 0; run < b->n_runs; run++)
@@ -73,7 +76,7 @@ static void prefill_case(struct bench *b, int n_tokens, int prefix)
 static void sweep_prefill(struct bench *b)
 {
     struct list prompt = list_or(&b->prompt, "32,128,512,2048");
-    struct list prefix = list_or(&b->prefix, "0,2048");
+    struct list prefix = prefixes_or(b, "0,2048", largest(&prompt) + 1);
     run_open(&b->run, 1, largest(&prompt) + 1);
     for (int p = 0; p < prefix.n; p++)
         for (int i = 0; i < prompt.n; i++)
@@ -83,11 +86,13 @@ static void sweep_prefill(struct bench *b)
 
 /* ---- rows without prefixes ------------------------------------------------------------------------- */
 
-/* Enough room for every case of lists whose largest are these. */
-static void open_for(struct bench *b, const struct list *rows, const struct list *context, int windows)
+/* An engine with room for every case of these lists; returns the most own tokens that a row can have. */
+static int open_for(struct bench *b, const struct list *rows, const struct list *context, int windows)
 {
     struct decoding d = {largest(rows), largest(context), b->tokens, windows, NULL};
-    run_open(&b->run, d.rows, d.rows * run_decode_tokens(&b->run, &d));
+    int own = run_decode_tokens(&b->run, &d);
+    run_open(&b->run, d.rows, d.rows * own);
+    return own;
 }
 
 static void decode_case(struct bench *b, const char *sweep, int rows, int context, bool in_a_row)
@@ -188,7 +193,6 @@ static double compare_mixes(struct bench *b, struct over_prefixes *o)
 {
     struct kv_prefix *of[SWEEP_MAX_ROWS];
     struct decoding d = {o->rows, o->context, b->tokens, 1, of};
-    o->prefix = fitting_prefix(b, o->prefix, run_decode_tokens(&b->run, &d));
     int n_prefixes = drop_large_mixes(b, o);
     if (!o->n)
         return NAN;
@@ -237,9 +241,9 @@ static void report_crossover(int rows, const struct list *prefix, const double *
 static void sweep_sharing(struct bench *b)
 {
     struct list rows = list_or(&b->rows, "1,2,4,8,16,32"), context = list_or(&b->context, "16");
-    struct list prefix = list_or(&b->prefix, "0,20,128,512,2048,8192");
+    int own = open_for(b, &rows, &context, 1);
+    struct list prefix = prefixes_or(b, "0,20,128,512,2048,8192", own);
     double gains[SWEEP_MAX_LIST][SWEEP_MAX_LIST];
-    open_for(b, &rows, &context, 1);
     for (int p = 0; p < prefix.n; p++)
         for (int i = 0; i < rows.n; i++) {
             gains[i][p] = NAN;
@@ -260,8 +264,7 @@ static void sweep_mixes_of(struct bench *b, const char *sweep, const char *prefi
                            void (*fill)(const struct bench *b, struct over_prefixes *o))
 {
     struct list rows = list_or(&b->rows, "32"), context = list_or(&b->context, "16");
-    struct list prefix = list_or(&b->prefix, prefixes);
-    open_for(b, &rows, &context, 1);
+    struct list prefix = prefixes_or(b, prefixes, open_for(b, &rows, &context, 1));
     for (int p = 0; p < prefix.n; p++)
         for (int i = 0; i < rows.n; i++) {
             struct over_prefixes o = {sweep, rows.v[i], context.v[0], prefix.v[p], .n = 0};
