@@ -1,17 +1,20 @@
-/* Measures the engine alone: prompts, rows that decode at once, rows over prefixes that they share or not.
+/* Measures the engine alone: prompts, rows that decode at once, rows over prefixes that they share
+ * or not.
  *
- *     build/prefixd-bench MODEL [--sweep prefill,decode,context,sharing,prefixes,mixes] [--csv FILE]
- *         [--dtype auto] [--threads 2] [--chunk 512] [--tokens 16] [--runs 5] [--prefix-mib 2048]
+ *     build/prefixd-bench MODEL [--sweep prefill,decode,context,sharing,prefixes,mixes]
+ *         [--csv FILE] [--dtype auto] [--threads 2] [--chunk 512] [--tokens 16] [--runs 5]
  *         [--rows N,..] [--context N,..] [--prompt N,..] [--prefix N,..] [--prefixes N,..]
+ *         [--prefix-mib 2048] [--probe-mib 256]
  *
- * The lists are what a sweep goes over; without them each has its own (scripts/bench/sweeps.c). Before each
- * case the machine is probed, because its cores move; cases that are compared run in alternation. One line a
- * case: best, median and worst of the runs. */
+ * The lists are what a sweep goes over; without them each has its own (scripts/bench/sweeps.c).
+ * Before each case the machine is probed, because its cores move; cases that are compared run in
+ * alternation. One line a case: best, median and worst of the runs. */
 #include "core/base/log.h"
 #include "core/kernels/kernels.h"
 #include "scripts/bench/sweeps.h"
 
 #include <getopt.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,6 +23,29 @@ struct options {
     char *sweeps; /* consumed */
     enum dtype_choice dtype;
 };
+
+enum { MAX_TOKENS = 1 << 20 };
+
+static const struct flag {
+    const char *name;
+    int min, max;
+    size_t at; /* in struct bench: an int, or a struct list */
+    bool is_list;
+} flags[] = {
+    {"threads", 1, 1024, offsetof(struct bench, run.n_threads), false},
+    {"chunk", 1, 4096, offsetof(struct bench, run.chunk), false},
+    {"tokens", 1, MAX_TOKENS, offsetof(struct bench, tokens), false},
+    {"runs", 1, REPORT_MAX_RUNS, offsetof(struct bench, n_runs), false},
+    {"prefix-mib", 1, 1 << 20, offsetof(struct bench, prefix_mib), false},
+    {"probe-mib", 1, 1 << 20, offsetof(struct bench, probe_mib), false},
+    {"rows", 1, SWEEP_MAX_ROWS, offsetof(struct bench, rows), true},
+    {"context", 1, MAX_TOKENS, offsetof(struct bench, context), true},
+    {"prompt", 1, MAX_TOKENS, offsetof(struct bench, prompt), true},
+    {"prefix", 0, MAX_TOKENS, offsetof(struct bench, prefix), true},
+    {"prefixes", 1, SWEEP_MAX_ROWS, offsetof(struct bench, prefixes), true},
+};
+
+enum { N_FLAGS = sizeof flags / sizeof *flags, SWEEP, CSV, DTYPE };
 
 static enum dtype_choice dtype_of(const char *name)
 {
@@ -30,47 +56,36 @@ static enum dtype_choice dtype_of(const char *name)
     run_die("--dtype %s: auto, f32 or bf16", name);
 }
 
-static int number(const char *name, const char *s, int min, int max)
+static void set_flag(struct bench *b, const struct flag *f, const char *value)
 {
-    struct list l = sweep_list(name, s, min, max);
-    return l.v[0];
-}
-
-enum { MAX_TOKENS = 1 << 20 };
-
-static void parse_option(struct bench *b, struct options *o, int c, const char *name)
-{
-    switch (c) {
-    case 's': o->sweeps = optarg; break;
-    case 'o': o->csv = optarg; break;
-    case 'd': o->dtype = dtype_of(optarg); break;
-    case 't': b->run.n_threads = number(name, optarg, 1, 1024); break;
-    case 'h': b->run.chunk = number(name, optarg, 1, 4096); break;
-    case 'k': b->tokens = number(name, optarg, 1, MAX_TOKENS); break;
-    case 'u': b->n_runs = number(name, optarg, 1, REPORT_MAX_RUNS); break;
-    case 'm': b->prefix_bytes = (size_t)number(name, optarg, 1, MAX_TOKENS) << 20; break;
-    case 'y': b->memory_bytes = (size_t)number(name, optarg, 1, MAX_TOKENS) << 20; break;
-    case 'r': b->rows = sweep_list(name, optarg, 1, SWEEP_MAX_ROWS); break;
-    case 'c': b->context = sweep_list(name, optarg, 1, MAX_TOKENS); break;
-    case 'p': b->prompt = sweep_list(name, optarg, 1, MAX_TOKENS); break;
-    case 'x': b->prefix = sweep_list(name, optarg, 0, MAX_TOKENS); break;
-    case 'n': b->prefixes = sweep_list(name, optarg, 1, SWEEP_MAX_ROWS); break;
-    default: exit(1);
-    }
+    struct list l = sweep_list(f->name, value, f->min, f->max);
+    void *at = (char *)b + f->at;
+    if (f->is_list)
+        *(struct list *)at = l;
+    else if (l.n == 1)
+        *(int *)at = l.v[0];
+    else
+        run_die("--%s %s: one number", f->name, value);
 }
 
 static void parse_options(struct bench *b, struct options *o, int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"sweep", 1, 0, 's'},     {"csv", 1, 0, 'o'},     {"dtype", 1, 0, 'd'},
-        {"threads", 1, 0, 't'},   {"chunk", 1, 0, 'h'},   {"tokens", 1, 0, 'k'},
-        {"runs", 1, 0, 'u'},      {"rows", 1, 0, 'r'},    {"context", 1, 0, 'c'},
-        {"prompt", 1, 0, 'p'},    {"prefix", 1, 0, 'x'},  {"prefixes", 1, 0, 'n'},
-        {"prefix-mib", 1, 0, 'm'}, {"probe-mib", 1, 0, 'y'}, {0, 0, 0, 0},
-    };
-    int which = 0;
-    for (int c; (c = getopt_long(argc, argv, "", options, &which)) != -1;)
-        parse_option(b, o, c, options[which].name);
+    struct option options[N_FLAGS + 4] = {
+        {"sweep", 1, 0, SWEEP}, {"csv", 1, 0, CSV}, {"dtype", 1, 0, DTYPE}};
+    for (int i = 0; i < N_FLAGS; i++)
+        options[3 + i] = (struct option){flags[i].name, 1, 0, i};
+    for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+        if (c == '?')
+            exit(1); /* getopt has said why */
+        if (c < N_FLAGS)
+            set_flag(b, &flags[c], optarg);
+        else if (c == DTYPE)
+            o->dtype = dtype_of(optarg);
+        else if (c == CSV)
+            o->csv = optarg;
+        else
+            o->sweeps = optarg;
+    }
     if (optind + 1 != argc)
         run_die("give one model: a Hugging Face directory or a GGUF file");
     o->model = argv[optind];
@@ -97,7 +112,7 @@ static void open_model(struct bench *b, const struct options *o)
     b->run.base = base_model_open(o->model, o->dtype, &err);
     if (!b->run.base)
         run_die("%s", err.msg);
-    b->memory = probe_memory(b->memory_bytes);
+    b->memory = probe_memory((size_t)b->probe_mib << 20);
     b->report.model = model_name(o->model);
     b->report.dtype = dtype_name(base_model_shape(b->run.base)->weight_dtype);
     b->report.isa = kernels_get()->name;
@@ -113,8 +128,11 @@ int main(int argc, char **argv)
 {
     char all[] = "prefill,decode,context,sharing,prefixes,mixes";
     struct options o = {.sweeps = all, .dtype = DTYPE_CHOICE_AUTO};
-    struct bench b = {.run = {.n_threads = 2, .chunk = 512}, .tokens = 16, .n_runs = 5,
-                      .prefix_bytes = (size_t)2 << 30, .memory_bytes = 256 << 20};
+    struct bench b = {.run = {.n_threads = 2, .chunk = 512},
+                      .tokens = 16,
+                      .n_runs = 5,
+                      .prefix_mib = 2048,
+                      .probe_mib = 256};
     log_init(LOG_TEXT, LOG_WARN);
     parse_options(&b, &o, argc, argv);
     open_model(&b, &o);

@@ -1,5 +1,5 @@
-/* Loops that keep a core's multipliers busy: twelve independent sums, enough to hide the latency of an
- * addition, each in a register of its own. */
+/* Loops that keep a core's multipliers busy: twelve independent sums, enough to hide the latency of
+ * an addition, each in a register of its own. */
 #include "scripts/bench/peak.h"
 
 #include <stdint.h>
@@ -17,7 +17,7 @@ enum { SUMS = 12 };
 #define ADD(i) HIDE(x) c##i = STEP(c##i);
 
 /* void NAME(long rounds): each round is STEP of every sum; KIND is their type, X the operand. */
-#define PEAK_LOOP(NAME, TARGET, KIND, ZERO, X)                                                      \
+#define PEAK_LOOP(NAME, TARGET, KIND, ZERO, X)                                                     \
     TARGET static void NAME(long rounds)                                                           \
     {                                                                                              \
         typedef KIND sum;                                                                          \
@@ -34,7 +34,7 @@ enum { SUMS = 12 };
 typedef float f32x4 __attribute__((vector_size(16)));
 typedef int16_t i16x8 __attribute__((vector_size(16)));
 
-#define STEP(c) (c) + x * x
+#define STEP(c) (c) + (x * x)
 PEAK_LOOP(floats_generic, , f32x4, {0}, ((f32x4){1, 1, 1, 1}))
 PEAK_LOOP(ints_generic, , i16x8, {0}, ((i16x8){1, 1, 1, 1, 1, 1, 1, 1}))
 #undef STEP

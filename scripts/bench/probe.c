@@ -1,5 +1,5 @@
-/* What the machine gives at this moment: the way between two threads, memory, multipliers. Each is the best
- * of some tries, because what else runs can only make it worse. */
+/* What the machine gives at this moment: the way between two threads, memory, multipliers. Each is
+ * the best of some tries, because what else runs can only make it worse. */
 #define _GNU_SOURCE /* CPU sets */
 #include "scripts/bench/probe.h"
 
@@ -7,14 +7,19 @@
 #include "core/base/mem.h"
 #include "scripts/bench/peak.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <time.h>
 
-enum { TRIES = 5, BARRIER_TRIES = 40, TRIPS = 200, SPINS = 1000, LINE = 64 };
+enum { TRIES = 5, BARRIER_TRIES = 160, TRIPS = 50, SPINS = 100000, LINE = 64 };
+
+/* Seconds: on a busy machine a trip may take many milliseconds. */
+static const double barrier_patience = 0.05;
 
 static double now(void) /* clock_us is too coarse for a barrier */
 {
@@ -23,15 +28,21 @@ static double now(void) /* clock_us is too coarse for a barrier */
     return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
-/* Spins until *word is value; gives the core away now and then, as there may be one only. */
-static void await(const atomic_int *word, int value)
+/* Spins until *word is value; gives the core away now and then, as there may be one only. false if
+ * it is then later than the deadline. */
+static bool await(const atomic_int *word, int value, double deadline)
 {
-    for (int i = 1; atomic_load_explicit(word, memory_order_acquire) != value; i++)
-        if (i % SPINS == 0)
-            sched_yield();
+    for (int i = 1; atomic_load_explicit(word, memory_order_acquire) != value; i++) {
+        if (i % SPINS)
+            continue;
+        if (now() > deadline)
+            return false;
+        sched_yield();
+    }
+    return true;
 }
 
-/* ---- threads that begin together ------------------------------------------------------------------- */
+/* ---- threads that begin together ------------------------------------------------------------- */
 
 typedef void (*crew_fn)(void *arg, int thread);
 
@@ -49,7 +60,7 @@ struct crew_member {
     pthread_t thread;
 };
 
-/* To the index-th of the CPUs that the program may use, or two threads would at times begin on one. */
+/* To the index-th CPU that the program may use, or two threads would at times begin on one. */
 static void pin(int index)
 {
     cpu_set_t all, one;
@@ -60,7 +71,7 @@ static void pin(int index)
         nth -= CPU_ISSET(cpu, &all) != 0;
     CPU_ZERO(&one);
     CPU_SET(cpu, &one);
-    pthread_setaffinity_np(pthread_self(), sizeof one, &one); /* without it, just as well as can be */
+    pthread_setaffinity_np(pthread_self(), sizeof one, &one); /* or else as well as can be */
 }
 
 static void *member_main(void *ud)
@@ -68,7 +79,7 @@ static void *member_main(void *ud)
     struct crew_member *m = ud;
     pin(m->index);
     atomic_fetch_add(&m->crew->n_ready, 1);
-    await(&m->crew->go, 1);
+    await(&m->crew->go, 1, INFINITY);
     m->start = now();
     m->crew->fn(m->crew->arg, m->index);
     m->end = now();
@@ -84,7 +95,7 @@ static double at_once(int n, crew_fn fn, void *arg)
         members[i] = (struct crew_member){.crew = &crew, .index = i};
         CHECK(pthread_create(&members[i].thread, NULL, member_main, &members[i]) == 0);
     }
-    await(&crew.n_ready, n);
+    await(&crew.n_ready, n, INFINITY);
     atomic_store(&crew.go, 1);
     for (int i = 0; i < n; i++)
         pthread_join(members[i].thread, NULL);
@@ -97,31 +108,45 @@ static double at_once(int n, crew_fn fn, void *arg)
     return end - start;
 }
 
-/* ---- what is probed -------------------------------------------------------------------------------- */
+/* ---- what is probed -------------------------------------------------------------------------- */
 
 struct barrier {
     _Alignas(LINE) atomic_int ping;
     _Alignas(LINE) atomic_int pong;
-    _Alignas(LINE) double best;
+    _Alignas(LINE) double best, deadline;
 };
+
+/* One trip of either end: thread 0 asks, thread 1 answers. */
+static bool trip(struct barrier *b, int thread, int n)
+{
+    if (thread == 0)
+        atomic_store_explicit(&b->ping, n, memory_order_release);
+    if (!await(thread == 0 ? &b->pong : &b->ping, n, b->deadline))
+        return false;
+    if (thread == 1)
+        atomic_store_explicit(&b->pong, n, memory_order_release);
+    return true;
+}
 
 static void barrier_task(void *arg, int thread)
 {
     struct barrier *b = arg;
     for (int try = 0, n = 0; try < BARRIER_TRIES; try++) {
         double start = now();
-        for (int i = 0; i < TRIPS; i++) {
-            n++;
-            if (thread == 0)
-                atomic_store_explicit(&b->ping, n, memory_order_release);
-            await(thread == 0 ? &b->pong : &b->ping, n);
-            if (thread == 1)
-                atomic_store_explicit(&b->pong, n, memory_order_release);
-        }
-        double trip = (now() - start) / TRIPS;
-        if (thread == 0 && trip < b->best)
-            b->best = trip;
+        for (int i = 0; i < TRIPS; i++)
+            if (!trip(b, thread, ++n))
+                return;
+        double mean = (now() - start) / TRIPS;
+        if (thread == 0 && mean < b->best)
+            b->best = mean;
     }
+}
+
+static double barrier(void)
+{
+    struct barrier b = {.best = barrier_patience, .deadline = now() + barrier_patience};
+    at_once(2, barrier_task, &b);
+    return b.best;
 }
 
 struct reading {
@@ -188,9 +213,9 @@ static double peak_rate(int n_threads, struct peak peak)
     return best;
 }
 
-/* The bounds lie between what Zen 4 shows: up to 100 ns and a little more for two cores of a die, 480 to 650
- * for two dies, a third of the first for two threads of one core, whose rates are halved. Microseconds
- * are the scheduler's: other work runs. */
+/* The bounds lie between what Zen 4 shows: up to 100 ns and a little more for two cores of a die,
+ * 480 to 650 for two dies, a third of the first for two threads of one core, whose rates are
+ * halved. Microseconds are the scheduler's: other work runs. */
 static const char *place_of(double barrier_ns)
 {
     static const struct {
@@ -206,10 +231,7 @@ static const char *place_of(double barrier_ns)
 void probe_machine(int n_threads, const char *isa, const uint64_t *memory, size_t bytes,
                    struct probe *out)
 {
-    struct barrier b = {.best = 1};
-    if (n_threads > 1)
-        at_once(2, barrier_task, &b);
-    out->barrier_ns = n_threads > 1 ? b.best * 1e9 : 0;
+    out->barrier_ns = n_threads > 1 ? barrier() * 1e9 : 0;
     out->read_gbs = read_rate(n_threads, memory, bytes) / 1e9;
     out->bf16_gflops = peak_rate(n_threads, peak_bf16(isa)) / 1e9;
     out->int8_gops = peak_rate(n_threads, peak_int8(isa)) / 1e9;

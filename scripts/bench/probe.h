@@ -1,5 +1,5 @@
-/* What the machine gives at this moment: its virtual cores move between physical places, so a figure says
- * little without it.
+/* What the machine gives at this moment: its virtual cores move between physical places, so a
+ * figure says little without it.
  *
  * Thread: the caller's, while nothing else runs; starts n_threads of its own and joins them.
  *
@@ -14,11 +14,12 @@
 #include <stdint.h>
 
 struct probe {
-    double barrier_ns;  /* a word from one thread to another and an answer back; 0 with one thread */
-    double read_gbs;    /* memory read by all threads together, 1e9 bytes a second */
-    double bf16_gflops; /* all threads together, from registers, by the instructions for bf16 weights */
-    double int8_gops;   /* the same for int8 weights; a multiplication and an addition are two */
-    const char *place;  /* where the first two threads are, as the barrier tells */
+    double barrier_ns; /* a word from one thread to another and an answer back; 0 with one thread */
+    double read_gbs;   /* memory read by all threads together, 1e9 bytes a second */
+    /* What the instructions for such weights do from registers, on all threads together; a
+     * multiplication and an addition are two. */
+    double bf16_gflops, int8_gops;
+    const char *place; /* where the first two threads are, as the barrier tells */
 };
 
 /* What the probe reads: it should not fit into the caches. free() */

@@ -39,7 +39,8 @@ int report_open(struct report *rep, const char *path)
     if (!rep->csv)
         return -1;
     fputs("sweep,variant,model,dtype,isa,threads,chunk,rows,context,prefix,prefixes,tokens,runs,"
-          "best,median,worst,ratio,place,barrier_ns,read_gbs,bf16_gflops,int8_gops\n", rep->csv);
+          "best,median,worst,ratio,place,barrier_ns,read_gbs,bf16_gflops,int8_gops\n",
+          rep->csv);
     return 0;
 }
 
@@ -67,7 +68,8 @@ static void text_line(const struct result *r, struct spread s, bool is_first)
 static void csv_line(const struct report *rep, const struct result *r, struct spread s)
 {
     const struct probe *p = &rep->probe;
-    fprintf(rep->csv, "%s,%s,%s,%s,%s,%d,%d,%d,%d,%d,%d,%d,%d,%.2f,%.2f,%.2f,%.4f,%s,%.0f,%.1f,%.0f,%.0f\n",
+    fprintf(rep->csv,
+            "%s,%s,%s,%s,%s,%d,%d,%d,%d,%d,%d,%d,%d,%.2f,%.2f,%.2f,%.4f,%s,%.0f,%.1f,%.0f,%.0f\n",
             r->sweep, r->variant, rep->model, rep->dtype, rep->isa, rep->n_threads, rep->chunk,
             r->rows, r->context, r->prefix, r->n_prefixes, r->tokens, r->n_runs, s.best, s.median,
             s.worst, r->ratio, p->place, p->barrier_ns, p->read_gbs, p->bf16_gflops, p->int8_gops);
@@ -76,8 +78,8 @@ static void csv_line(const struct report *rep, const struct result *r, struct sp
 void report_group(struct report *rep, struct result *results, int n)
 {
     const struct probe *p = &rep->probe;
-    printf("  [%s: barrier %.0f ns, read %.1f GB/s, bf16 %.0f GFLOP/s, int8 %.0f Gop/s]\n", p->place,
-           p->barrier_ns, p->read_gbs, p->bf16_gflops, p->int8_gops);
+    printf("  [%s: barrier %.0f ns, read %.1f GB/s, bf16 %.0f GFLOP/s, int8 %.0f Gop/s]\n",
+           p->place, p->barrier_ns, p->read_gbs, p->bf16_gflops, p->int8_gops);
     for (int i = 0; i < n; i++) {
         struct spread s = spread_of(results[i].rates, results[i].n_runs);
         results[i].ratio = ratio_of(&results[i], &results[0]);

@@ -20,7 +20,7 @@ struct result {
     int prefix, n_prefixes;    /* tokens of each, and how many different ones the rows have */
     int n_runs;
     double rates[REPORT_MAX_RUNS]; /* tokens a second; the runs of a group's results alternate */
-    double ratio; /* set by report_group: median over the runs of its rate over the first result's */
+    double ratio; /* by report_group: median over the runs of its rate over the first result's */
 };
 
 struct report {

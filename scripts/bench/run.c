@@ -43,7 +43,7 @@ void run_close(struct run *r)
     r->engine = NULL;
 }
 
-/* ---- streams --------------------------------------------------------------------------------------- */
+/* ---- streams --------------------------------------------------------------------------------- */
 
 struct stream {
     struct job job;
@@ -74,9 +74,15 @@ static void post(struct run *r, struct stream *s, int n_prompt, int max_tokens,
                          .made_us = xcalloc((size_t)max_tokens, sizeof *s->made_us)};
     r->n_posted++;
     s->prompt = (struct job_prompt){s->ids, n_prompt};
-    s->job = (struct job){.prefix = prefix, .prompts = &s->prompt, .n_prompts = 1, .n = 1,
-                          .sampling = {.temperature = 0, .top_p = 1}, .max_tokens = max_tokens,
-                          .ignore_eos = true, .n_logprobs = -1, .ud = s};
+    s->job = (struct job){.prefix = prefix,
+                          .prompts = &s->prompt,
+                          .n_prompts = 1,
+                          .n = 1,
+                          .sampling = {.temperature = 0, .top_p = 1},
+                          .max_tokens = max_tokens,
+                          .ignore_eos = true,
+                          .n_logprobs = -1,
+                          .ud = s};
     if (engine_post(r->engine, &s->job, &err) < 0)
         run_die("%s", err.msg);
 }
@@ -107,10 +113,11 @@ static int take_events(struct run *r)
     return n_over;
 }
 
-/* ---- what is measured ------------------------------------------------------------------------------ */
+/* ---- what is measured ------------------------------------------------------------------------ */
 
-/* Rows begin one after the other, as they are posted and their prompts computed in chunks. So that the
- * first one still decodes when the last one ends its windows, all could make more tokens than is timed. */
+/* Rows begin one after the other, as they are posted and their prompts computed in chunks. So that
+ * the first one still decodes when the last one ends its windows, all could make more tokens than
+ * is timed. */
 static int max_tokens(const struct run *r, const struct decoding *d)
 {
     enum { STEPS_OF_POSTING = 64 };
@@ -188,12 +195,13 @@ double run_prefill(struct run *r, int n_tokens, const struct kv_prefix *prefix)
     return rate;
 }
 
-/* ---- prefixes -------------------------------------------------------------------------------------- */
+/* ---- prefixes -------------------------------------------------------------------------------- */
 
 struct kv_prefix **run_prefixes(const struct run *r, int n, int n_tokens)
 {
     const struct model_shape *shape = base_model_shape(r->base);
-    size_t len = (size_t)n_tokens * (size_t)(shape->n_layers * 2 * shape->n_kv_heads * shape->head_dim);
+    int per_token = shape->n_layers * 2 * shape->n_kv_heads * shape->head_dim;
+    size_t len = (size_t)n_tokens * (size_t)per_token;
     float *kv = xcalloc(len, sizeof *kv);
     struct kv_prefix **p = xcalloc((size_t)n, sizeof *p);
     for (size_t i = 0; i < len; i++)

@@ -39,11 +39,11 @@ static int largest(const struct list *l)
 
 static void probe(struct bench *b)
 {
-    probe_machine(b->run.n_threads, kernels_get()->name, b->memory, b->memory_bytes,
+    probe_machine(b->run.n_threads, kernels_get()->name, b->memory, (size_t)b->probe_mib << 20,
                   &b->report.probe);
 }
 
-/* The prefixes asked for, none longer than the model's context leaves room for beside own tokens. */
+/* The prefixes asked for, none longer than the context leaves room for beside own tokens. */
 static struct list prefixes_or(const struct bench *b, const char *own_list, int own)
 {
     struct list l = list_or(&b->prefix, own_list);
@@ -55,7 +55,7 @@ static struct list prefixes_or(const struct bench *b, const char *own_list, int 
     return l;
 }
 
-/* ---- prompts --------------------------------------------------------------------------------------- */
+/* ---- prompts --------------------------------------------------------------------------------- */
 
 static void prefill_case(struct bench *b, int n_tokens, int prefix)
 {
@@ -84,10 +84,12 @@ static void sweep_prefill(struct bench *b)
     run_close(&b->run);
 }
 
-/* ---- rows without prefixes ------------------------------------------------------------------------- */
+/* ---- rows without prefixes ------------------------------------------------------------------- */
 
-/* An engine with room for every case of these lists; returns the most own tokens that a row can have. */
-static int open_for(struct bench *b, const struct list *rows, const struct list *context, int windows)
+/* An engine with room for every case of these lists; returns the most own tokens that a row can
+ * have. */
+static int open_for(struct bench *b, const struct list *rows, const struct list *context,
+                    int windows)
 {
     struct decoding d = {largest(rows), largest(context), b->tokens, windows, NULL};
     int own = run_decode_tokens(&b->run, &d);
@@ -126,7 +128,7 @@ static void sweep_context(struct bench *b)
     run_close(&b->run);
 }
 
-/* ---- over prefixes --------------------------------------------------------------------------------- */
+/* ---- over prefixes --------------------------------------------------------------------------- */
 
 /* Which rows read the same prefix: the first sizes[0] of them one, the next sizes[1] another. */
 struct mix {
@@ -142,8 +144,8 @@ static struct mix even(const char *name, int rows, int n)
     return m;
 }
 
-/* Each prefix is 1.5 times as popular as the next; the sizes and the end are those of Punica's benchmark
- * (arXiv 2310.18547). */
+/* Each prefix is 1.5 times as popular as the next; the sizes and the end are those of Punica's
+ * benchmark (arXiv 2310.18547). */
 static struct mix skewed(int rows)
 {
     struct mix m = {"skewed", .n = 0};
@@ -161,14 +163,15 @@ struct over_prefixes {
     int n;
 };
 
-/* Takes out the mixes whose prefixes would need more memory than is allowed; returns the most prefixes
- * that one of the others has. */
+/* Takes out the mixes whose prefixes would need more memory than is allowed; returns the most
+ * prefixes that one of the others has. */
 static int drop_large_mixes(const struct bench *b, struct over_prefixes *o)
 {
     size_t each = kv_prefix_bytes(base_model_shape(b->run.base), o->prefix);
+    size_t allowed = (size_t)b->prefix_mib << 20;
     int n = 0, most = 0;
     for (int i = 0; i < o->n; i++) {
-        if ((size_t)o->mixes[i].n * each > b->prefix_bytes) {
+        if ((size_t)o->mixes[i].n * each > allowed) {
             printf("%-10s %5d %8d %7d %9d   left out: %zu MiB of prefixes (--prefix-mib)\n",
                    o->mixes[i].name, o->rows, o->context, o->prefix, o->mixes[i].n,
                    (size_t)o->mixes[i].n * each >> 20);
@@ -199,8 +202,14 @@ static double compare_mixes(struct bench *b, struct over_prefixes *o)
     struct result *r = xcalloc((size_t)o->n, sizeof *r);
     struct kv_prefix **prefixes = run_prefixes(&b->run, n_prefixes, o->prefix);
     for (int i = 0; i < o->n; i++)
-        r[i] = (struct result){o->sweep, o->mixes[i].name, o->rows, o->context, b->tokens,
-                               o->prefix, o->mixes[i].n, .n_runs = b->n_runs};
+        r[i] = (struct result){.sweep = o->sweep,
+                               .variant = o->mixes[i].name,
+                               .rows = o->rows,
+                               .context = o->context,
+                               .tokens = b->tokens,
+                               .prefix = o->prefix,
+                               .n_prefixes = o->mixes[i].n,
+                               .n_runs = b->n_runs};
     probe(b);
     for (int run = 0; run < b->n_runs; run++)
         for (int i = 0; i < o->n; i++) {
@@ -302,7 +311,7 @@ static void sweep_mixes(struct bench *b)
     sweep_mixes_of(b, "mixes", "16,512,2048", add_popularities);
 }
 
-/* ---- all of them ----------------------------------------------------------------------------------- */
+/* ---- all of them ----------------------------------------------------------------------------- */
 
 static const struct {
     const char *name, *what;

@@ -18,9 +18,9 @@ struct bench {
     struct report report;
     struct list rows, context, prompt, prefix, prefixes;
     int tokens, n_runs;
-    size_t prefix_bytes; /* what the prefixes of a case may take together */
-    uint64_t *memory;    /* for the probe */
-    size_t memory_bytes;
+    int prefix_mib; /* what the prefixes of a case may take together */
+    int probe_mib;
+    uint64_t *memory; /* [probe_mib] what the probe reads */
 };
 
 /* Comma-separated whole numbers from min to max; ends the program if they are not. */

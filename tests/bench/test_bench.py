@@ -27,7 +27,7 @@ PLACES = {"one thread", "one core", "one die", "two dies", "busy"}
 
 def bench(*args):
     return subprocess.run([BENCH, MODEL, *args], capture_output=True, text=True, check=False,
-                          stdin=subprocess.DEVNULL, timeout=60 * SLOW)
+                          stdin=subprocess.DEVNULL, timeout=180 * SLOW)
 
 
 class BenchTest(unittest.TestCase):
