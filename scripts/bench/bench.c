@@ -92,7 +92,7 @@ static void parse_options(struct bench *b, struct options *o, int argc, char **a
 }
 
 /* The last part of a path, without what a CSV file would need quotes for. */
-static char *model_name(const char *path)
+static void name_model(struct report *rep, const char *path)
 {
     size_t len = strlen(path);
     while (len > 1 && path[len - 1] == '/')
@@ -100,10 +100,9 @@ static char *model_name(const char *path)
     size_t from = len;
     while (from > 0 && path[from - 1] != '/')
         from--;
-    char *name = strndup(path + from, len - from);
-    for (char *c = name; name && *c; c++)
+    snprintf(rep->model, sizeof rep->model, "%.*s", (int)(len - from), path + from);
+    for (char *c = rep->model; *c; c++)
         *c = strchr(",\"\n", *c) ? '_' : *c;
-    return name;
 }
 
 static void open_model(struct bench *b, const struct options *o)
@@ -113,7 +112,7 @@ static void open_model(struct bench *b, const struct options *o)
     if (!b->run.base)
         run_die("%s", err.msg);
     b->memory = probe_memory((size_t)b->probe_mib << 20);
-    b->report.model = model_name(o->model);
+    name_model(&b->report, o->model);
     b->report.dtype = dtype_name(base_model_shape(b->run.base)->weight_dtype);
     b->report.isa = kernels_get()->name;
     b->report.n_threads = b->run.n_threads;

@@ -25,7 +25,8 @@ struct result {
 
 struct report {
     FILE *csv; /* NULL: none */
-    const char *model, *dtype, *isa;
+    char model[64];
+    const char *dtype, *isa;
     int n_threads, chunk;
     struct probe probe; /* of the group to come */
 };
