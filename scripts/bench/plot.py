@@ -146,8 +146,10 @@ def sharing_chart(lines):
 
 
 def gain_chart(lines):
-    """Shared over copies: below 1.05 sharing does not help."""
-    lines = [r for r in lines if r["variant"] == "shared" and r["rows"] > 1]
+    """Shared over copies, where both were measured: below 1.05 sharing does not help."""
+    compared = {(r["rows"], r["prefix"]) for r in lines if r["variant"] == "copies"}
+    lines = [r for r in lines
+             if r["variant"] == "shared" and (r["rows"], r["prefix"]) in compared]
     chart = Chart("What sharing gains", "tokens of the prefix", "times a copy for each row")
     chart.y_axis(min(0.8, min(r["ratio"] for r in lines)), 1.2 * max(r["ratio"] for r in lines), True)
     chart.x_axis({r["prefix"] for r in lines})
@@ -207,10 +209,10 @@ def heading(lines):
 
 def draw(lines):
     charts = []
-    for sweep, chart in (("decode", decode_chart), ("sharing", sharing_chart), ("sharing", gain_chart),
-                         ("mixes", mixes_chart)):
+    for sweep, needed, chart in (("decode", "rows", decode_chart), ("sharing", "shared", sharing_chart),
+                                 ("sharing", "copies", gain_chart), ("mixes", "distinct", mixes_chart)):
         mine = [r for r in lines if r["sweep"] == sweep]
-        if any(r["prefix"] for r in mine) or (mine and sweep == "decode"):
+        if any(r["variant"] == needed for r in mine):
             charts.append(chart(mine))
     height = 34 + HEIGHT * -(-len(charts) // 2)
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}" height="{height}" '

@@ -235,16 +235,20 @@ static double sharing_case(struct bench *b, int rows, int context, int prefix)
 
 enum { GAIN_PERCENT = 5 };
 
-/* gains: [prefix.n] of shared over copies. */
+/* gains: [prefix.n] of shared over copies, NAN where that was not compared. Says from which length
+ * on, and for all longer ones, sharing gains; lengths go up. */
 static void report_crossover(int rows, const struct list *prefix, const double *gains)
 {
-    for (int i = 0; i < prefix->n; i++)
-        if (gains[i] >= 1 + GAIN_PERCENT / 100.0) {
-            printf("  %d rows gain %d %% or more by sharing from %d tokens on (%.2f x)\n", rows,
-                   GAIN_PERCENT, prefix->v[i], gains[i]);
-            return;
-        }
-    printf("  %d rows gain less than %d %% by sharing\n", rows, GAIN_PERCENT);
+    int from = prefix->n;
+    while (from > 0 && !(gains[from - 1] < 1 + GAIN_PERCENT / 100.0))
+        from--;
+    while (from < prefix->n && isnan(gains[from]))
+        from++;
+    if (from < prefix->n)
+        printf("  %d rows gain %d %% or more by sharing from %d tokens on (%.2f x)\n", rows,
+               GAIN_PERCENT, prefix->v[from], gains[from]);
+    else
+        printf("  %d rows gain less than %d %% by sharing\n", rows, GAIN_PERCENT);
 }
 
 static void sweep_sharing(struct bench *b)
