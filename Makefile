@@ -37,9 +37,11 @@ TEST_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(TEST_SRC))
 SRV_OBJ  := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/server/*.c) $(FAKE) tests/support/adapter_files.c tests/unit/main.c) \
             $(filter-out $(OBJ)/core/engine.o,$(LIB_OBJ))
 FUZZ     := $(patsubst tests/fuzz/%.c,$(OBJ)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+BENCH_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(wildcard scripts/bench/*.c))
 DAEMON   := $(if $(filter release,$(FLAVOUR)),$(BUILD)/prefixd,$(OBJ)/prefixd)
+BENCH    := $(DAEMON)-bench
 
-.PHONY: all setup run test soak check unit asan tsan fuzz fuzzers golden docker clean help fmt
+.PHONY: all setup run test bench soak check unit asan tsan fuzz fuzzers golden docker clean help fmt
 .DELETE_ON_ERROR:
 
 all: $(DAEMON) ## build the daemon (build/prefixd)
@@ -55,6 +57,9 @@ run: ## serve the demo model with its adapters, or MODEL=PATH ADAPTERS=DIR
 
 test: ## install what is missing, build, run every test
 	@scripts/test
+
+bench: $(BENCH) ## measure the engine on the demo model, or MODEL=PATH, into build/bench
+	@scripts/bench/run $(BENCH) $(BUILD)/bench "$(MODEL)" $(BENCH_FLAGS)
 
 soak: $(OBJ)/soak-tests $(DAEMON) ## long measurements by wall time, SOAK_SECONDS (60) for each
 	@PREFIXD_ROOT="$(CURDIR)" $(OBJ)/soak-tests
@@ -91,7 +96,7 @@ $(OBJ)/unit-tests: $(TEST_OBJ) $(LIB_OBJ)
 $(OBJ)/soak-tests: $(SOAK_OBJ) $(LIB_OBJ)
 	$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
 
-$(BUILD)/prefixd-bench: $(OBJ)/scripts/bench/bench.o $(filter $(OBJ)/core/%,$(LIB_OBJ))
+$(BENCH): $(BENCH_OBJ) $(filter $(OBJ)/core/%,$(LIB_OBJ))
 	$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
 
 # The server over an engine without a model.
