@@ -12,13 +12,12 @@ int sched_max_seqs(int max_running)
     return max_running + fair_extra_places(max_running) + FAIR_COMPILES;
 }
 
-void sched_init(struct sched *s, int max_running, int max_job_blocks, int max_compile,
-                int prefill_chunk)
+void sched_init(struct sched *s, int max_running, int max_job_blocks, int max_compile, int chunk)
 {
     size_t most = (size_t)sched_max_seqs(max_running);
-    *s = (struct sched){.prefill_chunk = prefill_chunk};
+    *s = (struct sched){.chunk = chunk};
     fair_init(&s->fair, max_running, max_job_blocks);
-    compiles_init(&s->compiles, max_compile, prefill_chunk);
+    compiles_init(&s->compiles, max_compile);
     s->running = xcalloc(most, sizeof *s->running);
     s->picks = xcalloc(most, sizeof *s->picks);
     s->order = xcalloc(most, sizeof *s->order);
@@ -75,6 +74,42 @@ void sched_admit(struct sched *s, struct kv_pool *pool)
     }
 }
 
+/* Where its next row stands: a prefix's tokens count. */
+static int position_of(const struct seq *q)
+{
+    return q->n_computed + (q->prefix ? q->prefix->first_pos : 0);
+}
+
+struct pace_load sched_load(const struct sched *s)
+{
+    struct pace_load l = {0};
+    for (int i = 0; i < s->n_running; i++) {
+        const struct seq *q = s->running[i];
+        if (!seq_is_prefill(q)) {
+            l.n_decoding++;
+            continue;
+        }
+        l.n_left += q->n_prompt - q->n_computed;
+        l.furthest = position_of(q) > l.furthest ? position_of(q) : l.furthest;
+    }
+    return l;
+}
+
+static bool is_scored(const struct seq *q)
+{
+    return q->job && q->job->is_echo && q->job->n_logprobs >= 0;
+}
+
+/* Equal parts of SCHED_SCORED, at least a row each: with a row of every other sequence there are at
+ * most max_seqs rows more. */
+static void share_scored(struct sched *s)
+{
+    int n = 0;
+    for (int i = 0; i < s->n_running; i++)
+        n += seq_is_prefill(s->running[i]) && is_scored(s->running[i]);
+    s->n_scored = n >= SCHED_SCORED ? 1 : SCHED_SCORED / (n ? n : 1);
+}
+
 /* Each of a domain's compiles has a part of its rows, and so have its requests together. */
 static void count_parts(struct sched *s)
 {
@@ -94,9 +129,11 @@ static void count_parts(struct sched *s)
     }
 }
 
-static void take_rows(struct seq *q, int most)
+static void take_rows(const struct sched *s, struct seq *q, int most)
 {
     int left = q->n_prompt - q->n_computed - q->n_step;
+    if (is_scored(q) && left > s->n_scored - q->n_step)
+        left = s->n_scored - q->n_step;
     int n = left < most ? left : most;
     n = n < q->domain->n_rows ? n : q->domain->n_rows;
     q->n_step += n;
@@ -110,7 +147,8 @@ static void take_rows(struct seq *q, int most)
 static void deal_prompt_rows(struct sched *s)
 {
     count_parts(s);
-    fair_deal(&s->fair, s->prefill_chunk);
+    share_scored(s);
+    fair_deal(&s->fair, s->chunk);
     for (int i = 0; i < s->n_running; i++) {
         struct domain *d = s->running[i]->domain;
         if (d->n_parts)
@@ -119,12 +157,12 @@ static void deal_prompt_rows(struct sched *s)
     for (int i = 0; i < s->n_running; i++) {
         struct seq *q = s->running[i];
         if (seq_is_prefill(q))
-            take_rows(q, q->compile ? q->domain->n_part : q->domain->n_left);
+            take_rows(s, q, q->compile ? q->domain->n_part : q->domain->n_left);
     }
     for (int i = 0; i < s->n_running; i++) {
         struct seq *q = s->running[(s->fair.round + (unsigned)i) % (unsigned)s->n_running];
         if (seq_is_prefill(q))
-            take_rows(q, s->prefill_chunk);
+            take_rows(s, q, s->chunk);
     }
 }
 
@@ -157,12 +195,11 @@ static int compare_picks(const void *a, const void *b)
 static void add_rows(struct batch *b, const struct sched_pick *p)
 {
     const struct seq *q = p->seq;
-    bool is_echo = q->job && q->job->is_echo && q->job->n_logprobs >= 0;
     batch_add_seq(b, q->blocks, q->prefix);
     for (int i = 0; i < p->n_rows; i++) {
         int slot = q->n_computed + i;
         bool is_last = slot + 1 >= q->n_prompt;
-        bool wants = q->job && (is_last ? q->max_new > 0 : is_echo);
+        bool wants = q->job && (is_last ? q->max_new > 0 : is_scored(q));
         struct batch_row *r = batch_add_row(b, slot, wants);
         if (q->embeds)
             r->embed = q->embeds + (size_t)slot * b->dim;
@@ -171,15 +208,28 @@ static void add_rows(struct batch *b, const struct sched_pick *p)
     }
 }
 
+static void count_rows(struct pace_step *step, const struct seq *q, int n)
+{
+    if (!seq_is_prefill(q)) {
+        step->n_decoding++;
+        return;
+    }
+    step->n_prompt += n;
+    step->positions += (int64_t)n * position_of(q) + (int64_t)n * (n - 1) / 2;
+}
+
 void sched_next(struct sched *s, struct batch *b)
 {
     int n = 0;
     batch_clear(b);
+    s->step = (struct pace_step){0};
     deal_prompt_rows(s);
     for (int i = 0; i < s->n_running; i++) {
         int rows = pick_rows(s->running[i]);
-        if (rows)
-            s->picks[n++] = (struct sched_pick){s->running[i], rows, i};
+        if (!rows)
+            continue;
+        s->picks[n++] = (struct sched_pick){s->running[i], rows, i};
+        count_rows(&s->step, s->running[i], rows);
     }
     qsort(s->picks, (size_t)n, sizeof *s->picks, compare_picks);
     for (int i = 0; i < n; i++) {

@@ -801,6 +801,36 @@ TEST(engine_counts_rows_of_compiling_apart)
     bench_close(&b);
 }
 
+/* ---- pace
+ * ---------------------------------------------------------------------------------------- */
+
+/* Prompt rows of the first two steps beside a sequence that decodes. */
+static int rows_beside_decoding(int target_ms)
+{
+    struct bench b;
+    bench_open(&b, TINY_DEMO, (struct engine_opts){.n_threads = 1, .step_target_ms = target_ms});
+    runner_hold(b.runner);
+    struct run *runs[2] = {post_greedy(&b, 1, 400, NULL)};
+    runner_wait_event(b.runner);
+    int before = (int)stats_of(&b).prefill_rows;
+    runs[1] = post_greedy(&b, 500, 1, NULL);
+    runner_step(b.runner);
+    runner_step(b.runner);
+    int rows = (int)stats_of(&b).prefill_rows - before;
+    runner_release(b.runner);
+    runner_wait(b.runner, runs, 2);
+    free_runs(runs, 2);
+    bench_close(&b);
+    return rows;
+}
+
+TEST(engine_spares_those_who_decode)
+{
+    EXPECT_EQ(rows_beside_decoding(-1), 500);
+    int n = rows_beside_decoding(0);
+    EXPECT(n >= 16 && n <= 16 + 32); /* the least, then at most twice that */
+}
+
 /* ---- closing
  * ------------------------------------------------------------------------------------- */
 

@@ -46,7 +46,7 @@ static void sim_init_with(struct sim *m, int places, int chunk, int n_blocks)
 {
     struct err err = {0};
     *m = (struct sim){.round = 0};
-    int n_all = n_blocks + compiles_blocks(HUGE_PROMPT, chunk);
+    int n_all = n_blocks + compiles_blocks(HUGE_PROMPT);
     CHECK(kv_pool_init(&m->pool, &shape, n_all, &err) == 0);
     sched_init(&m->sched, places, n_blocks, HUGE_PROMPT, chunk);
     batch_init(&m->batch, sched_max_seqs(places) + chunk, sched_max_seqs(places), 8);
@@ -427,7 +427,7 @@ TEST(fair_heads_start_within_the_bound)
                     max_new);
             longest = max_new > longest ? max_new : longest;
         }
-        long run = longest + (PLACES + 8) * 60 / m.sched.prefill_chunk + 2;
+        long run = longest + (PLACES + 8) * 60 / m.sched.chunk + 2;
         long bound = 2 * FAIR_PATIENCE + (n + 1) * run;
         steps(&m, 3000);
         for (int d = 0; d < n; d++) {
