@@ -89,10 +89,10 @@ void forward_ws_fini(struct forward_ws *ws)
     *ws = (struct forward_ws){0};
 }
 
-/* Softmax and short products make a pair of attention some three times as dear as one of weights. */
+/* Softmax and short products make a pair of attention about twice as dear as one of weights. */
 double forward_even_context(const struct model *m, const struct model_shape *s)
 {
-    enum { DEARER = 3 };
+    enum { DEARER = 2 };
     struct dims d = dims_of(s, m);
     size_t weights = d.D * (2 * d.Q + 2 * d.KV + 3 * d.F), per_token = 2 * d.Q;
     return (double)weights / (double)per_token / DEARER;

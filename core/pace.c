@@ -61,7 +61,7 @@ int pace_rows(const struct pace *p, const struct pace_load *load)
         return 0; /* the decoding rows are to be timed */
     int n = fitting(p, alone_us(p, load->n_decoding), load->furthest);
     /* a short rest comes along: it would cost the others a further mixed step */
-    return load->n_left <= n + n / 2 ? clamp((double)load->n_left, 0, p->max_rows) : n;
+    return load->n_left <= 2 * n ? clamp((double)load->n_left, 0, p->max_rows) : n;
 }
 
 /* The estimate after another time, which alone at most doubles it. */

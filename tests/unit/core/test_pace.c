@@ -137,19 +137,19 @@ TEST(pace_times_decoding_rows_that_are_never_alone)
     EXPECT(most >= 55 && most <= 60); /* (8000 + 20 * 800) / 400 */
 }
 
-/* A short rest does not cost another step; what is over half as much more does. */
+/* A short rest does not cost another step; what is longer than the piece itself does. */
 TEST(pace_takes_a_short_rest_along)
 {
     struct desk d = desk_of(&plain, 0);
     double us;
     decode_alone(&d, 8, 5);
-    EXPECT_EQ(step(&d, 8, 24, 0, &us), 24);
+    EXPECT_EQ(step(&d, 8, 2 * PACE_LEAST, 0, &us), 2 * PACE_LEAST);
     d = desk_of(&plain, 0);
     decode_alone(&d, 8, 5);
-    EXPECT_EQ(step(&d, 8, 25, 0, &us), PACE_LEAST);
-    pace_init(&d.pace, 20, 0, 1000);
+    EXPECT_EQ(step(&d, 8, 2 * PACE_LEAST + 1, 0, &us), PACE_LEAST);
+    pace_init(&d.pace, PACE_LEAST + 2, 0, 1000);
     decode_alone(&d, 8, 5);
-    EXPECT_EQ(step(&d, 8, 24, 0, &us), 20); /* but there is room for no more */
+    EXPECT_EQ(step(&d, 8, 2 * PACE_LEAST, 0, &us), PACE_LEAST + 2); /* but there is room for no more */
 }
 
 /* The least is no more than there is room for, and few rows teach nothing. */
