@@ -18,7 +18,7 @@
 
 enum {
     PACE_TELLING = 8, /* prompt rows from which on a step's time says what one of them takes */
-    PACE_LEAST = 8,  /* prompt rows of a mixed step, or prompts would hardly move */
+    PACE_LEAST = 10, /* prompt rows of a mixed step, or prompts would hardly move */
     PACE_AGE = 64,   /* mixed steps in a row before one of decoding rows alone is timed again, */
     PACE_NEW = 4,    /* or for the first time with about so many */
     PACE_SIZES = 24, /* numbers of decoding rows that are told apart: 1, 2, 3, 4-5, 6-7, 8-11, ... */

@@ -828,7 +828,7 @@ TEST(engine_spares_those_who_decode)
 {
     EXPECT_EQ(rows_beside_decoding(-1), 500);
     int n = rows_beside_decoding(0);
-    EXPECT(n >= 16 && n <= 8 + 16); /* the least, then at most twice that */
+    EXPECT(n >= 20 && n <= 10 + 20); /* the least, then at most twice that */
 }
 
 /* ---- closing
