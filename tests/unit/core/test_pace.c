@@ -171,6 +171,18 @@ TEST(pace_has_a_floor_and_a_ceiling)
     EXPECT(d.pace.row_us <= 0);
 }
 
+/* A first mixed step that took no longer than decoding alone: rows are not free for that. */
+TEST(pace_does_not_trust_one_time)
+{
+    struct desk d = desk_of(&plain, 0);
+    double us;
+    decode_alone(&d, 8, 5);
+    d.m.row = 0;
+    EXPECT_EQ(step(&d, 8, FAR, 0, &us), PACE_LEAST);
+    d.m.row = 400;
+    EXPECT(step(&d, 8, FAR, 0, &us) <= 2 * PACE_LEAST);
+}
+
 /* On a machine whose steps take up to 40 % longer at random, so that the decoding rows alone often take 1.4
  * times what they need, and where one step in fifty takes far longer. */
 TEST(pace_bears_noise)
