@@ -79,6 +79,9 @@ $(OBJ)/core/kernels/avx2.o:    CFLAGS += $(KERNEL) -mavx2 -mfma -mf16c
 $(OBJ)/core/kernels/avx512bf16.o: CFLAGS += $(KERNEL) -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mfma -mprefer-vector-width=512
 $(OBJ)/core/kernels/avx512.o:  CFLAGS += $(KERNEL) -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mprefer-vector-width=512
 
+# Loops over whole models, for the vectors that every CPU has.
+$(OBJ)/core/base/dtype.o $(OBJ)/core/model/dequant.o $(OBJ)/core/model/panels.o: CFLAGS += -O3
+
 $(DAEMON): $(OBJ)/server/main.o $(LIB_OBJ)
 	$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
 

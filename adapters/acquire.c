@@ -33,21 +33,58 @@ static int has_no_room(const struct adapters *a, struct err *err)
                    a->residents.memory);
 }
 
+/* ---- a version that was loaded ------------------------------------------------------- */
+
+static void note_pin(struct adapter_version *v, const char *name, bool is_pinned)
+{
+    if (is_pinned && !v->pinned_by[0])
+        snprintf(v->pinned_by, sizeof v->pinned_by, "%s", name);
+}
+
+static void succeed(struct adapters *a, struct adapter_load *l)
+{
+    double ms = l->made.compiled.ms;
+    struct adapter_version *v =
+        version_new(a, l->tenant, l->digest, l->name, l->made.kind, &l->made.compiled);
+    note_pin(v, l->name, l->is_pinned);
+    broken_clear(&a->broken, l->tenant, l->digest);
+    a->stats.loads++;
+    a->stats.load_us += (uint64_t)(clock_us() - l->asked_us);
+    if (l->made.has_computed) {
+        a->stats.compiles++;
+        a->stats.compile_us += (uint64_t)(ms * 1e3);
+    }
+    if (!l->is_known && room_is_refused(a, l->tenant, v->compiled.bytes))
+        version_unref(v);
+    else
+        l->version = room_admit(a, v);
+    if (!l->version)
+        has_no_room(a, &l->err);
+}
+
 /* ---- asking for a version ------------------------------------------------------------ */
+
+static struct adapter_load load_of(struct adapters *a, const struct row *row)
+{
+    const struct store_entry *e = &row->entry;
+    struct adapter_load l = {
+        .a = a,
+        .tenant = e->tenant,
+        .is_pinned = e->is_pinned,
+        .is_known = e->n_tokens > 0,
+        .bytes = room_for(a, e->n_tokens, e->n_tasks),
+        .stamp = registry_stamp(a, e->tenant, row->version),
+        .asked_us = clock_us(),
+    };
+    memcpy(l.digest, row->version, sizeof l.digest);
+    memcpy(l.name, row->name, sizeof l.name);
+    return l;
+}
 
 static struct adapter_load *new_load(struct adapters *a, const struct row *row)
 {
-    struct adapter_load *l = xcalloc(1, sizeof *l);
-    const struct store_entry *e = &row->entry;
-    l->a = a;
-    l->tenant = e->tenant;
-    l->is_pinned = e->is_pinned;
-    l->is_known = e->n_tokens > 0;
-    l->bytes = room_for(a, e->n_tokens, e->n_tasks);
-    l->stamp = registry_stamp(a, e->tenant, row->version);
-    l->asked_us = clock_us();
-    memcpy(l->digest, row->version, sizeof l->digest);
-    memcpy(l->name, row->name, sizeof l->name);
+    struct adapter_load *l = xmalloc(sizeof *l);
+    *l = load_of(a, row);
     load_queue_add(&a->queue, l);
     return l;
 }
@@ -69,10 +106,20 @@ static int wait_for(struct adapters *a, const struct row *row, struct adapter_lo
     return 0;
 }
 
-static void note_pin(struct adapter_version *v, const char *name, bool is_pinned)
+/* Reading a small file that the kernel has at hand takes less than handing it to another thread. Where the
+ * tenant's loads queue, it comes after them. */
+static struct adapter_version *load_at_once(struct adapters *a, const struct row *row)
 {
-    if (is_pinned && !v->pinned_by[0])
-        snprintf(v->pinned_by, sizeof v->pinned_by, "%s", name);
+    struct adapter_load l = load_of(a, row);
+    if (!l.is_known || l.bytes > a->maker.at_once_bytes || load_queue_length(&a->queue, l.tenant) ||
+        load_queue_find(&a->queue, l.tenant, l.digest) || room_is_refused(a, l.tenant, l.bytes) ||
+        !make_at_once(&a->maker, l.tenant, l.digest, &l.made))
+        return NULL;
+    succeed(a, &l);
+    if (l.version)
+        version_pin(l.version);
+    version_unref(l.version); /* the load's own reference */
+    return l.version;
 }
 
 int adapters_acquire(struct adapters *a, int64_t tenant, const char *name,
@@ -94,7 +141,8 @@ int adapters_acquire(struct adapters *a, int64_t tenant, const char *name,
         return is_broken(b, err);
     if (!v) {
         a->stats.misses++;
-        return wait_for(a, row, wait, err);
+        *out = load_at_once(a, row);
+        return *out ? 1 : wait_for(a, row, wait, err);
     }
     if (v->links.list == &a->residents.idle &&
         room_is_refused(a, v->tenant, v->compiled.bytes))
@@ -170,27 +218,6 @@ static void fail(struct adapters *a, struct adapter_load *l)
              l->err.msg);
     is_broken(broken_note(&a->broken, l->tenant, l->digest, &l->stamp, l->err.msg, time(NULL)),
               &l->err);
-}
-
-static void succeed(struct adapters *a, struct adapter_load *l)
-{
-    double ms = l->made.compiled.ms;
-    struct adapter_version *v =
-        version_new(a, l->tenant, l->digest, l->name, l->made.kind, &l->made.compiled);
-    note_pin(v, l->name, l->is_pinned);
-    broken_clear(&a->broken, l->tenant, l->digest);
-    a->stats.loads++;
-    a->stats.load_us += (uint64_t)(clock_us() - l->asked_us);
-    if (l->made.has_computed) {
-        a->stats.compiles++;
-        a->stats.compile_us += (uint64_t)(ms * 1e3);
-    }
-    if (!l->is_known && room_is_refused(a, l->tenant, v->compiled.bytes))
-        version_unref(v);
-    else
-        l->version = room_admit(a, v);
-    if (!l->version)
-        has_no_room(a, &l->err);
 }
 
 static void free_load(struct adapter_load *l)

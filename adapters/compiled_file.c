@@ -4,10 +4,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <sodium.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "adapters/state_files.h"
@@ -67,6 +71,7 @@ static struct header header_of(const struct compiled_file *f)
 
 struct reader {
     int fd;
+    int flags; /* RWF_NOWAIT: fails where it would have to wait */
     crypto_generichash_state sum;
 };
 
@@ -75,7 +80,8 @@ static int read_on(void *ud, void *to, size_t len, struct err *err)
 {
     struct reader *r = ud;
     for (size_t at = 0; at < len;) {
-        ssize_t n = read(r->fd, (char *)to + at, len - at);
+        const struct iovec rest = {(char *)to + at, len - at};
+        ssize_t n = preadv2(r->fd, &rest, 1, -1, r->flags);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
@@ -172,29 +178,49 @@ static int read_all(struct reader *r, const struct compiled_file *f, size_t size
     return rc;
 }
 
+enum { READ_FLAGS = O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK };
+
 static int open_file(const struct compiled_file *f)
 {
     char name[NAME_SIZE];
     file_name(f, name);
     int folder = open_folder(f);
-    int fd = folder < 0 ? -1 : openat(folder, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    int fd = folder < 0 ? -1 : openat(folder, name, READ_FLAGS);
     if (folder >= 0)
         close(folder);
     return fd;
 }
 
+/* Only if the kernel has the whole path at hand. */
+static int open_file_now(const struct compiled_file *f)
+{
+    char name[NAME_SIZE], path[sizeof STATE_COMPILED + NAME_SIZE];
+    const struct open_how how = {.flags = READ_FLAGS, .resolve = RESOLVE_CACHED};
+    file_name(f, name);
+    snprintf(path, sizeof path, STATE_COMPILED "/%s", name);
+    return (int)syscall(SYS_openat2, f->folder, path, &how, sizeof how);
+}
+
+static int read_file(struct reader *r, const struct compiled_file *f, size_t max_bytes,
+                     struct compiled *out, enum kind *kind, struct err *err)
+{
+    struct stat st;
+    if (fstat(r->fd, &st) < 0 || !S_ISREG(st.st_mode))
+        return err_set(err, ERR_INVALID, "it is no regular file");
+    if ((size_t)st.st_size > max_bytes)
+        return err_set(err, ERR_INVALID, "it is too large");
+    return read_all(r, f, (size_t)st.st_size, out, kind, err);
+}
+
 int compiled_file_read(const struct compiled_file *f, struct compiled *out, enum kind *kind,
                        struct err *err)
 {
-    struct stat st;
     struct err why = {0};
     struct reader r = {.fd = open_file(f)};
     memset(out, 0, sizeof *out);
     if (r.fd < 0)
         return 0;
-    int rc = fstat(r.fd, &st) < 0 || !S_ISREG(st.st_mode)
-                 ? err_set(&why, ERR_INVALID, "it is no regular file")
-                 : read_all(&r, f, (size_t)st.st_size, out, kind, &why);
+    int rc = read_file(&r, f, SIZE_MAX, out, kind, &why);
     close(r.fd);
     if (rc == 0)
         return 1;
@@ -205,6 +231,20 @@ int compiled_file_read(const struct compiled_file *f, struct compiled *out, enum
              f->digest, why.msg);
     compiled_file_remove(f);
     return 0;
+}
+
+int compiled_file_read_now(const struct compiled_file *f, size_t max_bytes, struct compiled *out,
+                           enum kind *kind)
+{
+    struct reader r = {.fd = open_file_now(f), .flags = RWF_NOWAIT};
+    memset(out, 0, sizeof *out);
+    if (r.fd < 0)
+        return 0;
+    int rc = read_file(&r, f, max_bytes, out, kind, NULL);
+    close(r.fd);
+    if (rc < 0)
+        compile_fini(out);
+    return rc == 0;
 }
 
 /* ---- writing ------------------------------------------------------------------------- */

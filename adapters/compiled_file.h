@@ -1,7 +1,7 @@
 /* Compiled prefixes on disk, so that a version that left the memory comes back without
  * computing: compiled/<tenant>-<digest>-<model>-<dtype> in the state folder.
  *
- * Thread: any but the loop's (it reads and writes files). A cache: nothing is synced, what
+ * Thread: any but the loop's (it reads and writes files), compiled_file_read_now excepted. A cache: nothing is synced, what
  * is not there or not whole is compiled anew, and what cannot be written is left out. A file
  * is of use only to the very model, number format and layout that it was made for, and is
  * checked to the last byte before anything in it is used.
@@ -28,6 +28,11 @@ struct compiled_file {
  * removed); -1 with ERR_NO_MEMORY. */
 int compiled_file_read(const struct compiled_file *f, struct compiled *out, enum kind *kind,
                        struct err *err);
+
+/* The same without ever waiting for the disk: 0 as well for what is larger than max_bytes or not in the
+ * page cache, or is damaged (and stays). Thread: any. */
+int compiled_file_read_now(const struct compiled_file *f, size_t max_bytes, struct compiled *out,
+                           enum kind *kind);
 void compiled_file_write(const struct compiled_file *f, const struct compiled *c, enum kind kind);
 void compiled_file_remove(const struct compiled_file *f);
 

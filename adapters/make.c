@@ -112,6 +112,18 @@ int make_from_store(const struct maker *m, int64_t tenant, const char *digest, s
     return rc;
 }
 
+bool make_at_once(const struct maker *m, int64_t tenant, const char *digest, struct made *out)
+{
+    const struct compiled_file f = file_of(m, tenant, digest);
+    memset(out, 0, sizeof *out);
+    if (!compiled_file_read_now(&f, m->at_once_bytes, &out->compiled, &out->kind))
+        return false;
+    if (make_check_tokens(out->compiled.n_tokens, m->limits.max_virtual_tokens, NULL) == 0)
+        return true;
+    compile_fini(&out->compiled);
+    return false;
+}
+
 void make_unkeep(const struct maker *m, int64_t tenant, const char *digest)
 {
     const struct compiled_file f = file_of(m, tenant, digest);

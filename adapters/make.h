@@ -1,7 +1,7 @@
 /* How a version comes into memory: from its compiled file, or else from its files.
  *
- * Thread: any but the loop's and the engine's; blocks for the disk and while the engine
- * computes. A maker is immutable, and any number of threads may use it at once.
+ * Thread: any but the loop's and the engine's (make_at_once: any); blocks for the disk and while the
+ * engine computes. A maker is immutable, and any number of threads may use it at once.
  *
  *     struct made m;
  *     if (make_from_store(&maker, tenant, digest, &m, &err) < 0) return -1;
@@ -19,6 +19,7 @@ struct maker {
     const struct base_model *base;
     struct store *store;
     struct spec_limits limits;
+    size_t at_once_bytes; /* the largest file that make_at_once reads */
 };
 
 struct made {
@@ -44,6 +45,10 @@ void make_keep(const struct maker *m, int64_t tenant, const char *digest, const 
  * what they were or do not suit. */
 int make_from_store(const struct maker *m, int64_t tenant, const char *digest, struct made *out,
                     struct err *err);
+
+/* Whether a version of the store could be had without waiting: its compiled file is small and in the
+ * page cache. */
+bool make_at_once(const struct maker *m, int64_t tenant, const char *digest, struct made *out);
 
 /* Takes back the compiled file of a version that did not get into the store. */
 void make_unkeep(const struct maker *m, int64_t tenant, const char *digest);

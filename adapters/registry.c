@@ -36,12 +36,13 @@ struct adapters *adapters_open(const struct adapters_opts *o)
     a->peers = o->peers;
     broken_open(&a->broken, o->peers.memory, o->peers.n, o->peers.place);
     a->residents.memory = o->memory ? o->memory : DEFAULT_MEMORY;
-    a->maker = (struct maker){o->engine, o->base, o->store, {
+    const struct spec_limits limits = {
         .shape = base_model_shape(o->base),
         .max_virtual_tokens = most,
         .max_bytes = o->max_bytes ? o->max_bytes : DEFAULT_MAX_BYTES,
         .max_compiled = MAX_COMPILED_BYTES,
-    }};
+    };
+    a->maker = (struct maker){o->engine, o->base, o->store, limits, o->at_once_bytes};
     return a;
 }
 

@@ -6,6 +6,7 @@
 #include "core/model/model.h"
 #include "core/model/source.h"
 
+#include <malloc.h>
 #include <stdlib.h>
 
 enum { MIB = 1 << 20 };
@@ -62,6 +63,7 @@ struct base_model *base_model_open(const char *path, enum dtype_choice choice, s
         base_model_free(b);
         return NULL;
     }
+    malloc_trim(0); /* what parsing left would stay in this process and in all that it forks */
     b->shape = shape_of(b->weights);
     compare_vocabularies(b);
     return b;

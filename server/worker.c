@@ -12,6 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { AT_ONCE_BYTES = 64 << 10 }; /* of an adapter that the loop thread reads itself: 0.1 ms */
+
 void worker_name_setting(struct err *err, const char *flag, const char *value)
 {
     char msg[sizeof err->msg];
@@ -93,6 +95,7 @@ static struct adapters *open_adapters(const struct worker_parts *p,
         .memory = adapter_memory(cfg),
         .max_virtual_tokens = (int)cfg->max_virtual,
         .max_bytes = (size_t)cfg->max_upload,
+        .at_once_bytes = AT_ONCE_BYTES,
         .peers = {sh->adapters, sh->n_workers, c->place, is_run, sh},
     };
     return adapters_open(&opts);

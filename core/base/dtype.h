@@ -43,4 +43,7 @@ float f16_to_f32(uint16_t h);
 /* n elements of src, of type t at any alignment, to f32. */
 void dtype_to_f32(enum dtype t, const void *src, float *dst, size_t n);
 
+/* n elements of src as f32_to_bf16 rounds them. */
+void dtype_to_bf16(const float *restrict src, uint16_t *restrict dst, size_t n);
+
 #endif

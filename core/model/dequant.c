@@ -46,7 +46,7 @@ static float read_f16(const unsigned char *p)
 }
 
 /* f16 d, 32 x i8 */
-static void block_q8_0(const unsigned char *b, float *dst)
+static void block_q8_0(const unsigned char *restrict b, float *restrict dst)
 {
     float d = read_f16(b);
     const signed char *q = (const signed char *)(b + 2);
@@ -55,7 +55,7 @@ static void block_q8_0(const unsigned char *b, float *dst)
 }
 
 /* f16 d, 32 nibbles: the low halves are the first 16 values */
-static void block_q4_0(const unsigned char *b, float *dst)
+static void block_q4_0(const unsigned char *restrict b, float *restrict dst)
 {
     float d = read_f16(b);
     const unsigned char *q = b + 2;
@@ -67,7 +67,7 @@ static void block_q4_0(const unsigned char *b, float *dst)
 
 /* f16 d, f16 m, 32 nibbles; d * q is exact (11 + 4 bits), so a fused multiply-add rounds no
  * differently */
-static void block_q4_1(const unsigned char *b, float *dst)
+static void block_q4_1(const unsigned char *restrict b, float *restrict dst)
 {
     float d = read_f16(b), m = read_f16(b + 2);
     const unsigned char *q = b + 4;

@@ -74,17 +74,25 @@ static void write_head(unsigned char *base, const struct source *src, enum dtype
 
 /* Writes the whole image into the descriptor's memory, which stays unmapped after it. */
 static int pack_into(int fd, const struct source *src, enum dtype dtype,
-                     const struct image_tensor *table, uint64_t total, struct err *err)
+                     const struct image_tensor *table, uint64_t total, struct par *par,
+                     struct err *err)
 {
     unsigned char *base = image_memory_map_writable(fd, total, err);
     if (!base)
         return -1;
     write_head(base, src, dtype, table, total);
-    int rc = image_pack_tensors(src, base, err);
+    int rc = image_pack_tensors(src, base, par, err);
     image_memory_unmap(base, total);
     return rc;
 }
 
+static int n_threads(void)
+{
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n < 1 ? 1 : n < IMAGE_PACK_THREADS ? (int)n : IMAGE_PACK_THREADS;
+}
+
+/* The pool's threads are gone when it returns: the process is about to fork. */
 struct model_image *image_pack(const struct source *src, enum dtype dtype, struct err *err)
 {
     size_t table_bytes = src->n_slots * sizeof(struct image_tensor);
@@ -92,13 +100,13 @@ struct model_image *image_pack(const struct source *src, enum dtype dtype, struc
     uint64_t start = align_up(sizeof(struct image_header));
     uint64_t total = lay_out(&src->desc, dtype, start + table_bytes, table, src->n_slots);
     struct model_image *image = NULL;
-    int fd = image_memory_new(total, err);
-    if (fd >= 0 && pack_into(fd, src, dtype, table, total, err) == 0 &&
-        image_memory_seal(fd, err) == 0)
+    struct par *par = par_new(n_threads());
+    int fd = image_memory_new(total, par, err);
+    bool is_packed = fd >= 0 && pack_into(fd, src, dtype, table, total, par, err) == 0;
+    par_free(par);
+    if (is_packed && image_memory_seal(fd, err) == 0)
         image = image_attach(fd, err);
-    if (image)
-        image_memory_collapse(image->base, image->bytes);
-    else if (fd >= 0)
+    if (!image && fd >= 0)
         close(fd);
     free(table);
     return image;

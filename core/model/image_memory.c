@@ -15,23 +15,9 @@
 
 enum { SEALS = F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL };
 
-static const size_t huge_page = 2u << 20;
+enum { AT_ONCE = 16 }; /* huge pages of a task */
 
-int image_memory_new(uint64_t bytes, struct err *err)
-{
-    int fd = memfd_create("prefixd-model", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (fd < 0)
-        return err_set(err, ERR_NO_MEMORY, "no memory file for the model: %s",
-                       strerror(errno));
-    /* All pages now: a page that is missing later would end the process when touched. */
-    if (bytes <= INT64_MAX && ftruncate(fd, (off_t)bytes) == 0 &&
-        fallocate(fd, 0, 0, (off_t)bytes) == 0)
-        return fd;
-    close(fd);
-    return err_set(err, ERR_NO_MEMORY,
-                   "no memory for the model: %llu bytes of packed weights",
-                   (unsigned long long)bytes);
-}
+static const size_t huge_page = 2u << 20;
 
 /* At a multiple of a huge page's size, without which the kernel would not map those. */
 static void *map_aligned(int fd, size_t bytes, int prot, int flags)
@@ -55,6 +41,64 @@ static void *map_aligned(int fd, size_t bytes, int prot, int flags)
     if (room > head + used)
         munmap(base + used, room - head - used);
     return base;
+}
+
+struct huge_pages {
+    int fd;
+    char *base;
+    size_t bytes; /* whole huge pages */
+};
+
+/* The kernel makes a huge page of small ones by copying them. So the first small page of each is
+ * made, and the rest asked for while there is nothing to copy. */
+static void make_huge_pages(void *arg, int task, int thread)
+{
+    const struct huge_pages *h = arg;
+    size_t first = (size_t)task * AT_ONCE * huge_page, end = first + AT_ONCE * huge_page;
+    (void)thread;
+    if (end > h->bytes)
+        end = h->bytes;
+    for (size_t at = first; at < end; at += huge_page)
+        if (fallocate(h->fd, 0, (off_t)at, 1) < 0)
+            return;
+    madvise(h->base + first, end - first, MADV_COLLAPSE);
+}
+
+/* A wish: what is not granted comes in small pages. */
+static void want_huge_pages(int fd, size_t bytes, struct par *par)
+{
+    struct huge_pages h = {.fd = fd, .bytes = bytes / huge_page * huge_page};
+    size_t n_tasks = (h.bytes / huge_page + AT_ONCE - 1) / AT_ONCE;
+    if (!h.bytes)
+        return;
+    h.base = map_aligned(fd, h.bytes, PROT_READ | PROT_WRITE, MAP_SHARED);
+    if (!h.base)
+        return;
+    par_for(par, (int)n_tasks, make_huge_pages, &h);
+    munmap(h.base, h.bytes);
+}
+
+/* All pages now: a page that is missing later would end the process when touched. */
+static int provide(int fd, uint64_t bytes, struct par *par)
+{
+    if (bytes > INT64_MAX || ftruncate(fd, (off_t)bytes) < 0)
+        return -1;
+    want_huge_pages(fd, bytes, par);
+    return fallocate(fd, 0, 0, (off_t)bytes);
+}
+
+int image_memory_new(uint64_t bytes, struct par *par, struct err *err)
+{
+    int fd = memfd_create("prefixd-model", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0)
+        return err_set(err, ERR_NO_MEMORY, "no memory file for the model: %s",
+                       strerror(errno));
+    if (provide(fd, bytes, par) == 0)
+        return fd;
+    close(fd);
+    return err_set(err, ERR_NO_MEMORY,
+                   "no memory for the model: %llu bytes of packed weights",
+                   (unsigned long long)bytes);
 }
 
 unsigned char *image_memory_map_writable(int fd, size_t bytes, struct err *err)
@@ -107,9 +151,4 @@ const unsigned char *image_memory_map_sealed(int fd, size_t *bytes, struct err *
         err_set(err, ERR_NO_MEMORY, "the model's memory cannot be mapped: %s",
                 strerror(errno));
     return base;
-}
-
-void image_memory_collapse(const void *base, size_t bytes)
-{
-    madvise((void *)(uintptr_t)base, bytes, MADV_COLLAPSE);
 }

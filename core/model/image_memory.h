@@ -4,7 +4,7 @@
  * Thread: any. After image_memory_seal the kernel itself refuses every write, by whatever
  * process and through whatever mapping, and every change of size.
  *
- *     int fd = image_memory_new(bytes, &err);
+ *     int fd = image_memory_new(bytes, par, &err);
  *     unsigned char *p = image_memory_map_writable(fd, bytes, &err);
  *     ... write ...; image_memory_unmap(p, bytes);
  *     image_memory_seal(fd, &err);
@@ -17,9 +17,12 @@
 #include <stdint.h>
 
 #include "core/base/err.h"
+#include "core/par.h"
 
-/* A descriptor of zeroed memory, all of it there already; closed on exec. */
-int image_memory_new(uint64_t bytes, struct err *err);
+/* A descriptor of zeroed memory, all of it there already; closed on exec. It is in huge pages
+ * where the kernel grants them (from Linux 6.1 on): a decoding step reads the whole model, and in
+ * pages of 4 KiB takes a third more of processor time. */
+int image_memory_new(uint64_t bytes, struct par *par, struct err *err);
 unsigned char *image_memory_map_writable(int fd, size_t bytes, struct err *err);
 void image_memory_unmap(const void *base, size_t bytes);
 
@@ -28,10 +31,5 @@ int image_memory_seal(int fd, struct err *err);
 
 /* Read-only. Refuses a descriptor that lacks any of the seals. */
 const unsigned char *image_memory_map_sealed(int fd, size_t *bytes, struct err *err);
-
-/* Moves the memory into huge pages where it can, for every process that maps it: shared
- * memory gets none unless asked. A decoding step reads the whole model, and in pages of
- * 4 KiB takes a third more of CPU time. A wish: not every kernel (6.1) grants it. */
-void image_memory_collapse(const void *base, size_t bytes);
 
 #endif

@@ -1,14 +1,12 @@
-/* Threads that take tensor after tensor: read rows as f32, lay them out in panels,
- * digest the result. */
+/* Threads that take piece after piece of the tensors: read rows, lay them out in panels, digest
+ * the result. */
 #include "core/model/image_pack.h"
 
-#include <pthread.h>
 #include <sodium.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "core/base/buf.h"
 #include "core/base/check.h"
@@ -17,21 +15,100 @@
 #include "core/base/mem.h"
 #include "core/model/desc.h"
 #include "core/model/image.h"
+#include "core/model/panels.h"
 #include "core/model/progress.h"
 #include "core/model/source.h"
 
-enum { MAX_THREADS = 16, SUM_BYTES = 32 };
+/* A piece stays in a core's cache from packing to its digest. */
+enum { SUM_BYTES = 32, PIECE_BYTES = 512 << 10 };
+
+/* Some panels of a matrix, or a whole vector. */
+struct piece {
+    size_t slot, first_row, offset, bytes; /* offset: from the start of the image */
+};
+
+struct cut {
+    struct piece *pieces;
+    unsigned char (*sums)[SUM_BYTES]; /* [n] */
+    size_t n;
+};
+
+/* A thread's own memory: a row as f32, and the rows of a panel as they are kept. */
+struct scratch {
+    float *row;     /* [max_n_in] */
+    uint32_t *rows; /* [PANEL, max_n_in] */
+};
 
 struct packing {
     const struct source *src;
     unsigned char *base;
     const struct image_tensor *table;
-    unsigned char (*sums)[SUM_BYTES]; /* [n_slots] */
-    size_t max_n_in;
-    atomic_size_t next; /* slot to take */
-    atomic_bool has_failed;
+    struct cut cut;
+    struct scratch scratch[IMAGE_PACK_THREADS];
     struct progress progress;
 };
+
+/* ---- pieces -------------------------------------------------------------------------------- */
+
+static size_t n_panels_of(const struct image_tensor *t)
+{
+    return t->n_in ? ((size_t)t->n_out + PANEL - 1) / PANEL : 1;
+}
+
+static size_t panels_of_piece(const struct image_tensor *t)
+{
+    size_t n = PIECE_BYTES / (t->bytes / n_panels_of(t));
+    return n ? n : 1;
+}
+
+static size_t n_pieces_of(const struct image_tensor *t)
+{
+    if (!t->bytes)
+        return 0;
+    return (n_panels_of(t) + panels_of_piece(t) - 1) / panels_of_piece(t);
+}
+
+static void cut_tensor(struct cut *c, const struct image_tensor *t, size_t slot)
+{
+    size_t n_panels = n_panels_of(t), panel_bytes = t->bytes / n_panels, step = panels_of_piece(t);
+    for (size_t first = 0; first < n_panels; first += step) {
+        size_t n = n_panels - first < step ? n_panels - first : step;
+        c->pieces[c->n++] = (struct piece){.slot = slot,
+                                           .first_row = first * PANEL,
+                                           .offset = t->offset + first * panel_bytes,
+                                           .bytes = n * panel_bytes};
+    }
+}
+
+/* The same pieces of an image whoever cuts it: its digest is taken of them. */
+static struct cut cut_image(const struct image_tensor *table, size_t n_slots)
+{
+    struct cut c = {0};
+    size_t n = 0;
+    for (size_t i = 0; i < n_slots; i++)
+        n += n_pieces_of(&table[i]);
+    c.pieces = xcalloc(n, sizeof *c.pieces);
+    c.sums = xcalloc(n, sizeof *c.sums);
+    for (size_t i = 0; i < n_slots; i++)
+        if (table[i].bytes)
+            cut_tensor(&c, &table[i], i);
+    return c;
+}
+
+static void cut_free(struct cut *c)
+{
+    free(c->pieces);
+    free(c->sums);
+}
+
+/* BLAKE2b: four times as fast as SHA-256 where the CPU's instruction for it is not used. */
+static void sum_piece(const struct cut *c, size_t i, const unsigned char *base)
+{
+    const struct piece *p = &c->pieces[i];
+    crypto_generichash(c->sums[i], SUM_BYTES, base + p->offset, p->bytes, NULL, 0);
+}
+
+/* ---- packing ------------------------------------------------------------------------------- */
 
 static int64_t now_ms(void)
 {
@@ -47,98 +124,93 @@ static void note_done(struct packing *p, size_t bytes)
                  progress_done(&p->progress) >> 20, p->progress.total >> 20);
 }
 
-/* rows: [PANEL, n_in] -> panel: [n_in, PANEL] */
-static void interleave_f32(const float *rows, size_t n_in, float *panel)
+/* Rows as bf16, behind an odd number of inputs a zero. */
+static void read_rows_bf16(const struct source_tensor *from, size_t first, size_t n, float *row,
+                           uint16_t *rows)
 {
-    for (size_t i = 0; i < n_in; i++)
-        for (size_t o = 0; o < PANEL; o++)
-            panel[i * PANEL + o] = rows[o * n_in + i];
-}
-
-/* rows: [PANEL, n_in] -> panel: [n_in / 2, PANEL, 2], of an odd n_in the last pair half zero */
-static void interleave_bf16(const float *rows, size_t n_in, uint16_t *panel)
-{
-    if (n_in % 2)
-        memset(panel + (n_in - 1) * PANEL, 0, 2 * PANEL * sizeof *panel);
-    for (size_t i = 0; i < n_in; i++)
-        for (size_t o = 0; o < PANEL; o++)
-            panel[(i / 2 * PANEL + o) * 2 + i % 2] = f32_to_bf16(rows[o * n_in + i]);
-}
-
-static void pack_matrix(struct packing *p, const struct source_tensor *from,
-                        enum dtype dtype, float *rows, void *out)
-{
-    size_t n_in = from->n_in, panel_elems = matrix_panel_elems(dtype, n_in);
-    for (size_t first = 0; first < from->n_out; first += PANEL) {
-        size_t n = from->n_out - first < PANEL ? from->n_out - first : PANEL;
-        source_read_rows(from, first, n, rows);
-        memset(rows + n * n_in, 0, (PANEL - n) * n_in * sizeof *rows);
-        if (dtype == DTYPE_F32)
-            interleave_f32(rows, n_in, (float *)out + first / PANEL * panel_elems);
-        else
-            interleave_bf16(rows, n_in, (uint16_t *)out + first / PANEL * panel_elems);
-        note_done(p, panel_elems * dtype_size(dtype));
+    size_t n_in = from->n_in, stride = (n_in + 1) / 2 * 2;
+    for (size_t r = 0; r < n; r++, rows += stride) {
+        source_read_row_bf16(from, first + r, row, rows);
+        if (stride > n_in)
+            rows[n_in] = 0;
     }
 }
 
-/* BLAKE2b: four times as fast as SHA-256 where the CPU's instruction for it is not used. */
-static void sum_of(unsigned char sum[SUM_BYTES], const void *bytes, size_t len)
+/* One panel of a matrix; rows that it has not are zero. */
+static void pack_panel(const struct source_tensor *from, size_t first, enum dtype dtype,
+                       const struct scratch *mine, void *panel)
 {
-    crypto_generichash(sum, SUM_BYTES, bytes, len, NULL, 0);
-}
-
-static void pack_slot(struct packing *p, size_t slot, float *rows)
-{
-    const struct image_tensor *t = &p->table[slot];
-    const struct source_tensor *from = &p->src->tensors[slot];
-    void *out = p->base + t->offset;
-    if (!t->bytes)
-        return;
-    if (slot == ROLE_INV_FREQ)
-        source_inv_freq(p->src, out);
-    else if (t->n_in)
-        pack_matrix(p, from, (enum dtype)t->dtype, rows, out);
+    size_t n = from->n_out - first < PANEL ? from->n_out - first : PANEL;
+    size_t bytes = matrix_panel_elems(dtype, from->n_in) * dtype_size(dtype);
+    if (dtype == DTYPE_F32)
+        source_read_rows(from, first, n, (float *)(void *)mine->rows);
     else
-        source_read_vector(from, out);
-    sum_of(p->sums[slot], out, t->bytes);
+        read_rows_bf16(from, first, n, mine->row, (uint16_t *)(void *)mine->rows);
+    memset((char *)mine->rows + bytes / PANEL * n, 0, bytes / PANEL * (PANEL - n));
+    panels_interleave(mine->rows, bytes / PANEL / sizeof *mine->rows, panel);
 }
 
-static void *pack_some(void *arg)
+static void pack_matrix(const struct packing *p, const struct piece *piece,
+                        const struct scratch *mine)
+{
+    const struct image_tensor *t = &p->table[piece->slot];
+    const struct source_tensor *from = &p->src->tensors[piece->slot];
+    size_t panel_bytes = t->bytes / n_panels_of(t), row = piece->first_row;
+    for (size_t at = 0; at < piece->bytes; at += panel_bytes, row += PANEL)
+        pack_panel(from, row, (enum dtype)t->dtype, mine, p->base + piece->offset + at);
+    source_forget_rows(p->src, from, piece->first_row, row - piece->first_row);
+}
+
+static void pack_piece(void *arg, int task, int thread)
 {
     struct packing *p = arg;
-    float *rows = mem_try_aligned(p->max_n_in * PANEL, sizeof *rows);
-    if (!rows) {
-        atomic_store(&p->has_failed, true);
-        return NULL;
+    const struct piece *piece = &p->cut.pieces[task];
+    void *out = p->base + piece->offset;
+    if (piece->slot == ROLE_INV_FREQ)
+        source_inv_freq(p->src, out);
+    else if (p->table[piece->slot].n_in)
+        pack_matrix(p, piece, &p->scratch[thread]);
+    else
+        source_read_vector(&p->src->tensors[piece->slot], out);
+    sum_piece(&p->cut, (size_t)task, p->base);
+    note_done(p, piece->bytes);
+}
+
+static size_t max_n_in(const struct source *src)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < src->n_slots; i++)
+        if (src->tensors[i].n_in > n)
+            n = src->tensors[i].n_in;
+    return n;
+}
+
+static bool alloc_scratch(struct packing *p, int n_threads)
+{
+    size_t n = max_n_in(p->src);
+    CHECK(n_threads <= IMAGE_PACK_THREADS);
+    for (int i = 0; i < n_threads; i++) {
+        struct scratch *mine = &p->scratch[i];
+        mine->row = mem_try_aligned(n, sizeof *mine->row);
+        mine->rows = mem_try_aligned(n + 1, PANEL * sizeof *mine->rows);
+        if (!mine->row || !mine->rows)
+            return false;
     }
-    size_t slot;
-    while ((slot = atomic_fetch_add(&p->next, 1)) < p->src->n_slots)
-        pack_slot(p, slot, rows);
-    free(rows);
-    return NULL;
+    return true;
 }
 
-static int n_cores(void)
+static void free_scratch(struct packing *p)
 {
-    long n = sysconf(_SC_NPROCESSORS_ONLN);
-    return n < 1 ? 1 : n < MAX_THREADS ? (int)n : MAX_THREADS;
+    for (int i = 0; i < IMAGE_PACK_THREADS; i++) {
+        free(p->scratch[i].row);
+        free(p->scratch[i].rows);
+    }
 }
 
-/* The caller works too, so packing goes on when no thread can be started. */
-static void pack_on_all_cores(struct packing *p)
-{
-    pthread_t threads[MAX_THREADS];
-    int n = 0;
-    while (n < n_cores() - 1 && pthread_create(&threads[n], NULL, pack_some, p) == 0)
-        n++;
-    pack_some(p);
-    for (int i = 0; i < n; i++)
-        pthread_join(threads[i], NULL);
-}
+/* ---- the digest ---------------------------------------------------------------------------- */
 
-/* Which thread packed what leaves no trace: sums are taken in the order of slots. */
-static void digest_of(const struct image_header *h, unsigned char (*sums)[SUM_BYTES],
-                      char hex[DIGEST_HEX + 1])
+/* Which thread packed what leaves no trace: sums are taken in the order of pieces. */
+static void digest_of(const struct image_header *h, const struct cut *c, char hex[DIGEST_HEX + 1])
 {
     const char *dtype = dtype_name((enum dtype)h->dtype);
     struct buf text = {0};
@@ -148,7 +220,7 @@ static void digest_of(const struct image_header *h, unsigned char (*sums)[SUM_BY
     digest_part(&d, text.data, text.len);
     digest_part(&d, h->layout, strlen(h->layout));
     digest_part(&d, dtype, strlen(dtype));
-    digest_part(&d, sums, h->n_slots * SUM_BYTES);
+    digest_part(&d, c->sums, c->n * SUM_BYTES);
     digest_hex(&d, hex);
     buf_free(&text);
 }
@@ -162,34 +234,32 @@ static const struct image_tensor *table_of(const unsigned char *base)
 void image_pack_digest(const unsigned char *base, char hex[DIGEST_HEX + 1])
 {
     const struct image_header *h = (const struct image_header *)(const void *)base;
-    const struct image_tensor *table = table_of(base);
-    unsigned char(*sums)[SUM_BYTES] = xcalloc(h->n_slots, sizeof *sums);
+    struct cut cut = cut_image(table_of(base), h->n_slots);
     CHECK(sodium_init() >= 0);
-    for (size_t i = 0; i < h->n_slots; i++)
-        if (table[i].bytes)
-            sum_of(sums[i], base + table[i].offset, table[i].bytes);
-    digest_of(h, sums, hex);
-    free(sums);
+    for (size_t i = 0; i < cut.n; i++)
+        sum_piece(&cut, i, base);
+    digest_of(h, &cut, hex);
+    cut_free(&cut);
 }
 
-int image_pack_tensors(const struct source *src, unsigned char *base, struct err *err)
+int image_pack_tensors(const struct source *src, unsigned char *base, struct par *par,
+                       struct err *err)
 {
     struct image_header *h = (struct image_header *)(void *)base;
     struct packing p = {
         .src = src,
         .base = base,
         .table = table_of(base),
-        .sums = xcalloc(src->n_slots, sizeof *p.sums),
+        .cut = cut_image(table_of(base), src->n_slots),
     };
     CHECK(sodium_init() >= 0);
-    for (size_t i = 0; i < src->n_slots; i++)
-        if (src->tensors[i].n_in > p.max_n_in)
-            p.max_n_in = src->tensors[i].n_in;
     progress_init(&p.progress, h->total_bytes, now_ms());
-    pack_on_all_cores(&p);
-    digest_of(h, p.sums, h->digest);
-    free(p.sums);
-    if (atomic_load(&p.has_failed))
-        return err_set(err, ERR_NO_MEMORY, "no memory for packing the model");
-    return 0;
+    bool has_scratch = alloc_scratch(&p, par_n_threads(par));
+    if (has_scratch) {
+        par_for(par, (int)p.cut.n, pack_piece, &p);
+        digest_of(h, &p.cut, h->digest);
+    }
+    free_scratch(&p);
+    cut_free(&p.cut);
+    return has_scratch ? 0 : err_set(err, ERR_NO_MEMORY, "no memory for packing the model");
 }

@@ -50,3 +50,15 @@ void mapped_file_close(struct mapped_file *f)
         munmap((void *)(uintptr_t)f->data, f->len);
     memset(f, 0, sizeof *f);
 }
+
+/* Of pages at the range's ends others may still want the rest. */
+void mapped_file_forget(const struct mapped_file *f, const unsigned char *from, size_t len)
+{
+    uintptr_t start = (uintptr_t)f->data, at = (uintptr_t)from;
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    if (at < start || at - start > f->len || len > f->len - (at - start))
+        return;
+    uintptr_t first = (at + page - 1) & ~(page - 1), end = (at + len) & ~(page - 1);
+    if (end > first)
+        madvise((void *)first, end - first, MADV_DONTNEED);
+}

@@ -18,4 +18,8 @@ struct mapped_file {
 int mapped_file_open(struct mapped_file *f, const char *path, struct err *err);
 void mapped_file_close(struct mapped_file *f);
 
+/* Takes whole pages of a range out of the mapping until they are read again. What lies outside
+ * of the file is left alone. */
+void mapped_file_forget(const struct mapped_file *f, const unsigned char *from, size_t len);
+
 #endif

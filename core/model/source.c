@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "core/base/dtype.h"
 #include "core/base/log.h"
 #include "core/base/mem.h"
 #include "core/model/desc.h"
@@ -140,6 +141,29 @@ void source_read_rows(const struct source_tensor *t, size_t first, size_t n, flo
     for (size_t i = 0; i < n; i++)
         dequant(t->format, t->data + stored_row(t, first + i) * row_bytes,
                 dst + i * t->n_in, t->n_in);
+}
+
+void source_read_row_bf16(const struct source_tensor *t, size_t row, float *scratch,
+                          uint16_t *dst)
+{
+    if (t->format == FORMAT_BF16) {
+        memcpy(dst, t->data + stored_row(t, row) * t->n_in * sizeof *dst,
+               t->n_in * sizeof *dst);
+        return;
+    }
+    source_read_rows(t, row, 1, scratch);
+    dtype_to_bf16(scratch, dst, t->n_in);
+}
+
+void source_forget_rows(const struct source *src, const struct source_tensor *t, size_t first,
+                        size_t n)
+{
+    size_t row_bytes = 0;
+    dequant_bytes(t->format, t->n_in, &row_bytes);
+    if (first + n > t->n_out)
+        n = t->n_out - first;
+    for (size_t i = 0; i < src->n_files; i++)
+        mapped_file_forget(&src->files[i], t->data + first * row_bytes, n * row_bytes);
 }
 
 void source_read_vector(const struct source_tensor *t, float *dst)

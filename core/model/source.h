@@ -60,6 +60,13 @@ int source_complete(struct source *src, struct err *err);
 /* Rows [first, first + n) of a matrix, in the order of Hugging Face checkpoints
  * (rotation pairs half a head apart). dst: [n, n_in]. */
 void source_read_rows(const struct source_tensor *t, size_t first, size_t n, float *dst);
+/* One row as bf16, bit for bit where it is bf16 in the file. scratch: [n_in] */
+void source_read_row_bf16(const struct source_tensor *t, size_t row, float *scratch,
+                          uint16_t *dst);
+/* Lets go of the memory behind rows that have been read; whoever reads them again has to wait
+ * for it. */
+void source_forget_rows(const struct source *src, const struct source_tensor *t, size_t first,
+                        size_t n);
 void source_read_vector(const struct source_tensor *t, float *dst); /* [n_out] */
 
 void source_inv_freq(const struct source *src, float *inv_freq); /* [head_dim / 2] */

@@ -19,7 +19,8 @@ static bool open_registry(struct fixture *f)
                                        .base_name = "gqa",
                                        .store = f->store,
                                        .is_durable = f->is_durable,
-                                       .memory = f->memory};
+                                       .memory = f->memory,
+                                       .at_once_bytes = f->at_once_bytes};
     f->a = f->store ? adapters_open(&opts) : NULL;
     if (!f->a)
         test_fail(__FILE__, __LINE__, "the store did not open: %s", err.msg);

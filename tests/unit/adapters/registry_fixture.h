@@ -19,6 +19,7 @@ struct fixture {
     struct adapters *a;
     char *state;   /* folder */
     size_t memory; /* for adapters_open; 0: the default */
+    size_t at_once_bytes;
     bool is_durable;
 };
 
@@ -26,7 +27,7 @@ bool fixture_open(struct fixture *f, enum dtype_choice dtype, bool is_durable);
 bool fixture_open_model(struct fixture *f, const char *path, enum dtype_choice dtype,
                         bool is_durable);
 void fixture_close(struct fixture *f);
-bool fixture_restart(struct fixture *f); /* store and registry; with f->memory */
+bool fixture_restart(struct fixture *f); /* store and registry; with f->memory and f->at_once_bytes */
 int64_t fixture_add_tenant(struct fixture *f, const char *name);
 
 /* As the server does it: run, then commit. c may be NULL; it is freed. */

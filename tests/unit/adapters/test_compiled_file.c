@@ -1,10 +1,12 @@
 /* compiled_file: what comes back is bitwise what was compiled, and damage anywhere is found. */
+#define _GNU_SOURCE
 #include "adapters/compiled_file.h"
 
 #include <fcntl.h>
 #include <signal.h>
 #include <sodium.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -167,6 +169,60 @@ TEST(compiled_file_damage_is_found)
     EXPECT_EQ(read_back(&c), 1);
     free(longer);
     free(bytes);
+    compiled_close(&c);
+}
+
+/* 1 if it was had at once and is bitwise right. */
+static int read_now(const struct compiled_fixture *c, size_t max_bytes)
+{
+    struct compiled got;
+    enum kind kind;
+    int rc = compiled_file_read_now(&c->file, max_bytes, &got, &kind);
+    if (rc == 1 && (kind != c->kind || !is_same(&got, &c->compiled)))
+        rc = -1;
+    compile_fini(&got);
+    return rc;
+}
+
+/* Out of the page cache, as far as the file system can. */
+static void put_out(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    EXPECT_EQ(fsync(fd), 0);
+    EXPECT_EQ(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+    close(fd);
+}
+
+static bool is_cached(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    unsigned char is = 0;
+    void *m = mmap(NULL, 1, PROT_READ, MAP_SHARED, fd, 0);
+    EXPECT(m != MAP_FAILED && mincore(m, 1, &is) == 0);
+    munmap(m, 1);
+    close(fd);
+    return is & 1;
+}
+
+TEST(compiled_file_read_now_never_waits)
+{
+    struct compiled_fixture c;
+    if (!compiled_open(&c, DTYPE_CHOICE_F32, "PROMPT_TUNING", ROWS))
+        return;
+    enum { BYTES = HEADER_BYTES + ENTRY_BYTES + TILE_BYTES + SUM_BYTES };
+    const char *name = c.path + strlen(c.f.state) + 1;
+    EXPECT_EQ(read_now(&c, BYTES), 0);
+    compiled_file_write(&c.file, &c.compiled, c.kind);
+    EXPECT_EQ(read_now(&c, BYTES), 1);
+    EXPECT_EQ(read_now(&c, BYTES - 1), 0);
+    put_out(c.path);
+    if (!is_cached(c.path))
+        EXPECT_EQ(read_now(&c, BYTES), 0);
+    EXPECT_EQ(read_back(&c), 1); /* which brings it back */
+    EXPECT_EQ(read_now(&c, BYTES), 1);
+    adapter_files_write(c.f.state, name, "damaged", 7);
+    EXPECT_EQ(read_now(&c, BYTES), 0);
+    EXPECT_EQ(access(c.path, F_OK), 0);
     compiled_close(&c);
 }
 

@@ -439,6 +439,73 @@ TEST(registry_comes_back_bitwise)
 }
 
 /* Versions of older daemons, of which the store knows no numbers. */
+/* 1: the call itself brought it, 0: it has to be waited for. */
+static int acquire_at_once(struct fixture *f, const char *name)
+{
+    struct adapter_version *v = NULL;
+    struct adapter_load *l = NULL;
+    struct err err = {0};
+    int rc = adapters_acquire(f->a, TENANT, name, &v, &l, &err);
+    if (rc > 0)
+        adapters_release(v);
+    if (rc == 0)
+        adapters_give_up(f->a, l);
+    return rc;
+}
+
+TEST(registry_reads_small_ones_at_once)
+{
+    struct fixture f;
+    struct err err = {0};
+    if (!open_with(&f, 2, 4))
+        return;
+    expect_residents(&f, "cd");
+    EXPECT_EQ(acquire_at_once(&f, "a"), 0);
+    f.at_once_bytes = TILE_BYTES; /* the file has a header too */
+    ASSERT(fixture_restart(&f));
+    EXPECT_EQ(acquire_at_once(&f, "a"), 0);
+    f.at_once_bytes = 2 * TILE_BYTES;
+    ASSERT(fixture_restart(&f));
+    EXPECT_EQ(acquire_at_once(&f, "a"), 1);
+    EXPECT_EQ(acquire_at_once(&f, "b"), 1);
+    EXPECT_EQ(acquire_at_once(&f, "c"), 1);
+    expect_residents(&f, "bc");
+    EXPECT_EQ(stats_of(&f).loads, 3);
+    EXPECT_EQ(stats_of(&f).misses, 3);
+    EXPECT_EQ(stats_of(&f).compiles, 0);
+    struct adapter_version *b = acquire(&f, "b", &err), *c = acquire(&f, "c", &err);
+    EXPECT(b && c);
+    EXPECT_EQ(acquire_code(&f, "d"), ERR_NO_MEMORY); /* those in use stay */
+    adapters_release(b);
+    adapters_release(c);
+    fixture_close(&f);
+}
+
+/* Who waits already is not overtaken. */
+TEST(registry_reads_at_once_behind_nobody)
+{
+    struct fixture f;
+    struct err err = {0};
+    struct adapter_version *v = NULL;
+    struct adapter_load *l = NULL;
+    if (!open_with(&f, 2, 4))
+        return;
+    f.at_once_bytes = 2 * TILE_BYTES;
+    ASSERT(fixture_restart(&f));
+    struct adapter_info info;
+    EXPECT_EQ(adapters_info(f.a, TENANT, "a", &info, &err), 0);
+    char *path = compiled_path(&f, TENANT, info.version);
+    EXPECT_EQ(unlink(path), 0);
+    EXPECT_EQ(adapters_acquire(f.a, TENANT, "a", &v, &l, &err), 0);
+    EXPECT_EQ(acquire_at_once(&f, "b"), 0);
+    run_loads(&f);
+    EXPECT_EQ(adapters_take(f.a, l, &v, &err), 0);
+    adapters_release(v);
+    EXPECT_EQ(acquire_at_once(&f, "b"), 1);
+    free(path);
+    fixture_close(&f);
+}
+
 TEST(registry_notes_what_older_daemons_did_not)
 {
     struct fixture f;

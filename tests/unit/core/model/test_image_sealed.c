@@ -41,7 +41,9 @@ static size_t weight_place(const struct model_image *image)
 static int copy_with(const struct model_image *image, size_t place, int seals)
 {
     struct err err = {0};
-    int fd = image_memory_new(image->bytes, &err);
+    struct par *par = par_new(1);
+    int fd = image_memory_new(image->bytes, par, &err);
+    par_free(par);
     unsigned char *p = image_memory_map_writable(fd, image->bytes, &err);
     memcpy(p, image->base, image->bytes);
     p[place] ^= 1;
