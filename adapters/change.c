@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "adapters/aside.h"
 #include "adapters/refuse.h"
 #include "adapters/registry.h"
 #include "adapters/when.h"
@@ -31,6 +32,8 @@ struct adapter_change {
     bool is_new;    /* the tenant had no such name when it was stored */
     struct row after;   /* once it has run; of a rollback from the beginning on */
     struct made made;   /* by the run; empty: nothing was */
+    struct aside aside; /* what the run's other hand does */
+    bool is_written;    /* the files are in the store, ahead of the commit */
 };
 
 /* ---- begin --------------------------------------------------------------------------- */
@@ -281,14 +284,44 @@ static struct store_entry entry_of(const struct adapter_change *c, const char *d
     };
 }
 
+struct blob {
+    struct blob_file files[ADAPTER_MAX_FILES];
+};
+
+static struct blob blob_of(const struct adapter_change *c)
+{
+    struct blob b;
+    for (int i = 0; i < c->n_files; i++)
+        b.files[i] = (struct blob_file){c->files[i].name, c->files[i].bytes, c->files[i].len};
+    return b;
+}
+
+static int write_files(void *ud, struct err *err)
+{
+    struct adapter_change *c = ud;
+    const struct blob b = blob_of(c);
+    return store_write(c->a->store, c->tenant, c->after.version, b.files, c->n_files, err);
+}
+
+static int keep_compiled(void *ud, struct err *err)
+{
+    struct adapter_change *c = ud;
+    (void)err;
+    make_keep(&c->a->maker, c->tenant, c->after.version, &c->made);
+    return 0;
+}
+
+/* What was computed is kept meanwhile: it is nothing that is promised. */
 static int store_made(struct adapter_change *c, struct err *err)
 {
-    struct blob_file files[ADAPTER_MAX_FILES];
-    for (int i = 0; i < c->n_files; i++)
-        files[i] = (struct blob_file){c->files[i].name, c->files[i].bytes, c->files[i].len};
+    const struct blob b = blob_of(c);
     const struct store_condition only_if = {allow, c};
-    return store_put(c->a->store, &c->after.entry, files, c->n_files, &only_if, &c->limits.store,
-                     err);
+    if (c->made.has_computed)
+        aside_begin(&c->aside, keep_compiled, c);
+    int rc = (c->is_written ? store_commit : store_put)(c->a->store, &c->after.entry, b.files,
+                                                        c->n_files, &only_if, &c->limits.store, err);
+    aside_end(&c->aside, NULL);
+    return rc;
 }
 
 static int check_put(struct adapter_change *c, struct err *err)
@@ -297,7 +330,8 @@ static int check_put(struct adapter_change *c, struct err *err)
     return store_check_put(c->a->store, &c->after.entry, &only_if, &c->limits.store, err);
 }
 
-/* Immediately before anything is compiled: what is refused has to cost nothing. */
+/* Immediately before anything is compiled: what is refused has to cost nothing. The files are on
+ * their way to the disk while the engine computes. */
 static int allow_compile(void *ud, int64_t n_tokens, struct err *err)
 {
     struct adapter_change *c = ud;
@@ -305,15 +339,25 @@ static int allow_compile(void *ud, int64_t n_tokens, struct err *err)
     int n_each = (int)(n_tokens / c->spec.n_tasks);
     if (make_check_tokens(n_each, lim->max_virtual_tokens, err) < 0 || check_put(c, err) < 0)
         return -1;
-    return lim->charge ? lim->charge(lim->ud, n_tokens, err) : 0;
+    if (lim->charge && lim->charge(lim->ud, n_tokens, err) < 0)
+        return -1;
+    if (!c->is_dry) {
+        aside_begin(&c->aside, write_files, c);
+        c->is_written = true;
+    }
+    return 0;
 }
 
 static int make_new(struct adapter_change *c, const char *digest, struct err *err)
 {
-    const struct make_how how = {!c->is_dry, allow_compile, c};
-    if (make_from_spec(&c->a->maker, c->tenant, digest, &c->spec, &how, &c->made, err) < 0)
-        return -1;
-    return make_check_tokens(c->made.compiled.n_tokens, c->limits.max_virtual_tokens, err);
+    const struct make_asking asking = {allow_compile, c};
+    int rc = make_from_spec(&c->a->maker, c->tenant, digest, &c->spec, &asking, &c->made, err);
+    if (rc == 0)
+        rc = make_check_tokens(c->made.compiled.n_tokens, c->limits.max_virtual_tokens, err);
+    int written = aside_end(&c->aside, rc < 0 ? NULL : err);
+    if (rc < 0 && c->is_written && written == 0)
+        store_withdraw(c->a->store, c->tenant, digest);
+    return rc < 0 ? rc : written;
 }
 
 static void note_after(struct adapter_change *c, const char *digest)
@@ -348,7 +392,8 @@ static int run_put(struct adapter_change *c, struct err *err)
         rc = check_put(c, err);
     else if (rc == 0 && !(c->is_import && c->is_same))
         rc = store_made(c, err);
-    if (rc < 0 && c->made.has_computed && !c->is_dry)
+    bool is_lost = rc < 0 || !blobs_has(store_blobs(c->a->store), c->tenant, digest);
+    if (c->made.has_computed && !c->is_dry && is_lost) /* deleted before it was kept, maybe */
         make_unkeep(&c->a->maker, c->tenant, digest);
     return rc;
 }

@@ -40,26 +40,22 @@ static int read_compiled(const struct maker *m, const struct compiled_file *f, s
 }
 
 static int compute(const struct maker *m, const struct compiled_file *f,
-                   const struct adapter_spec *spec, const struct make_how *how,
+                   const struct adapter_spec *spec, const struct make_asking *asking,
                    struct made *out, struct err *err)
 {
     const struct compile_with with = {.engine = m->engine,
                                       .base = m->base,
                                       .max_virtual_tokens = m->limits.max_virtual_tokens,
                                       .domain = (uint32_t)f->tenant,
-                                      .allow = how->allow,
-                                      .ud = how->ud};
+                                      .allow = asking->allow,
+                                      .ud = asking->ud};
     out->kind = spec->kind;
     out->has_computed = true;
-    if (compile_spec(spec, &with, &out->compiled, err) < 0)
-        return -1;
-    if (how->is_kept)
-        compiled_file_write(f, &out->compiled, spec->kind);
-    return 0;
+    return compile_spec(spec, &with, &out->compiled, err);
 }
 
 int make_from_spec(const struct maker *m, int64_t tenant, const char *digest,
-                   const struct adapter_spec *spec, const struct make_how *how,
+                   const struct adapter_spec *spec, const struct make_asking *asking,
                    struct made *out, struct err *err)
 {
     const struct compiled_file f = file_of(m, tenant, digest);
@@ -67,7 +63,13 @@ int make_from_spec(const struct maker *m, int64_t tenant, const char *digest,
     int rc = read_compiled(m, &f, out, err);
     if (rc != 0)
         return rc < 0 ? -1 : 0;
-    return compute(m, &f, spec, how, out, err);
+    return compute(m, &f, spec, asking, out, err);
+}
+
+void make_keep(const struct maker *m, int64_t tenant, const char *digest, const struct made *made)
+{
+    const struct compiled_file f = file_of(m, tenant, digest);
+    compiled_file_write(&f, &made->compiled, made->kind);
 }
 
 static int is_damaged(struct err *err)
@@ -79,7 +81,7 @@ static int is_damaged(struct err *err)
 static int compute_loaded(const struct maker *m, const struct compiled_file *f,
                           const struct loaded *l, struct made *out, struct err *err)
 {
-    static const struct make_how kept = {.is_kept = true};
+    static const struct make_asking nobody = {0};
     char digest[DIGEST_HEX + 1];
     struct adapter_spec spec;
     spec_digest(l->files, l->n_files, digest);
@@ -87,7 +89,9 @@ static int compute_loaded(const struct maker *m, const struct compiled_file *f,
         return is_damaged(err);
     int rc = spec_parse(&spec, l->files, l->n_files, &m->limits, err);
     if (rc == 0)
-        rc = compute(m, f, &spec, &kept, out, err);
+        rc = compute(m, f, &spec, &nobody, out, err);
+    if (rc == 0)
+        compiled_file_write(f, &out->compiled, spec.kind);
     spec_fini(&spec);
     return rc;
 }

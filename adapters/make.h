@@ -28,16 +28,18 @@ struct made {
     bool has_computed; /* or was it read */
 };
 
-struct make_how {
-    bool is_kept; /* leave a compiled file behind */
-    int (*allow)(void *ud, int64_t n_tokens, struct err *err); /* as of struct compile_with */
+struct make_asking { /* as of struct compile_with */
+    int (*allow)(void *ud, int64_t n_tokens, struct err *err);
     void *ud;
 };
 
-/* From files that were checked. */
+/* From files that were checked. What it has computed is not kept yet. */
 int make_from_spec(const struct maker *m, int64_t tenant, const char *digest,
-                   const struct adapter_spec *spec, const struct make_how *how,
+                   const struct adapter_spec *spec, const struct make_asking *asking,
                    struct made *out, struct err *err);
+
+/* Leaves a compiled file behind. */
+void make_keep(const struct maker *m, int64_t tenant, const char *digest, const struct made *made);
 
 /* A version of the store. ERR_NOT_FOUND if its files are not there, ERR_ADAPTER if they are not
  * what they were or do not suit. */

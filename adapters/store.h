@@ -93,6 +93,16 @@ int store_put(struct store *s, const struct store_entry *entry, const struct blo
               int n_files, const struct store_condition *only_if, const struct store_limits *limits,
               struct err *err);
 
+/* The same in two parts, for who has something else to do meanwhile: the files, written and synced; then the
+ * commit, of the same ones (they are written again if another process has collected them). One that does not
+ * come after all is withdrawn. */
+int store_write(struct store *s, int64_t tenant, const char *version, const struct blob_file *files,
+                int n_files, struct err *err);
+int store_commit(struct store *s, const struct store_entry *entry, const struct blob_file *files,
+                 int n_files, const struct store_condition *only_if,
+                 const struct store_limits *limits, struct err *err);
+void store_withdraw(struct store *s, int64_t tenant, const char *version);
+
 /* Whether such a put, of this many bytes, would be refused now, and with what. Blocks as a put does, but for the
  * disk. */
 int store_check_put(struct store *s, const struct store_entry *entry,

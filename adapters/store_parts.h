@@ -71,9 +71,6 @@ int store_collect(struct store *s, int64_t tenant, const char *but, struct buf *
 /* Collects in a change of its own, if it can begin; whether anything went. */
 bool store_collect_now(struct store *s);
 
-/* The blob was written for a change that did not happen: it goes, in a change of its own,
- * unless it has a row. */
-void store_withdraw(struct store *s, int64_t tenant, const char *digest);
 void store_note_orphan(struct store *s, int64_t tenant,
                        const char *digest); /* for the next change to withdraw */
 bool store_is_version(struct store *s, int64_t tenant,

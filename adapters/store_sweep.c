@@ -144,6 +144,7 @@ void store_note_orphan(struct store *s, int64_t tenant, const char *digest)
     pthread_mutex_unlock(&s->lock);
 }
 
+/* The blob goes, in a change of its own, unless it has a row. */
 void store_withdraw(struct store *s, int64_t tenant, const char *digest)
 {
     struct buf gone = {0};

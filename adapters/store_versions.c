@@ -7,6 +7,7 @@
 
 #include "adapters/name.h"
 #include "adapters/store_parts.h"
+#include "core/base/check.h"
 
 struct current {
     bool is_known;   /* the name has a row, and is not only refused */
@@ -233,16 +234,25 @@ static int check_entry(const struct store_entry *e, struct err *err)
     return err_set(err, ERR_INTERNAL, "not a name or a version");
 }
 
-int store_put(struct store *s, const struct store_entry *e, const struct blob_file *files,
-              int n_files, const struct store_condition *only_if,
-              const struct store_limits *limits, struct err *err)
+int store_write(struct store *s, int64_t tenant, const char *version,
+                const struct blob_file *files, int n_files, struct err *err)
+{
+    CHECK(tenant > 0 && blobs_is_digest(version));
+    if (blobs_put(&s->blobs, tenant, version, files, n_files, err) == 0)
+        return 0;
+    store_note_orphan(s, tenant, version);
+    return -1;
+}
+
+int store_commit(struct store *s, const struct store_entry *e, const struct blob_file *files,
+                 int n_files, const struct store_condition *only_if,
+                 const struct store_limits *limits, struct err *err)
 {
     struct change c = {.s = s, .tenant = e->tenant, .name = e->name, .err = err};
     const struct put p = {e, files, n_files, only_if, limits};
     if (check_entry(e, err) < 0)
         return -1;
-    if (blobs_put(&s->blobs, e->tenant, e->version, files, n_files, err) < 0 ||
-        store_begin(s, err) < 0) {
+    if (store_begin(s, err) < 0) {
         store_note_orphan(s, e->tenant, e->version);
         return -1;
     }
@@ -251,6 +261,16 @@ int store_put(struct store *s, const struct store_entry *e, const struct blob_fi
         store_withdraw(s, e->tenant, e->version);
     store_forget_compiled(s, &c.gone);
     return rc;
+}
+
+int store_put(struct store *s, const struct store_entry *e, const struct blob_file *files,
+              int n_files, const struct store_condition *only_if,
+              const struct store_limits *limits, struct err *err)
+{
+    if (check_entry(e, err) < 0 ||
+        store_write(s, e->tenant, e->version, files, n_files, err) < 0)
+        return -1;
+    return store_commit(s, e, files, n_files, only_if, limits, err);
 }
 
 /* The put itself, without its files, taken back: so the two never differ. */

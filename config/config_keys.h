@@ -38,7 +38,9 @@
     B(allow_open, NULL, "allow_unauthenticated_remote", false,                                             \
       "listen beyond loopback without keys")                                                               \
     I(max_queue, NULL, "max_queue", 1024, 1, 1000000, "sequences", "sequences waiting at once")            \
-    I(prefill_chunk, NULL, "prefill_chunk", 64, 1, 4096, "rows", "prompt rows of a step")                  \
+    I(prefill_chunk, NULL, "prefill_chunk", 256, 1, 4096, "rows", "the most prompt rows of a step")        \
+    I(step_target_ms, NULL, "step_target_ms", 0, 0, 60000, "ms",                                           \
+      "how long prompt rows may make a step that others' tokens wait for; 0: twice what it takes without") \
     I(max_body, NULL, "max_body_bytes", 1048576, 1024, 1073741824, "bytes", "body of a completion")        \
     I(max_upload, NULL, "max_upload_bytes", 268435456, 1024, 4294967296, "bytes", "body of an adapter PUT") \
     I(max_virtual, NULL, "max_virtual_tokens", 0, 0, 16777216, "tokens",                                   \

@@ -3,7 +3,7 @@
 
 #include "core/base/check.h"
 
-enum { SMALL = 64 }; /* tokens that the last room takes, however short a chunk is */
+enum { SMALL = 64 }; /* tokens that the last room takes */
 
 static int least(int a, int b)
 {
@@ -15,9 +15,9 @@ static int most(int a, int b)
     return a > b ? a : b;
 }
 
-void compiles_init(struct compiles *c, int max_tokens, int chunk)
+void compiles_init(struct compiles *c, int max_tokens)
 {
-    int small = least(max_tokens, most(chunk, SMALL));
+    int small = least(max_tokens, SMALL);
     *c = (struct compiles){.n_waiting = 0};
     c->rooms[0] = (struct compile_room){.max_tokens = max_tokens, .n_places = 2};
     c->rooms[1] = (struct compile_room){.max_tokens = most(max_tokens / 8, small), .n_places = 1};
@@ -28,11 +28,11 @@ void compiles_init(struct compiles *c, int max_tokens, int chunk)
     CHECK(n == FAIR_COMPILES);
 }
 
-int compiles_blocks(int max_tokens, int chunk)
+int compiles_blocks(int max_tokens)
 {
     struct compiles c;
     int n = 0;
-    compiles_init(&c, max_tokens, chunk);
+    compiles_init(&c, max_tokens);
     for (int i = 0; i < FAIR_ROOMS; i++)
         n += c.rooms[i].n_places * seq_blocks_needed(c.rooms[i].max_tokens, 0);
     return n;

@@ -6,8 +6,8 @@
  * and every place has blocks for the largest that may enter: what is in one room takes none from
  * another, and nobody who holds blocks waits for more.
  *
- * - Two places are for any size, one for an eighth of the longest, one for what fits a chunk of
- *   rows. So a compile waits only for others that may be as large as its own room, however many
+ * - Two places are for any size, one for an eighth of the longest, one for what a few steps
+ *   read. So a compile waits only for others that may be as large as its own room, however many
  *   huge ones there are. The smallest room that has a place is filled first.
  * - A domain has one compile in each room: a second would only share the rows of the first.
  * - A free place goes to the domain with the smallest counter, within it to the first that fits.
@@ -28,10 +28,10 @@ struct compiles {
     int n_waiting; /* in the domains' queues */
 };
 
-/* Of at most max_tokens each, where a step reads `chunk` rows. */
-void compiles_init(struct compiles *c, int max_tokens, int chunk);
+/* Of at most max_tokens each. */
+void compiles_init(struct compiles *c, int max_tokens);
 
-int compiles_blocks(int max_tokens, int chunk); /* that all its places together can hold */
+int compiles_blocks(int max_tokens); /* that all its places together can hold */
 
 /* q is a compile of d: it waits; it goes from the queue (false: it is not there); it ends. */
 void compiles_wait(struct compiles *c, const struct fair *f, struct domain *d, struct seq *q);

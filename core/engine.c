@@ -11,6 +11,7 @@
 #include "core/emit.h"
 #include "core/forward.h"
 #include "core/kv_prefix.h"
+#include "core/pace.h"
 #include "core/sched.h"
 
 #include <stdlib.h>
@@ -31,6 +32,7 @@ struct engine {
     struct kv_pool pool;
     struct text_cache text;
     struct sched sched;
+    struct pace pace;
     struct batch batch;
     struct forward_ws ws;
     struct emit emit;
@@ -247,19 +249,28 @@ static void admit(struct engine *e, int64_t now)
     }
 }
 
+static void choose_rows(struct engine *e)
+{
+    struct pace_load load = sched_load(&e->sched);
+    e->sched.chunk = pace_rows(&e->pace, &load);
+    sched_next(&e->sched, &e->batch);
+    CHECK(e->batch.n_rows || !has_work(e)); /* what waits fits an empty pool */
+}
+
 static void step(struct engine *e)
 {
     uint64_t start = now_us();
     drop_cancelled(e);
     admit(e, (int64_t)start);
-    sched_next(&e->sched, &e->batch);
-    CHECK(e->batch.n_rows || !has_work(e)); /* what waits fits an empty pool */
+    choose_rows(e);
     if (e->batch.n_rows) {
         struct engine_stats add = rows_of_step(e);
         forward(base_model_weights(e->base), e->shape, &e->batch, &e->pool, e->kernels, &e->ws, e->par);
         emit_score(&e->emit, &e->batch, e->sched.order, e->ws.logits, e->ws.ld_logits, e->kernels,
                    e->par);
-        count_step(e, now_us() - start, &add);
+        uint64_t us = now_us() - start;
+        pace_learn(&e->pace, &e->sched.step, (double)us);
+        count_step(e, us, &add);
         emit_all(e);
     }
     update_gauges(e);
@@ -502,7 +513,7 @@ static int settle_opts(struct engine *e, const struct engine_opts *opts, int *n_
     if (!o->max_queue)
         o->max_queue = 1024;
     if (!o->prefill_chunk)
-        o->prefill_chunk = 64;
+        o->prefill_chunk = 256;
     if (o->max_ctx > e->shape->max_pos)
         return err_set(err, ERR_INVALID, "--ctx %d: this model accepts 1 to %d tokens", o->max_ctx,
                        e->shape->max_pos);
@@ -532,15 +543,18 @@ struct engine *engine_open(const struct base_model *b, const struct engine_opts 
     if (settle_opts(e, opts, &n_blocks, err) < 0)
         goto fail;
     int max_seqs = sched_max_seqs(e->opts.max_batch), max_rows = max_seqs + e->opts.prefill_chunk;
-    int for_compiles = compiles_blocks(e->max_ctx, e->opts.prefill_chunk); /* paid for when used */
+    int max_logits = max_seqs + SCHED_SCORED;
+    int for_compiles = compiles_blocks(e->max_ctx); /* paid for when used */
     if (kv_pool_init(&e->pool, e->shape, n_blocks + for_compiles, err) < 0 ||
-        forward_ws_init(&e->ws, base_model_weights(b), e->shape, max_rows, max_rows, e->opts.n_threads,
+        forward_ws_init(&e->ws, base_model_weights(b), e->shape, max_rows, max_logits, e->opts.n_threads,
                         err) < 0)
         goto fail;
     text_cache_init(&e->text, &e->pool, n_blocks, e->opts.no_text_cache);
     sched_init(&e->sched, &e->text, e->opts.max_batch, e->max_ctx, e->opts.prefill_chunk);
+    pace_init(&e->pace, e->opts.prefill_chunk, e->opts.step_target_ms,
+              forward_even_context(base_model_weights(b), e->shape));
     batch_init(&e->batch, max_rows, max_seqs, e->shape->dim);
-    emit_init(&e->emit, b, max_rows);
+    emit_init(&e->emit, b, max_logits);
     e->par = par_new(e->opts.n_threads);
     e->stats.kv_blocks_total = n_blocks;
     e->stats.kv_block_bytes = e->pool.block_bytes;

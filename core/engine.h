@@ -175,7 +175,9 @@ struct engine_opts {
     int max_batch;      /* sequences running at once; 0: 32. A quarter as many again wait for tenants
                          * that have none running. */
     int max_queue;      /* sequences waiting at once, of each tenant; 0: 1024 */
-    int prefill_chunk;  /* prompt rows per step; 0: 64 */
+    int prefill_chunk;  /* the most prompt rows of a step; 0: 256 */
+    int step_target_ms; /* how long a step of decoding rows may take with prompt rows beside them; 0: twice
+                         * what it takes without, -1: as long as it takes */
     bool no_text_cache; /* every prompt is computed from its first token on */
     int n_engines;      /* on this machine, for the default of kv_bytes; 0: 1 */
     void (*wake)(void *ud); /* engine thread: events wait and the outbox was empty. May be NULL. */

@@ -1,6 +1,7 @@
 /* The forward pass, layer by layer, over the rows of one step. */
 #include "core/forward.h"
 
+#include "core/base/check.h"
 #include "core/base/mem.h"
 #include "core/linear.h"
 #include "core/rope.h"
@@ -86,6 +87,15 @@ void forward_ws_fini(struct forward_ws *ws)
     attention_ws_free(ws->attention);
     free(ws->memory);
     *ws = (struct forward_ws){0};
+}
+
+/* Softmax and short products make a pair of attention about twice as dear as one of weights. */
+double forward_even_context(const struct model *m, const struct model_shape *s)
+{
+    enum { DEARER = 2 };
+    struct dims d = dims_of(s, m);
+    size_t weights = d.D * (2 * d.Q + 2 * d.KV + 3 * d.F), per_token = 2 * d.Q;
+    return (double)weights / (double)per_token / DEARER;
 }
 
 /* x[r] = the row's embedding; and its rotation angles. */
@@ -265,6 +275,7 @@ void forward(const struct model *m, const struct model_shape *s, const struct ba
              struct kv_pool *pool, const struct kernels *k, struct forward_ws *ws, struct par *par)
 {
     struct fwd f = {.m = m, .s = s, .b = b, .pool = pool, .k = k, .ws = ws, .par = par};
+    CHECK(b->n_rows <= ws->max_rows && b->n_logits <= ws->max_logits);
     par_for(par, b->n_rows, embed_task, &f);
     for (f.layer = 0; f.layer < s->n_layers; f.layer++) {
         f.lw = &m->layers[f.layer];

@@ -36,6 +36,9 @@ int forward_ws_init(struct forward_ws *ws, const struct model *m, const struct m
                     int max_rows, int max_logits, int n_threads, struct err *err);
 void forward_ws_fini(struct forward_ws *ws);
 
+/* The context, in tokens, at which a row's attention costs about as much as all its products. */
+double forward_even_context(const struct model *m, const struct model_shape *s);
+
 /* Computes every row of b, writes its keys and values into the pool, and leaves the logits of the rows
  * that want them in ws->logits. */
 void forward(const struct model *m, const struct model_shape *s, const struct batch *b,

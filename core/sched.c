@@ -13,12 +13,12 @@ int sched_max_seqs(int max_running)
 }
 
 void sched_init(struct sched *s, struct text_cache *text, int max_running, int max_compile,
-                int prefill_chunk)
+                int chunk)
 {
     size_t most = (size_t)sched_max_seqs(max_running);
-    *s = (struct sched){.text = text, .prefill_chunk = prefill_chunk};
+    *s = (struct sched){.text = text, .chunk = chunk};
     fair_init(&s->fair, max_running, text->max_blocks);
-    compiles_init(&s->compiles, max_compile, prefill_chunk);
+    compiles_init(&s->compiles, max_compile);
     s->running = xcalloc(most, sizeof *s->running);
     s->picks = xcalloc(most, sizeof *s->picks);
     s->order = xcalloc(most, sizeof *s->order);
@@ -135,6 +135,39 @@ static bool wants_prompt_rows(const struct seq *q)
     return seq_is_prefill(q) && !q->is_following;
 }
 
+/* Where its next row stands: a prefix's tokens count. */
+static int position_of(const struct seq *q)
+{
+    return q->n_computed + (q->prefix ? q->prefix->first_pos : 0);
+}
+
+struct pace_load sched_load(const struct sched *s)
+{
+    struct pace_load l = {0};
+    for (int i = 0; i < s->n_running; i++) {
+        const struct seq *q = s->running[i];
+        if (!seq_is_prefill(q)) {
+            l.n_decoding++;
+            continue;
+        }
+        if (q->is_following)
+            continue;
+        l.n_left += q->n_prompt - q->n_computed;
+        l.furthest = position_of(q) > l.furthest ? position_of(q) : l.furthest;
+    }
+    return l;
+}
+
+/* Equal parts of SCHED_SCORED, at least a row each: with a row of every other sequence there are at
+ * most max_seqs rows more. */
+static void share_scored(struct sched *s)
+{
+    int n = 0;
+    for (int i = 0; i < s->n_running; i++)
+        n += seq_is_prefill(s->running[i]) && seq_scores_prompt(s->running[i]);
+    s->n_scored = n >= SCHED_SCORED ? 1 : SCHED_SCORED / (n ? n : 1);
+}
+
 /* Each of a domain's compiles has a part of its rows, and so have its requests together. */
 static void count_parts(struct sched *s)
 {
@@ -154,9 +187,11 @@ static void count_parts(struct sched *s)
     }
 }
 
-static void take_rows(struct seq *q, int most)
+static void take_rows(const struct sched *s, struct seq *q, int most)
 {
     int left = q->n_prompt - q->n_computed - q->n_step;
+    if (seq_scores_prompt(q) && left > s->n_scored - q->n_step)
+        left = s->n_scored - q->n_step;
     int n = left < most ? left : most;
     n = n < q->domain->n_rows ? n : q->domain->n_rows;
     q->n_step += n;
@@ -170,7 +205,8 @@ static void take_rows(struct seq *q, int most)
 static void deal_prompt_rows(struct sched *s)
 {
     count_parts(s);
-    fair_deal(&s->fair, s->prefill_chunk);
+    share_scored(s);
+    fair_deal(&s->fair, s->chunk);
     for (int i = 0; i < s->n_running; i++) {
         struct domain *d = s->running[i]->domain;
         if (d->n_parts)
@@ -179,12 +215,12 @@ static void deal_prompt_rows(struct sched *s)
     for (int i = 0; i < s->n_running; i++) {
         struct seq *q = s->running[i];
         if (wants_prompt_rows(q))
-            take_rows(q, q->compile ? q->domain->n_part : q->domain->n_left);
+            take_rows(s, q, q->compile ? q->domain->n_part : q->domain->n_left);
     }
     for (int i = 0; i < s->n_running; i++) {
         struct seq *q = s->running[(s->fair.round + (unsigned)i) % (unsigned)s->n_running];
         if (wants_prompt_rows(q))
-            take_rows(q, s->prefill_chunk);
+            take_rows(s, q, s->chunk);
     }
 }
 
@@ -231,15 +267,28 @@ static void add_rows(struct batch *b, const struct sched_pick *p)
     }
 }
 
+static void count_rows(struct pace_step *step, const struct seq *q, int n)
+{
+    if (!seq_is_prefill(q)) {
+        step->n_decoding++;
+        return;
+    }
+    step->n_prompt += n;
+    step->positions += (int64_t)n * position_of(q) + (int64_t)n * (n - 1) / 2;
+}
+
 void sched_next(struct sched *s, struct batch *b)
 {
     int n = 0;
     batch_clear(b);
+    s->step = (struct pace_step){0};
     deal_prompt_rows(s);
     for (int i = 0; i < s->n_running; i++) {
         int rows = pick_rows(s->running[i]);
-        if (rows)
-            s->picks[n++] = (struct sched_pick){s->running[i], rows, i};
+        if (!rows)
+            continue;
+        s->picks[n++] = (struct sched_pick){s->running[i], rows, i};
+        count_rows(&s->step, s->running[i], rows);
     }
     qsort(s->picks, (size_t)n, sizeof *s->picks, compare_picks);
     for (int i = 0; i < n; i++) {

@@ -16,7 +16,10 @@
 #include "core/batch.h"
 #include "core/compiles.h"
 #include "core/fair.h"
+#include "core/pace.h"
 #include "core/seq.h"
+
+enum { SCHED_SCORED = 64 };
 
 struct sched {
     struct fair fair;     /* the waiting jobs are in its domains' queues */
@@ -24,7 +27,9 @@ struct sched {
     struct seq **running; /* [n_running], oldest first; compiles among them */
     int n_running;
     struct compiles compiles;
-    int prefill_chunk;
+    int chunk;                /* prompt rows of the next step: may be set anew before each */
+    int n_scored;             /* rows of this step for each prompt whose every row is scored */
+    struct pace_step step;    /* what sched_next has chosen */
     struct sched_pick *picks; /* scratch */
     struct seq **order;       /* [batch's n_seqs]: whose rows batch.seqs[i] are, after sched_next */
 };
@@ -40,14 +45,18 @@ int sched_max_seqs(int max_running);
 
 /* max_compile: tokens of the longest compile. The pool needs compiles_blocks beside the cache's. */
 void sched_init(struct sched *s, struct text_cache *text, int max_running, int max_compile,
-                int prefill_chunk);
+                int chunk);
 void sched_fini(struct sched *s);
 
 void sched_add(struct sched *s, struct seq *q); /* to the end of its queue */
 void sched_admit(struct sched *s); /* once per step, before sched_next */
 
-/* All decoding rows and up to prefill_chunk rows of prompts and compiles, sequences of one
- * prefix side by side. What is chosen is charged: it is going to be computed. */
+/* What runs, for the choice of the next step's chunk. */
+struct pace_load sched_load(const struct sched *s);
+
+/* All decoding rows and up to `chunk` rows of prompts and compiles, sequences of one prefix side by
+ * side; of prompts whose every row is scored no more than SCHED_SCORED, as logits are large. What is
+ * chosen is charged: it is going to be computed. */
 void sched_next(struct sched *s, struct batch *b);
 
 /* Takes q out, running or waiting, and gives its blocks back. The caller frees it. */

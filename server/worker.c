@@ -44,6 +44,7 @@ static struct engine *open_engine(const struct worker_parts *p, struct err *err)
         .max_queue = (int)cfg->max_queue,
         .prefill_chunk = (int)cfg->prefill_chunk,
         .no_text_cache = !cfg->text_cache,
+        .step_target_ms = (int)cfg->step_target_ms,
         .n_engines = (int)cfg->workers,
         .wake = server_wake,
         .wake_ud = p->server,

@@ -30,6 +30,7 @@ void run_open(struct run *r, int max_rows, int kv_tokens)
                                .max_ctx = shape->max_pos,
                                .max_batch = max_rows,
                                .prefill_chunk = r->chunk,
+                               .step_target_ms = -1,
                                .no_text_cache = true,
                                .kv_bytes = kv_prefix_bytes(shape, KV_TILE) * (size_t)blocks};
     r->engine = engine_open(r->base, &opts, &err);

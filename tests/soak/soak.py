@@ -17,6 +17,7 @@ import traceback
 import load  # noqa: F401  (makes the path to tests/http)
 import fair_http
 import many_adapters
+import prompt_gap
 import swap_latency
 from harness import DEMO, GQA, Daemon
 from test_13_tenants import Timing
@@ -77,8 +78,17 @@ def latency():
     return found, swap_latency.out_of_bounds(found)
 
 
+def gap():
+    """Eight streams beside a long prompt, on the demo model."""
+    if not DEMO.exists():
+        return {"skipped": "the demo model is not here"}, []
+    found = prompt_gap.measure()
+    return found, prompt_gap.out_of_bounds(found)
+
+
 PARTS = {"timing": timing, "swaps": swaps, "swaps_workers": lambda: swaps("--workers", "4"),
-         "crash": crash, "many": many, "fair": fair, "latency": latency}
+         "crash": crash, "many": many, "fair": fair, "latency": latency,
+         "gap": gap}
 
 
 def main():

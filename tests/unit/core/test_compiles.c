@@ -32,7 +32,7 @@ struct desk {
 static void desk_init_with(struct desk *d, int ctx, int chunk)
 {
     struct err err = {0};
-    int n_blocks = BLOCKS + compiles_blocks(ctx, chunk);
+    int n_blocks = BLOCKS + compiles_blocks(ctx);
     *d = (struct desk){.n = 0};
     CHECK(kv_pool_init(&d->pool, &shape, n_blocks, &err) == 0);
     text_cache_init(&d->text, &d->pool, BLOCKS, false);

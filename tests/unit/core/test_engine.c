@@ -740,7 +740,7 @@ static void expect_grown(const struct engine_stats *a, const struct engine_stats
 TEST(engine_reads_a_prefix_once_per_step_however_many_share_it)
 {
     struct bench b;
-    bench_open(&b, TINY_GQA, (struct engine_opts){.n_threads = 1});
+    bench_open(&b, TINY_GQA, (struct engine_opts){.n_threads = 1, .step_target_ms = -1});
     struct kv_prefix *p[2] = {tiny_prefix(b.base, &b.rng, 40),
                               tiny_prefix(b.base, &b.rng, 3)};
     runner_hold(b.runner);
@@ -799,6 +799,36 @@ TEST(engine_counts_rows_of_compiling_apart)
     expect_no_blocks(&b);
     kv_prefix_free(p);
     bench_close(&b);
+}
+
+/* ---- pace
+ * ---------------------------------------------------------------------------------------- */
+
+/* Prompt rows of the first two steps beside a sequence that decodes. */
+static int rows_beside_decoding(int target_ms)
+{
+    struct bench b;
+    bench_open(&b, TINY_DEMO, (struct engine_opts){.n_threads = 1, .step_target_ms = target_ms});
+    runner_hold(b.runner);
+    struct run *runs[2] = {post_greedy(&b, 1, 400, NULL)};
+    runner_wait_event(b.runner);
+    int before = (int)stats_of(&b).prefill_rows;
+    runs[1] = post_greedy(&b, 500, 1, NULL);
+    runner_step(b.runner);
+    runner_step(b.runner);
+    int rows = (int)stats_of(&b).prefill_rows - before;
+    runner_release(b.runner);
+    runner_wait(b.runner, runs, 2);
+    free_runs(runs, 2);
+    bench_close(&b);
+    return rows;
+}
+
+TEST(engine_spares_those_who_decode)
+{
+    EXPECT_EQ(rows_beside_decoding(-1), 500);
+    int n = rows_beside_decoding(0);
+    EXPECT(n >= 20 && n <= 10 + 20); /* the least, then at most twice that */
 }
 
 /* ---- closing

@@ -145,8 +145,8 @@ static int steps_of_small(const struct base_model *b, int n, int n_rows)
 {
     struct err err = {0};
     struct rng rng = {5};
-    struct runner *r =
-        runner_new(b, (struct engine_opts){.n_threads = 1, .prefill_chunk = n_rows});
+    struct runner *r = runner_new(
+        b, (struct engine_opts){.n_threads = 1, .prefill_chunk = n_rows, .step_target_ms = -1});
     struct engine *e = runner_engine(r);
     int32_t *ids = tiny_ids(b, &rng, HUGE_TEXT);
     struct compiling c[MOST_COMPILES];

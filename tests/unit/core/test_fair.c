@@ -47,7 +47,7 @@ static void sim_init_with(struct sim *m, int places, int chunk, int n_blocks)
 {
     struct err err = {0};
     *m = (struct sim){.round = 0};
-    int n_all = n_blocks + compiles_blocks(HUGE_PROMPT, chunk);
+    int n_all = n_blocks + compiles_blocks(HUGE_PROMPT);
     CHECK(kv_pool_init(&m->pool, &shape, n_all, &err) == 0);
     text_cache_init(&m->text, &m->pool, n_blocks, true);
     sched_init(&m->sched, &m->text, places, HUGE_PROMPT, chunk);
@@ -430,7 +430,7 @@ TEST(fair_heads_start_within_the_bound)
                     max_new);
             longest = max_new > longest ? max_new : longest;
         }
-        long run = longest + (PLACES + 8) * 60 / m.sched.prefill_chunk + 2;
+        long run = longest + (PLACES + 8) * 60 / m.sched.chunk + 2;
         long bound = 2 * FAIR_PATIENCE + (n + 1) * run;
         steps(&m, 3000);
         for (int d = 0; d < n; d++) {

@@ -365,3 +365,49 @@ TEST(sched_removes_from_anywhere)
         desk_fini(&d);
     }
 }
+
+/* Prompts whose every row is scored share what room there is for logits; others take the rest. */
+TEST(sched_bounds_the_rows_that_are_scored)
+{
+    struct desk d;
+    desk_init(&d, 200);
+    batch_fini(&d.batch);
+    batch_init(&d.batch, 400, MAX_RUNNING, 8);
+    d.sched.chunk = 300;
+    struct seq *a = desk_add(&d, 150, 1, NULL), *b = desk_add(&d, 150, 1, NULL),
+               *c = desk_add(&d, 150, 1, NULL);
+    for (int i = 0; i < 2; i++)
+        d.jobs[i].is_echo = true, d.jobs[i].n_logprobs = 0;
+    step(&d);
+    EXPECT_EQ(rows_of(&d, a), SCHED_SCORED / 2);
+    EXPECT_EQ(rows_of(&d, b), SCHED_SCORED / 2);
+    EXPECT_EQ(rows_of(&d, c), 150);
+    EXPECT_EQ(d.batch.n_logits, SCHED_SCORED + 1);
+    desk_remove(&d, b);
+    step(&d);
+    EXPECT_EQ(rows_of(&d, a), SCHED_SCORED);
+    desk_fini(&d);
+}
+
+TEST(sched_tells_the_load_and_the_step)
+{
+    struct desk d;
+    struct kv_prefix p = {.n_tokens = 30, .first_pos = 30};
+    desk_init(&d, 200);
+    desk_add(&d, 2, 5, NULL);
+    step(&d);
+    desk_add(&d, 20, 5, &p);
+    sched_admit(&d.sched);
+    struct pace_load l = sched_load(&d.sched);
+    EXPECT_EQ(l.n_decoding, 1);
+    EXPECT_EQ(l.n_left, 20);
+    EXPECT_EQ(l.furthest, 30);
+    step(&d);
+    EXPECT_EQ(d.sched.step.n_decoding, 1);
+    EXPECT_EQ(d.sched.step.n_prompt, CHUNK);
+    EXPECT_EQ(d.sched.step.positions, 10 * 30 + 45);
+    l = sched_load(&d.sched);
+    EXPECT_EQ(l.n_left, 10);
+    EXPECT_EQ(l.furthest, 40);
+    desk_fini(&d);
+}
