@@ -25,9 +25,8 @@
 
 enum {
     HTTP_MAGIC = 0x68747470,
-    CONNECTION_MEMORY = 64 * 1024,
-    STREAM_BLOCK = 16 * 1024,
-    MAX_HEADERS = 24, /* the fullest answer has 16 */
+    STREAM_BLOCK = 128, /* the library's own, which chunks do not pass through */
+    MAX_KEPT = 64 * 1024, /* bytes sent already that stay in front of those to be sent */
     LINGER_US = 2000000, /* how long a client may take to read an answer to half a body */
 };
 
@@ -41,10 +40,6 @@ struct http {
     struct http_conn *conns;
     size_t n_conns;
     int idle_timeout_s;
-};
-
-struct header {
-    char *name, *value;
 };
 
 struct http_conn {
@@ -72,8 +67,7 @@ struct http_req {
     int64_t cut_us;   /* when early was sent beside the library; 0: it was not */
     bool is_told;     /* and all of it could be sent */
     /* the answer */
-    struct header headers[MAX_HEADERS];
-    int n_headers;
+    struct buf headers; /* name, NUL, value, NUL, and so on */
     struct MHD_Response *response;
     int status;
     struct buf out;
@@ -132,10 +126,7 @@ static void req_free(struct http_req *r)
     if (r->response)
         MHD_destroy_response(r->response);
     upload_free(r->body);
-    for (int i = 0; i < r->n_headers; i++) {
-        free(r->headers[i].name);
-        free(r->headers[i].value);
-    }
+    buf_free(&r->headers);
     buf_free(&r->out);
     buf_free(&r->early);
     free(r->path);
@@ -282,8 +273,20 @@ static bool receive(struct http_req *r, const char *bytes, size_t len)
 
 void http_add_header(struct http_req *r, const char *name, const char *value)
 {
-    CHECK(r->n_headers < MAX_HEADERS && !r->response);
-    r->headers[r->n_headers++] = (struct header){xstrdup(name), xstrdup(value)};
+    CHECK(!r->response);
+    buf_add(&r->headers, name, strlen(name) + 1);
+    buf_add(&r->headers, value, strlen(value) + 1);
+}
+
+/* From *at, 0 before the first; NULL after the last. */
+static const char *next_header(const struct http_req *r, size_t *at, const char **value)
+{
+    if (*at == r->headers.len)
+        return NULL;
+    const char *name = r->headers.data + *at;
+    *value = name + strlen(name) + 1;
+    *at = (size_t)(*value + strlen(*value) + 1 - r->headers.data);
+    return name;
 }
 
 static void set_response(struct http_req *r, int status, const char *type,
@@ -294,8 +297,11 @@ static void set_response(struct http_req *r, int status, const char *type,
     r->status = status;
     if (type)
         MHD_add_response_header(resp, MHD_HTTP_HEADER_CONTENT_TYPE, type);
-    for (int i = 0; i < r->n_headers; i++)
-        MHD_add_response_header(resp, r->headers[i].name, r->headers[i].value);
+    const char *name, *value;
+    size_t at = 0;
+    while ((name = next_header(r, &at, &value)))
+        MHD_add_response_header(resp, name, value);
+    buf_free(&r->headers);
     resume(r);
 }
 
@@ -307,9 +313,11 @@ static void prepare_early(struct http_req *r, int status, const char *type,
                MHD_get_reason_phrase_for((unsigned)status), body->len);
     if (type)
         buf_printf(b, "Content-Type: %s\r\n", type);
-    for (int i = 0; i < r->n_headers; i++)
-        if (strcasecmp(r->headers[i].name, MHD_HTTP_HEADER_CONNECTION) != 0)
-            buf_printf(b, "%s: %s\r\n", r->headers[i].name, r->headers[i].value);
+    const char *name, *value;
+    size_t at = 0;
+    while ((name = next_header(r, &at, &value)))
+        if (strcasecmp(name, MHD_HTTP_HEADER_CONNECTION) != 0)
+            buf_printf(b, "%s: %s\r\n", name, value);
     buf_add_str(b, "\r\n");
     buf_add(b, body->data, body->len);
 }
@@ -331,7 +339,7 @@ void http_reply_fd(struct http_req *r, int status, const char *type, int fd, uin
 
 static void compact(struct http_req *r)
 {
-    if (r->out_pos < r->out.len && r->out_pos < STREAM_BLOCK * 4)
+    if (r->out_pos < r->out.len && r->out_pos < MAX_KEPT)
         return;
     memmove(r->out.data, r->out.data + r->out_pos, r->out.len - r->out_pos);
     r->out.len -= r->out_pos;
@@ -585,7 +593,7 @@ struct http *http_open(const struct http_opts *opts, struct err *err)
         MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL,
         MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)opts->idle_timeout_s,
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)opts->max_connections,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, opts->connection_memory,
         MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
         MHD_OPTION_END);
     /* clang-format on */

@@ -414,6 +414,7 @@ int server_start(struct server *s, struct err *err)
     const struct http_opts opts = {.listen_fd = s->listen_fd,
                                    .idle_timeout_s = (int)s->cfg->idle_timeout_s,
                                    .max_connections = max_connections(s),
+                                   .connection_memory = (size_t)s->cfg->connection_memory,
                                    .server = s};
     if (listen_start(&s->addr, s->listen_fd, err) < 0)
         return -1;
