@@ -21,6 +21,7 @@
 #include "core/base/check.h"
 #include "core/base/err.h"
 #include "core/engine.h"
+#include "server/ids.h"
 #include "server/listen.h"
 #include "server/metrics.h"
 #include "server/shared.h"
@@ -83,6 +84,7 @@ struct server {
     struct upload_budget uploads, bodies; /* of adapters; of everything else */
     struct upload_budget answers; /* as large as those may become that are being made */
     struct exchange *exchanges; /* every live one */
+    struct ids ids;
     struct changes *changes;    /* of adapters */
     struct loads *loads;
     struct watch *watch;        /* of the adapters folder; NULL: this process does not */
