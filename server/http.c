@@ -3,7 +3,6 @@
  * Thread: loop. A connection that has nothing to read or write is suspended: a content
  * reader that gave 0 without suspending would be called again and again. Whoever adds bytes
  * or a reply resumes it. */
-#define _GNU_SOURCE /* POLLRDHUP */
 #include "server/http.h"
 
 #include "core/base/check.h"
@@ -11,10 +10,10 @@
 #include "core/base/log.h"
 #include "core/base/mem.h"
 #include "server/exchange.h"
+#include "server/http_parts.h"
 #include "server/upload.h"
 
 #include <microhttpd.h>
-#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,53 +26,11 @@ enum {
     HTTP_MAGIC = 0x68747470,
     STREAM_BLOCK = 128, /* the library's own, which chunks do not pass through */
     MAX_KEPT = 64 * 1024, /* bytes sent already that stay in front of those to be sent */
-    LINGER_US = 2000000, /* how long a client may take to read an answer to half a body */
 };
 
 /* A body that is refused is still read up to this many bytes, so that the client sees the
  * answer and not a reset connection. */
 static const uint64_t drop_limit = 64u << 20;
-
-struct http {
-    struct MHD_Daemon *daemon;
-    struct server *server;
-    struct http_conn *conns;
-    size_t n_conns;
-    int idle_timeout_s;
-};
-
-struct http_conn {
-    struct http *http;
-    struct http_conn *prev, *next;
-    struct http_req *req; /* NULL: none, or its headers are not complete */
-    int fd;
-    bool is_shut;
-};
-
-struct http_req {
-    unsigned magic;
-    struct http *http;
-    struct MHD_Connection *conn;
-    struct http_conn *home;
-    struct exchange *exchange;
-    const char *method, *version;
-    char *path;
-    /* the body */
-    struct upload *body; /* NULL until accepted, and after it was kept */
-    uint64_t received, dropped;
-    bool is_received;
-    bool is_refused;  /* to be answered before the body is here */
-    struct buf early; /* a reply that came before the body was here, as it goes to the wire */
-    int64_t cut_us;   /* when early was sent beside the library; 0: it was not */
-    bool is_told;     /* and all of it could be sent */
-    /* the answer */
-    struct buf headers; /* name, NUL, value, NUL, and so on */
-    struct MHD_Response *response;
-    int status;
-    struct buf out;
-    size_t out_pos;
-    bool is_queued, is_suspended, is_streaming, is_ended, is_gone;
-};
 
 /* ---- suspending ---------------------------------------------------------------------- */
 
@@ -84,7 +41,7 @@ static void suspend(struct http_req *r)
     MHD_suspend_connection(r->conn);
 }
 
-static void resume(struct http_req *r)
+void http_resume(struct http_req *r)
 {
     if (!r->is_suspended)
         return;
@@ -302,7 +259,7 @@ static void set_response(struct http_req *r, int status, const char *type,
     while ((name = next_header(r, &at, &value)))
         MHD_add_response_header(resp, name, value);
     buf_free(&r->headers);
-    resume(r);
+    http_resume(r);
 }
 
 static void prepare_early(struct http_req *r, int status, const char *type,
@@ -379,14 +336,14 @@ void http_stream_add(struct http_req *r, const void *bytes, size_t len)
     CHECK(r->is_streaming && !r->is_ended);
     buf_add(&r->out, bytes, len);
     if (len)
-        resume(r);
+        http_resume(r);
 }
 
 void http_stream_end(struct http_req *r)
 {
     CHECK(r->is_streaming && !r->is_ended);
     r->is_ended = true;
-    resume(r);
+    http_resume(r);
 }
 
 /* The library hears of it from the socket. */
@@ -396,7 +353,7 @@ void http_end(struct http_req *r)
         return;
     r->is_gone = true;
     shutdown(r->home->fd, SHUT_RDWR);
-    resume(r);
+    http_resume(r);
 }
 
 size_t http_stream_unsent(const struct http_req *r)
@@ -500,40 +457,18 @@ static void on_completed(void *cls, struct MHD_Connection *conn, void **req_cls,
     req_free(r);
 }
 
-static void conn_open(struct http *h, struct MHD_Connection *conn, void **context)
+static int socket_of(struct MHD_Connection *conn)
 {
-    struct http_conn *c = xcalloc(1, sizeof *c);
-    c->http = h;
-    c->fd = MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
-    c->next = h->conns;
-    if (c->next)
-        c->next->prev = c;
-    h->conns = c;
-    h->n_conns++;
-    *context = c;
-}
-
-static void conn_close(struct http_conn *c)
-{
-    struct http *h = c->http;
-    CHECK(!c->req);
-    if (c->next)
-        c->next->prev = c->prev;
-    if (c->prev)
-        c->prev->next = c->next;
-    else
-        h->conns = c->next;
-    h->n_conns--;
-    free(c);
+    return MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
 }
 
 static void on_connection(void *cls, struct MHD_Connection *conn, void **context,
                           enum MHD_ConnectionNotificationCode code)
 {
     if (code == MHD_CONNECTION_NOTIFY_STARTED)
-        conn_open(cls, conn, context);
+        *context = http_conns_add(cls, socket_of(conn));
     else if (*context)
-        conn_close(*context);
+        http_conns_remove(*context);
 }
 
 static int hex_digit(char c)
@@ -578,13 +513,10 @@ static void on_log(void *cls, const char *fmt, va_list ap)
 
 /* ---- the daemon ---------------------------------------------------------------------- */
 
-struct http *http_open(const struct http_opts *opts, struct err *err)
+static struct MHD_Daemon *start(struct http *h, const struct http_opts *opts)
 {
-    struct http *h = xcalloc(1, sizeof *h);
-    h->server = opts->server;
-    h->idle_timeout_s = opts->idle_timeout_s;
     /* clang-format off: one option a line. The logger is first, so that it hears all. */
-    h->daemon = MHD_start_daemon(
+    return MHD_start_daemon(
         MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, h,
         MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
         MHD_OPTION_LISTEN_SOCKET, opts->listen_fd,
@@ -597,9 +529,17 @@ struct http *http_open(const struct http_opts *opts, struct err *err)
         MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
         MHD_OPTION_END);
     /* clang-format on */
+}
+
+struct http *http_open(const struct http_opts *opts, struct err *err)
+{
+    struct http *h = xcalloc(1, sizeof *h);
+    h->server = opts->server;
+    h->idle_timeout_s = opts->idle_timeout_s;
+    h->daemon = http_conns_init(h) == 0 ? start(h, opts) : NULL;
     if (h->daemon)
         return h;
-    free(h);
+    http_free(h);
     err_set(err, ERR_IO, "the HTTP library does not start (max_connections: %d)",
             opts->max_connections);
     return NULL;
@@ -630,74 +570,14 @@ void http_stop_listening(struct http *h)
         close(fd);
 }
 
-/* A whole reply on its way is the library's business. */
-static bool is_watched(const struct http_conn *c)
-{
-    const struct http_req *r = c->req;
-    if (!r)
-        return !c->is_shut;
-    return !r->is_gone && (!r->is_received || r->is_suspended || r->is_streaming);
-}
-
-/* The end of a connection may come in one edge with the last bytes read from it, and then
- * the library does not hear of it. What it is still reading is shut down here, which is
- * heard. */
-static void end_reading(struct http_conn *c)
-{
-    char byte;
-    if (recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0)
-        return; /* there is more to read */
-    c->is_shut = true;
-    if (c->req)
-        c->req->is_gone = true;
-    shutdown(c->fd, SHUT_RDWR);
-}
-
-static void end_gone(struct http_conn *c)
-{
-    struct http_req *r = c->req;
-    if (!r || !r->is_received) {
-        end_reading(c);
-        return;
-    }
-    r->is_gone = true;
-    exchange_gone(r->exchange);
-    resume(r);
-}
-
-/* Who was answered in the middle of a body and goes on sending. */
-static void end_lingering(struct http *h)
-{
-    int64_t now = clock_us();
-    for (struct http_conn *c = h->conns; c; c = c->next)
-        if (c->req && c->req->cut_us && now - c->req->cut_us > LINGER_US)
-            shutdown(c->fd, SHUT_RDWR);
-}
-
 void http_find_gone(struct http *h)
 {
-    end_lingering(h);
-    size_t n = 0;
-    struct pollfd *fds = xcalloc(h->n_conns + 1, sizeof *fds);
-    struct http_conn **conns = xcalloc(h->n_conns + 1, sizeof *conns);
-    for (struct http_conn *c = h->conns; c; c = c->next) {
-        if (!is_watched(c))
-            continue;
-        fds[n].fd = c->fd;
-        fds[n].events = POLLRDHUP; /* seen even behind bytes of a next request */
-        conns[n++] = c;
-    }
-    if (n && poll(fds, n, 0) > 0)
-        for (size_t i = 0; i < n; i++)
-            if (fds[i].revents)
-                end_gone(conns[i]);
-    free(fds);
-    free(conns);
+    http_conns_find_gone(h);
 }
 
 bool http_has_connections(const struct http *h)
 {
-    return h->n_conns > 0;
+    return h->conns != NULL;
 }
 
 /* The library wants no suspended connection when it stops. */
@@ -707,7 +587,7 @@ void http_close(struct http *h)
         if (!c->req)
             continue;
         c->req->is_gone = true;
-        resume(c->req);
+        http_resume(c->req);
     }
     for (int i = 0; i < 4; i++)
         MHD_run(h->daemon);
@@ -719,6 +599,7 @@ void http_free(struct http *h)
 {
     if (!h)
         return;
-    CHECK(!h->daemon && !h->conns);
+    CHECK(!h->daemon);
+    http_conns_fini(h);
     free(h);
 }
