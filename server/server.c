@@ -454,6 +454,7 @@ void server_free(struct server *s)
     auth_free(s->auth);
     auth_free(s->admin_auth);
     shared_close(&s->own);
+    buf_free(&s->chunks);
     free(s->base_name);
     s->magic = 0;
     free(s);

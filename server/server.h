@@ -85,6 +85,7 @@ struct server {
     struct upload_budget answers; /* as large as those may become that are being made */
     struct exchange *exchanges; /* every live one */
     struct ids ids;
+    struct buf chunks;          /* of the stream that is being written to */
     struct changes *changes;    /* of adapters */
     struct loads *loads;
     struct watch *watch;        /* of the adapters folder; NULL: this process does not */
