@@ -15,6 +15,7 @@ from tenants import ADMIN_KEY, View, add_tenant, raw_request
 OWN_FILES = 256  # of the test and of the daemon, beside the streams
 KEEPALIVE_S = 10  # a stream that waits has got its headers by then
 MAX_KIB_EACH = 16
+CONNECTION_MEMORY = 8192  # as docs/OPERATIONS.md has it for a crowd
 ONCE_KIB = 1024  # what the first streams make grow for all: tables that are shared, the heap's own
 LOOP_TOKENS = 400  # of a stream whose events cost the loop time
 MAX_LOOP_SHARE = 0.1  # of a core, at
@@ -60,7 +61,8 @@ class Crowd:
 
     def __init__(self, tmp, n):
         model = model_copy(tmp, lambda c: c.update(max_position_embeddings=self.N_TOKENS + 100))
-        self.daemon = Daemon(model, config={"max_queue": n + 100, "max_connections": n + 100},
+        self.daemon = Daemon(model, config={"max_queue": n + 100, "max_connections": n + 100,
+                                            "connection_memory_bytes": CONNECTION_MEMORY},
                              flags=["--dtype", "f32", "--max-batch", 1, "--threads", 1,
                                     "--kv-bytes", "8M", "--state", f"{tmp}/state",
                                     *flags_with_admin(tmp)])
