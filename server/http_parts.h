@@ -61,6 +61,9 @@ struct http_req {
 /* Nothing happens if it is not suspended. */
 void http_resume(struct http_req *r);
 
+/* In place; the new length. In http_path.c. */
+size_t http_path_decode(char *s);
+
 /* ---- connections, in http_conns.c ---------------------------------------------------- */
 
 int http_conns_init(struct http *h); /* -1: no descriptor is left */
