@@ -54,6 +54,8 @@
     I(idle_timeout_s, NULL, "idle_timeout_s", 60, 1, 86400, "s", "keep-alive without a request")           \
     I(max_connections, NULL, "max_connections", 4096, 1, 1000000, "connections",                           \
       "open at once, in all workers together")                                                             \
+    I(connection_memory, NULL, "connection_memory_bytes", 16384, 4096, 1048576, "bytes",                   \
+      "of each connection; headers up to half of it, larger ones slow their bodies down")                    \
     S(cors_origin, NULL, "cors_origin", "", NULL, "origin allowed to call from a browser; empty: none")
 
 #endif

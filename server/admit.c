@@ -8,7 +8,6 @@
 #include "server/tenants.h"
 #include "server/upload.h"
 
-#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,13 +26,10 @@ static bool is_id(const char *s)
 static void name_request(struct exchange *x)
 {
     const char *given = http_header(x->req, "X-Request-Id");
-    unsigned char bytes[16];
-    if (is_id(given)) {
+    if (is_id(given))
         strcpy(x->request_id, given);
-        return;
-    }
-    randombytes_buf(bytes, sizeof bytes);
-    sodium_bin2hex(x->request_id, sizeof x->request_id, bytes, sizeof bytes);
+    else
+        ids_next(&x->server->ids, x->request_id, IDS_MAX);
 }
 
 /* ---- who asks ------------------------------------------------------------------------ */

@@ -206,8 +206,22 @@ bool exchange_is_over(const struct exchange *x)
     return x->is_answered || !x->req;
 }
 
+/* Whoever watches the daemon asks all the time, and is counted. */
+static bool is_probe(const struct exchange *x)
+{
+    return x->match && x->match->route && x->match->route->is_open && x->is_whole &&
+           x->status == 200;
+}
+
+static enum log_level level_of(const struct exchange *x)
+{
+    if (x->err.code == ERR_INTERNAL || x->err.code == ERR_IO)
+        return LOG_ERROR;
+    return is_probe(x) ? LOG_DEBUG : LOG_INFO;
+}
+
 /* One line per request; the path is the client's, and log_write escapes it. */
-static void log_end(const struct exchange *x, const char *method, const char *path)
+static void log_end(const struct exchange *x)
 {
     const struct generation *g = x->gen;
     char more[400] = "";
@@ -222,16 +236,14 @@ static void log_end(const struct exchange *x, const char *method, const char *pa
             g->version ? adapter_version_digest(g->version) : "-", g->usage.prompt_tokens,
             g->usage.completion_tokens, (double)g->ttft_us / 1e3);
     int status = x->is_whole ? x->status : err_http_status(ERR_CANCELLED);
-    enum log_level level =
-        x->err.code == ERR_INTERNAL || x->err.code == ERR_IO ? LOG_ERROR : LOG_INFO;
-    log_write(level, "stream", x->request_id, "%s %.200s %d ms=%.1f%s%s%s", method, path,
-              status, (double)(clock_us() - x->start_us) / 1e3, more,
+    log_write(level_of(x), "stream", x->request_id, "%s %.200s %d ms=%.1f%s%s%s",
+              x->method, x->path, status, (double)(clock_us() - x->start_us) / 1e3, more,
               x->err.code ? " error=" : "", x->err.code ? x->err.msg : "");
 }
 
 static void free_now(struct exchange *x)
 {
-    log_end(x, x->method, x->path);
+    log_end(x);
     metrics_add_exchange(&x->server->metrics, x);
     running_end(table_of(x), x->running);
     usage_add_exchange(x->server->usage, x, true);

@@ -23,6 +23,7 @@
 #include <time.h>
 
 enum {
+    COMPLETION_ID = 12,     /* random bytes */
     INLINE_TEXT = 8 * 1024, /* bytes that are tokenised on the loop */
     TOKEN_BYTES = 48,       /* of text, collected and as JSON */
     ROW_BYTES = 64,         /* of a token's own score */
@@ -48,10 +49,8 @@ static int check_form(const struct exchange *x, const char *body, size_t len,
 
 static void start_head(struct exchange *x, struct generation *g)
 {
-    unsigned char bytes[12];
-    char hex[2 * sizeof bytes + 1];
-    randombytes_buf(bytes, sizeof bytes);
-    sodium_bin2hex(hex, sizeof hex, bytes, sizeof bytes);
+    char hex[2 * COMPLETION_ID + 1];
+    ids_next(&x->server->ids, hex, COMPLETION_ID);
     snprintf(g->id, sizeof g->id, "cmpl-%s", hex);
     g->head.id = g->id;
     g->head.model = g->req.model[0] ? g->req.model : x->server->base_name;

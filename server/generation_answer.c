@@ -13,6 +13,8 @@
 
 #include <string.h>
 
+enum { MAX_KEPT = 64 * 1024 };
+
 /* ---- collecting ---------------------------------------------------------------------- */
 
 static void add_scores(struct exchange *x, const struct event *ev)
@@ -128,31 +130,30 @@ static enum exchange_result answer_whole(struct exchange *x)
     return exchange_reply_json(x, 200, &json);
 }
 
-static void add_chunk(struct generation *g, int i, struct buf *json, struct buf *out)
+static void add_chunk(struct generation *g, int i, struct buf *out)
 {
     struct choice_out *o = &g->choices[i];
     g->is_dirty[i] = false;
     if (o->text.len == 0 && o->tokens.len == 0 && !o->finish_reason)
         return;
-    buf_clear(json);
-    completion_render_chunk(json, &g->head, i, o, g->req.n_logprobs >= 0,
+    sse_begin_data(out);
+    completion_render_chunk(out, &g->head, i, o, g->req.n_logprobs >= 0,
                             g->req.has_usage_chunk);
-    sse_add_data(out, json->data, json->len);
+    sse_end_data(out);
     choice_out_clear(o);
 }
 
-static enum exchange_result end_stream(struct exchange *x, struct buf *json)
+static enum exchange_result end_stream(struct exchange *x, struct buf *out)
 {
     struct generation *g = x->gen;
-    struct buf out = {0};
     if (g->n_ended < g->n_choices)
         return fail_unfinished(x);
     if (g->req.has_usage_chunk) {
-        buf_clear(json);
-        completion_render_usage_chunk(json, &g->head, &g->usage);
-        sse_add_data(&out, json->data, json->len);
-        exchange_add_stream(x, &out);
-        buf_free(&out);
+        buf_clear(out);
+        sse_begin_data(out);
+        completion_render_usage_chunk(out, &g->head, &g->usage);
+        sse_end_data(out);
+        exchange_add_stream(x, out);
     }
     return exchange_end_stream(x);
 }
@@ -170,10 +171,19 @@ static bool is_too_slow(struct exchange *x)
     return true;
 }
 
+/* Memory of one chunk is that of the next, whoever's it is; of a huge one it is not kept. */
+static struct buf *chunks_of(struct server *s)
+{
+    if (s->chunks.cap > MAX_KEPT)
+        buf_free(&s->chunks);
+    buf_clear(&s->chunks);
+    return &s->chunks;
+}
+
 static enum exchange_result answer_stream(struct exchange *x)
 {
     struct generation *g = x->gen;
-    struct buf json = {0}, out = {0};
+    struct buf *out = chunks_of(x->server);
     if (is_too_slow(x))
         return EXCHANGE_DONE;
     bool is_cut = g->is_final && g->n_ended == 0 && g->n_choices > 0;
@@ -183,14 +193,11 @@ static enum exchange_result answer_stream(struct exchange *x)
         exchange_begin_stream(x);
     for (int i = 0; i < g->n_choices; i++)
         if (g->is_dirty[i])
-            add_chunk(g, i, &json, &out);
-    if (out.len)
+            add_chunk(g, i, out);
+    if (out->len)
         g->written_us = clock_us();
-    exchange_add_stream(x, &out);
-    enum exchange_result got = g->is_final ? end_stream(x, &json) : EXCHANGE_WAIT;
-    buf_free(&json);
-    buf_free(&out);
-    return got;
+    exchange_add_stream(x, out);
+    return g->is_final ? end_stream(x, out) : EXCHANGE_WAIT;
 }
 
 enum exchange_result generation_answer(struct exchange *x)

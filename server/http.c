@@ -3,7 +3,6 @@
  * Thread: loop. A connection that has nothing to read or write is suspended: a content
  * reader that gave 0 without suspending would be called again and again. Whoever adds bytes
  * or a reply resumes it. */
-#define _GNU_SOURCE /* POLLRDHUP */
 #include "server/http.h"
 
 #include "core/base/check.h"
@@ -11,10 +10,10 @@
 #include "core/base/log.h"
 #include "core/base/mem.h"
 #include "server/exchange.h"
+#include "server/http_parts.h"
 #include "server/upload.h"
 
 #include <microhttpd.h>
-#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,61 +24,13 @@
 
 enum {
     HTTP_MAGIC = 0x68747470,
-    CONNECTION_MEMORY = 64 * 1024,
-    STREAM_BLOCK = 16 * 1024,
-    MAX_HEADERS = 24, /* the fullest answer has 16 */
-    LINGER_US = 2000000, /* how long a client may take to read an answer to half a body */
+    STREAM_BLOCK = 128, /* the library's own, which chunks do not pass through */
+    MAX_KEPT = 64 * 1024, /* bytes sent already that stay in front of those to be sent */
 };
 
 /* A body that is refused is still read up to this many bytes, so that the client sees the
  * answer and not a reset connection. */
 static const uint64_t drop_limit = 64u << 20;
-
-struct http {
-    struct MHD_Daemon *daemon;
-    struct server *server;
-    struct http_conn *conns;
-    size_t n_conns;
-    int idle_timeout_s;
-};
-
-struct header {
-    char *name, *value;
-};
-
-struct http_conn {
-    struct http *http;
-    struct http_conn *prev, *next;
-    struct http_req *req; /* NULL: none, or its headers are not complete */
-    int fd;
-    bool is_shut;
-};
-
-struct http_req {
-    unsigned magic;
-    struct http *http;
-    struct MHD_Connection *conn;
-    struct http_conn *home;
-    struct exchange *exchange;
-    const char *method, *version;
-    char *path;
-    /* the body */
-    struct upload *body; /* NULL until accepted, and after it was kept */
-    uint64_t received, dropped;
-    bool is_received;
-    bool is_refused;  /* to be answered before the body is here */
-    struct buf early; /* a reply that came before the body was here, as it goes to the wire */
-    int64_t cut_us;   /* when early was sent beside the library; 0: it was not */
-    bool is_told;     /* and all of it could be sent */
-    /* the answer */
-    struct header headers[MAX_HEADERS];
-    int n_headers;
-    struct MHD_Response *response;
-    int status;
-    struct buf out;
-    size_t out_pos;
-    bool is_queued, is_suspended, is_streaming, is_ended, is_gone;
-};
 
 /* ---- suspending ---------------------------------------------------------------------- */
 
@@ -90,7 +41,7 @@ static void suspend(struct http_req *r)
     MHD_suspend_connection(r->conn);
 }
 
-static void resume(struct http_req *r)
+void http_resume(struct http_req *r)
 {
     if (!r->is_suspended)
         return;
@@ -132,10 +83,7 @@ static void req_free(struct http_req *r)
     if (r->response)
         MHD_destroy_response(r->response);
     upload_free(r->body);
-    for (int i = 0; i < r->n_headers; i++) {
-        free(r->headers[i].name);
-        free(r->headers[i].value);
-    }
+    buf_free(&r->headers);
     buf_free(&r->out);
     buf_free(&r->early);
     free(r->path);
@@ -282,8 +230,20 @@ static bool receive(struct http_req *r, const char *bytes, size_t len)
 
 void http_add_header(struct http_req *r, const char *name, const char *value)
 {
-    CHECK(r->n_headers < MAX_HEADERS && !r->response);
-    r->headers[r->n_headers++] = (struct header){xstrdup(name), xstrdup(value)};
+    CHECK(!r->response);
+    buf_add(&r->headers, name, strlen(name) + 1);
+    buf_add(&r->headers, value, strlen(value) + 1);
+}
+
+/* From *at, 0 before the first; NULL after the last. */
+static const char *next_header(const struct http_req *r, size_t *at, const char **value)
+{
+    if (*at == r->headers.len)
+        return NULL;
+    const char *name = r->headers.data + *at;
+    *value = name + strlen(name) + 1;
+    *at = (size_t)(*value + strlen(*value) + 1 - r->headers.data);
+    return name;
 }
 
 static void set_response(struct http_req *r, int status, const char *type,
@@ -294,9 +254,12 @@ static void set_response(struct http_req *r, int status, const char *type,
     r->status = status;
     if (type)
         MHD_add_response_header(resp, MHD_HTTP_HEADER_CONTENT_TYPE, type);
-    for (int i = 0; i < r->n_headers; i++)
-        MHD_add_response_header(resp, r->headers[i].name, r->headers[i].value);
-    resume(r);
+    const char *name, *value;
+    size_t at = 0;
+    while ((name = next_header(r, &at, &value)))
+        MHD_add_response_header(resp, name, value);
+    buf_free(&r->headers);
+    http_resume(r);
 }
 
 static void prepare_early(struct http_req *r, int status, const char *type,
@@ -307,9 +270,11 @@ static void prepare_early(struct http_req *r, int status, const char *type,
                MHD_get_reason_phrase_for((unsigned)status), body->len);
     if (type)
         buf_printf(b, "Content-Type: %s\r\n", type);
-    for (int i = 0; i < r->n_headers; i++)
-        if (strcasecmp(r->headers[i].name, MHD_HTTP_HEADER_CONNECTION) != 0)
-            buf_printf(b, "%s: %s\r\n", r->headers[i].name, r->headers[i].value);
+    const char *name, *value;
+    size_t at = 0;
+    while ((name = next_header(r, &at, &value)))
+        if (strcasecmp(name, MHD_HTTP_HEADER_CONNECTION) != 0)
+            buf_printf(b, "%s: %s\r\n", name, value);
     buf_add_str(b, "\r\n");
     buf_add(b, body->data, body->len);
 }
@@ -331,7 +296,7 @@ void http_reply_fd(struct http_req *r, int status, const char *type, int fd, uin
 
 static void compact(struct http_req *r)
 {
-    if (r->out_pos < r->out.len && r->out_pos < STREAM_BLOCK * 4)
+    if (r->out_pos < r->out.len && r->out_pos < MAX_KEPT)
         return;
     memmove(r->out.data, r->out.data + r->out_pos, r->out.len - r->out_pos);
     r->out.len -= r->out_pos;
@@ -371,14 +336,14 @@ void http_stream_add(struct http_req *r, const void *bytes, size_t len)
     CHECK(r->is_streaming && !r->is_ended);
     buf_add(&r->out, bytes, len);
     if (len)
-        resume(r);
+        http_resume(r);
 }
 
 void http_stream_end(struct http_req *r)
 {
     CHECK(r->is_streaming && !r->is_ended);
     r->is_ended = true;
-    resume(r);
+    http_resume(r);
 }
 
 /* The library hears of it from the socket. */
@@ -388,7 +353,7 @@ void http_end(struct http_req *r)
         return;
     r->is_gone = true;
     shutdown(r->home->fd, SHUT_RDWR);
-    resume(r);
+    http_resume(r);
 }
 
 size_t http_stream_unsent(const struct http_req *r)
@@ -492,69 +457,24 @@ static void on_completed(void *cls, struct MHD_Connection *conn, void **req_cls,
     req_free(r);
 }
 
-static void conn_open(struct http *h, struct MHD_Connection *conn, void **context)
+static int socket_of(struct MHD_Connection *conn)
 {
-    struct http_conn *c = xcalloc(1, sizeof *c);
-    c->http = h;
-    c->fd = MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
-    c->next = h->conns;
-    if (c->next)
-        c->next->prev = c;
-    h->conns = c;
-    h->n_conns++;
-    *context = c;
-}
-
-static void conn_close(struct http_conn *c)
-{
-    struct http *h = c->http;
-    CHECK(!c->req);
-    if (c->next)
-        c->next->prev = c->prev;
-    if (c->prev)
-        c->prev->next = c->next;
-    else
-        h->conns = c->next;
-    h->n_conns--;
-    free(c);
+    return MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
 }
 
 static void on_connection(void *cls, struct MHD_Connection *conn, void **context,
                           enum MHD_ConnectionNotificationCode code)
 {
     if (code == MHD_CONNECTION_NOTIFY_STARTED)
-        conn_open(cls, conn, context);
+        *context = http_conns_add(cls, socket_of(conn));
     else if (*context)
-        conn_close(*context);
+        http_conns_remove(*context);
 }
 
-static int hex_digit(char c)
-{
-    return c >= '0' && c <= '9'   ? c - '0'
-           : c >= 'a' && c <= 'f' ? c - 'a' + 10
-           : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                  : -1;
-}
-
-/* Decodes in place. %00 and %2F stay as they are: a NUL would cut the path, a slash would
- * move the name's end. No name holds a percent sign, so that they are refused later. */
 static size_t unescape(void *cls, struct MHD_Connection *conn, char *s)
 {
     (void)cls, (void)conn;
-    char *to = s;
-    for (const char *from = s; *from;) {
-        int hi = from[0] == '%' ? hex_digit(from[1]) : -1;
-        int lo = hi >= 0 ? hex_digit(from[2]) : -1;
-        int c = lo >= 0 ? hi * 16 + lo : 0;
-        if (c == 0 || c == '/') {
-            *to++ = *from++;
-        } else {
-            *to++ = (char)c;
-            from += 3;
-        }
-    }
-    *to = '\0';
-    return (size_t)(to - s);
+    return http_path_decode(s);
 }
 
 static void on_log(void *cls, const char *fmt, va_list ap)
@@ -570,13 +490,10 @@ static void on_log(void *cls, const char *fmt, va_list ap)
 
 /* ---- the daemon ---------------------------------------------------------------------- */
 
-struct http *http_open(const struct http_opts *opts, struct err *err)
+static struct MHD_Daemon *start(struct http *h, const struct http_opts *opts)
 {
-    struct http *h = xcalloc(1, sizeof *h);
-    h->server = opts->server;
-    h->idle_timeout_s = opts->idle_timeout_s;
     /* clang-format off: one option a line. The logger is first, so that it hears all. */
-    h->daemon = MHD_start_daemon(
+    return MHD_start_daemon(
         MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, h,
         MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
         MHD_OPTION_LISTEN_SOCKET, opts->listen_fd,
@@ -585,13 +502,21 @@ struct http *http_open(const struct http_opts *opts, struct err *err)
         MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL,
         MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)opts->idle_timeout_s,
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)opts->max_connections,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, opts->connection_memory,
         MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
         MHD_OPTION_END);
     /* clang-format on */
+}
+
+struct http *http_open(const struct http_opts *opts, struct err *err)
+{
+    struct http *h = xcalloc(1, sizeof *h);
+    h->server = opts->server;
+    h->idle_timeout_s = opts->idle_timeout_s;
+    h->daemon = http_conns_init(h) == 0 ? start(h, opts) : NULL;
     if (h->daemon)
         return h;
-    free(h);
+    http_free(h);
     err_set(err, ERR_IO, "the HTTP library does not start (max_connections: %d)",
             opts->max_connections);
     return NULL;
@@ -622,74 +547,14 @@ void http_stop_listening(struct http *h)
         close(fd);
 }
 
-/* A whole reply on its way is the library's business. */
-static bool is_watched(const struct http_conn *c)
-{
-    const struct http_req *r = c->req;
-    if (!r)
-        return !c->is_shut;
-    return !r->is_gone && (!r->is_received || r->is_suspended || r->is_streaming);
-}
-
-/* The end of a connection may come in one edge with the last bytes read from it, and then
- * the library does not hear of it. What it is still reading is shut down here, which is
- * heard. */
-static void end_reading(struct http_conn *c)
-{
-    char byte;
-    if (recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0)
-        return; /* there is more to read */
-    c->is_shut = true;
-    if (c->req)
-        c->req->is_gone = true;
-    shutdown(c->fd, SHUT_RDWR);
-}
-
-static void end_gone(struct http_conn *c)
-{
-    struct http_req *r = c->req;
-    if (!r || !r->is_received) {
-        end_reading(c);
-        return;
-    }
-    r->is_gone = true;
-    exchange_gone(r->exchange);
-    resume(r);
-}
-
-/* Who was answered in the middle of a body and goes on sending. */
-static void end_lingering(struct http *h)
-{
-    int64_t now = clock_us();
-    for (struct http_conn *c = h->conns; c; c = c->next)
-        if (c->req && c->req->cut_us && now - c->req->cut_us > LINGER_US)
-            shutdown(c->fd, SHUT_RDWR);
-}
-
 void http_find_gone(struct http *h)
 {
-    end_lingering(h);
-    size_t n = 0;
-    struct pollfd *fds = xcalloc(h->n_conns + 1, sizeof *fds);
-    struct http_conn **conns = xcalloc(h->n_conns + 1, sizeof *conns);
-    for (struct http_conn *c = h->conns; c; c = c->next) {
-        if (!is_watched(c))
-            continue;
-        fds[n].fd = c->fd;
-        fds[n].events = POLLRDHUP; /* seen even behind bytes of a next request */
-        conns[n++] = c;
-    }
-    if (n && poll(fds, n, 0) > 0)
-        for (size_t i = 0; i < n; i++)
-            if (fds[i].revents)
-                end_gone(conns[i]);
-    free(fds);
-    free(conns);
+    http_conns_find_gone(h);
 }
 
 bool http_has_connections(const struct http *h)
 {
-    return h->n_conns > 0;
+    return h->conns != NULL;
 }
 
 /* The library wants no suspended connection when it stops. */
@@ -699,7 +564,7 @@ void http_close(struct http *h)
         if (!c->req)
             continue;
         c->req->is_gone = true;
-        resume(c->req);
+        http_resume(c->req);
     }
     for (int i = 0; i < 4; i++)
         MHD_run(h->daemon);
@@ -711,6 +576,7 @@ void http_free(struct http *h)
 {
     if (!h)
         return;
-    CHECK(!h->daemon && !h->conns);
+    CHECK(!h->daemon);
+    http_conns_fini(h);
     free(h);
 }

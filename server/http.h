@@ -33,6 +33,7 @@ struct exchange;
 struct http_opts {
     int listen_fd; /* listening; owned by http from here on */
     int idle_timeout_s, max_connections;
+    size_t connection_memory; /* bytes of a connection, for headers and what is on its way */
     struct server *server;
 };
 

@@ -10,7 +10,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { BACKLOG = 512 };
+enum { BACKLOG = 4096 }; /* or as many as the kernel allows: a crowd may come at once */
 
 union address {
     struct sockaddr any;

@@ -62,6 +62,12 @@ static bool keep_arg(struct route_match *m, int *n, const char *s, size_t len)
     return true;
 }
 
+/* Before anything is kept of the path. */
+static bool may_fit(const char *pattern, const char *path)
+{
+    return strncmp(pattern, path, strcspn(pattern, "{")) == 0;
+}
+
 static bool fits(const char *pattern, const char *path, struct route_match *m)
 {
     int n = 0;
@@ -95,6 +101,8 @@ int routes_find(struct route_match *m, const char *method, const char *path,
     memset(m, 0, sizeof *m);
     for (size_t i = 0; i < sizeof routes / sizeof *routes; i++) {
         const struct route *r = &routes[i];
+        if (!may_fit(r->pattern, path))
+            continue;
         struct route_match args = {0};
         if (!fits(r->pattern, path, &args))
             continue;

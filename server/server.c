@@ -415,6 +415,7 @@ int server_start(struct server *s, struct err *err)
     const struct http_opts opts = {.listen_fd = s->listen_fd,
                                    .idle_timeout_s = (int)s->cfg->idle_timeout_s,
                                    .max_connections = max_connections(s),
+                                   .connection_memory = (size_t)s->cfg->connection_memory,
                                    .server = s};
     if (listen_start(&s->addr, s->listen_fd, err) < 0)
         return -1;
@@ -454,6 +455,7 @@ void server_free(struct server *s)
     auth_free(s->auth);
     auth_free(s->admin_auth);
     shared_close(&s->own);
+    buf_free(&s->chunks);
     free(s->base_name);
     s->magic = 0;
     free(s);

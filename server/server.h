@@ -22,6 +22,7 @@
 #include "core/base/err.h"
 #include "core/engine.h"
 #include "server/budget.h"
+#include "server/ids.h"
 #include "server/listen.h"
 #include "server/metrics.h"
 #include "server/shared.h"
@@ -83,6 +84,8 @@ struct server {
     struct budget uploads, bodies; /* of adapters; of everything else */
     struct budget answers; /* as large as those may become that are being made */
     struct exchange *exchanges; /* every live one */
+    struct ids ids;
+    struct buf chunks;          /* of the stream that is being written to */
     struct changes *changes;    /* of adapters */
     struct loads *loads;
     struct watch *watch;        /* of the adapters folder; NULL: this process does not */

@@ -1,17 +1,22 @@
 /* Framing of server-sent events. */
 #include "server/sse.h"
 
-void sse_add_data(struct buf *out, const char *json, size_t len)
+void sse_begin_data(struct buf *out)
 {
     buf_add_str(out, "data: ");
-    buf_add(out, json, len);
+}
+
+void sse_end_data(struct buf *out)
+{
     buf_add_str(out, "\n\n");
 }
 
 void sse_add_error(struct buf *out, const char *json, size_t len)
 {
     buf_add_str(out, "event: error\n");
-    sse_add_data(out, json, len);
+    sse_begin_data(out);
+    buf_add(out, json, len);
+    sse_end_data(out);
 }
 
 void sse_add_comment(struct buf *out, const char *text)

@@ -17,6 +17,16 @@ class Service(HttpCase):
         self.ok(self.d.get("/ready"))
         self.assertRegex(self.ok(self.d.get("/version"))["version"], r"^\d+\.\d+")
 
+    def test_probes_leave_no_line(self):
+        """Nor a name that was given before."""
+        ids = [self.d.get(path).headers["X-Request-Id"] for path in ["/health", "/ready", "/version"] * 30]
+        self.assertEqual(len(set(ids)), len(ids))
+        for name in ids:
+            self.assertRegex(name, "^[0-9a-f]{32}$")
+        refused = self.d.get("/nothing").headers["X-Request-Id"]
+        self.d.wait(lambda: refused in self.d.stderr(), 5, "the line of what was refused")
+        self.assertFalse([name for name in ids if name in self.d.stderr()])
+
     def test_models(self):
         listed = self.ok(self.d.get("/v1/models"))
         self.assertEqual(listed["object"], "list")

@@ -91,6 +91,19 @@ class Memory(unittest.TestCase):
                 conn.close()
 
 
+class ConnectionMemory(unittest.TestCase):
+    def test_headers_have_the_room_that_is_set(self):
+        """What one setting refuses another serves, streams and bodies behind such headers too."""
+        large = {"X-Filling": "a" * 20_000}
+        for size, status in (4096, 431), (65536, 200):
+            with self.subTest(size=size), Daemon(GQA, config={"connection_memory_bytes": size}) as d:
+                self.assertEqual(d.get("/health", headers=large).status, status)
+                self.assertEqual(d.complete(prompt=[5] * 50, max_tokens=2).status, 200)
+                self.assertEqual(d.complete(headers=large, prompt=[5] * 50, max_tokens=2).status, status)
+                long = list(d.stream(prompt=[5] * 50, max_tokens=100, ignore_eos=True))
+                self.assertEqual(long[-1]["choices"][0]["finish_reason"], "length")
+
+
 class EarlyEnd(unittest.TestCase):
     def test_sigterm_before_the_model_is_there(self):
         tmp = tempfile.mkdtemp(prefix="prefixd-early-")

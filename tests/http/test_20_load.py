@@ -7,6 +7,8 @@ import unittest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "soak"))
 import fair_http  # noqa: E402  (the path is made above)
 import many_adapters  # noqa: E402
+import streams  # noqa: E402
+from harness import SLOW  # noqa: E402
 from tenants import scaled  # noqa: E402
 
 
@@ -27,6 +29,21 @@ class Load(unittest.TestCase):
         one, three = fair_http.shares([1, 3], n_requests=scaled(400))["tokens"]
         self.assertGreater(three, 1.5 * one)
         self.assertGreater(one, 0)
+
+    def test_streams_that_wait_take_little(self):
+        """Memory of a stream that waits for its first token, its connection's and library's included."""
+        found = streams.memory(500)
+        self.assertEqual(found["begun"], 500)
+        self.assertGreater(found["waiting"], 400)
+        if SLOW == 1:  # a sanitizer has its own ways with memory
+            self.assertEqual(streams.out_of_bounds(found), [])
+
+    def test_a_token_takes_little_of_the_loop(self):
+        """At 500 tokens a second over 32 streams the loop has nearly all of its time left."""
+        found = streams.loop_time(2)
+        self.assertGreater(found["events_per_s"], 0)
+        if SLOW == 1:
+            self.assertEqual(streams.out_of_bounds(found), [])
 
 
 if __name__ == "__main__":

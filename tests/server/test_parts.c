@@ -175,7 +175,9 @@ TEST(server_names_the_base)
 TEST(sse_frames)
 {
     struct buf b = {0};
-    sse_add_data(&b, "{}", 2);
+    sse_begin_data(&b);
+    buf_add_str(&b, "{}");
+    sse_end_data(&b);
     sse_add_comment(&b, "hi");
     sse_add_error(&b, "{}", 2);
     sse_add_done(&b);

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """The long measurements of the daemon through HTTP: soak.py [--only PART] [--list].
 
-Each part prints one line of JSON with its figures. SOAK_SECONDS (60), SOAK_ADAPTERS (10000) and
+Each part prints one line of JSON with its figures. SOAK_SECONDS (60), SOAK_ADAPTERS and SOAK_STREAMS (10000) and
 PREFIXD_TEST_SEED set lengths and chance. For a machine that does nothing else.
 """
 
@@ -18,6 +18,7 @@ import load  # noqa: F401  (makes the path to tests/http)
 import fair_http
 import many_adapters
 import prompt_gap
+import streams
 import swap_latency
 from harness import DEMO, GQA, Daemon
 from test_13_tenants import Timing
@@ -25,6 +26,7 @@ from test_14_adapters_live import swap_under_streams
 from test_18_crash import crash_rounds
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "60"))
+STREAMS = int(os.environ.get("SOAK_STREAMS", "10000"))
 ADAPTERS = int(os.environ.get("SOAK_ADAPTERS", "10000"))
 
 
@@ -86,9 +88,18 @@ def gap():
     return found, prompt_gap.out_of_bounds(found)
 
 
+def many_streams():
+    """Ten thousand streams that wait for a token, and the loop's time with 32 that get some."""
+    wanted = STREAMS + streams.OWN_FILES
+    if (got := streams.raise_file_limit(wanted)) < wanted:
+        return {"skipped": f"{wanted} open files are needed; the hard limit is {got}"}, []
+    found = {**streams.memory(STREAMS), **streams.loop_time(10, DEMO if DEMO.exists() else None)}
+    return found, streams.out_of_bounds(found)
+
+
 PARTS = {"timing": timing, "swaps": swaps, "swaps_workers": lambda: swaps("--workers", "4"),
-         "crash": crash, "many": many, "fair": fair, "latency": latency,
-         "gap": gap}
+         "crash": crash, "many": many, "fair": fair, "latency": latency, "gap": gap,
+         "streams": many_streams}
 
 
 def main():
