@@ -194,12 +194,12 @@ class Load(unittest.TestCase):
     def test_mixes_and_patterns(self):
         """Errors tell how often the second of two models was asked for."""
         models = self.daemon.adapter_names()[0] + ",no-such-name"
-        for mix, least, most in (("identical", 0, 0), ("distinct", 20, 20), ("uniform", 10, 30),
-                                 ("skewed", 4, 16)):
-            _, found, said = load(self.daemon.url, "--requests", 40, "--max-tokens", 1,
+        for mix, least, most in (("identical", 0, 0), ("distinct", 100, 100), ("uniform", 80, 120),
+                                 ("skewed", 35, 70)):
+            _, found, said = load(self.daemon.url, "--requests", 200, "--max-tokens", 1,
                                   "--models", models, "--mix", mix)
             self.assertTrue(least <= found["errors"] <= most, (mix, found, said))
-            self.assertEqual(found["errors"] + found["requests"], 40)
+            self.assertEqual(found["errors"] + found["requests"], 200)
         status, found, _ = load(self.daemon.url, "--requests", 3, "--models", "no-such-name")
         self.assertEqual((status, found["errors_by_kind"]), (1, {"404": 3}))
         done = script(LOADTEST, "--url", self.daemon.url, "--models", "nothing-*")
