@@ -28,21 +28,12 @@ import statistics
 import subprocess
 import sys
 
-from engines import engine_of, figure, parse_case
+from engines import engine_of, parse_case, run
 from servers import Server
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LOADTEST = ROOT / "scripts/loadtest/loadtest.py"
 CASES = ["prefill=512", "rows=1", "rows=16", "rows=32", "rows=32,prefix=2048"]
-
-
-def run(command):
-    """What a command printed; a failure is an error with what it said."""
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False,
-                          stdin=subprocess.DEVNULL, timeout=3600)
-    if done.returncode:
-        raise OSError(f"{command[0]}: exit {done.returncode}\n{done.stderr[-2000:]}{done.stdout[-500:]}")
-    return done.stdout
 
 
 def alternate(rounds, ours, peer):
@@ -75,9 +66,14 @@ def report(args, name, pairs):
 
 
 def engine_side(args, program, model, more, case):
-    engine = engine_of(program)
-    command = engine.command(program, model, case, args) + shlex.split(more)
-    return lambda _: {"tok/s": figure(engine, run(command), case)}
+    measure, more = engine_of(program), shlex.split(more)
+
+    def once(_):
+        rates = measure(program, model, case, args, more)
+        if not rates:
+            raise ValueError(f"{program} printed no figure")
+        return {"tok/s": statistics.median(rates)}
+    return once
 
 
 def engine_cases(args):

@@ -11,7 +11,7 @@ completions (--chat: chat completions). Progress and errors go to stderr, the re
 
     --models: names or patterns, in the order given (default: the base and every adapter that the
     request's key sees). --mix, over those n models: distinct takes them in turn, uniform at random,
-    skewed at random with weights of 1/k^1.5, identical the first alone. An adapter with several tasks
+    skewed at random, each 1.5 times as often as the next, identical the first alone. An adapter with several tasks
     is asked for one after another.
 """
 
@@ -87,7 +87,7 @@ class Plan:
             return models[i % len(models)]
         if self.args.mix == "identical":
             return models[0]
-        weights = [(k + 1) ** -1.5 for k in range(len(models))]
+        weights = [1.5 ** -k for k in range(len(models))]
         return chance.choices(models, weights if self.args.mix == "skewed" else None)[0]
 
     def prompt(self, i, chance):

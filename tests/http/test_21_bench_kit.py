@@ -192,10 +192,10 @@ class Load(unittest.TestCase):
         self.assertGreater(found["ttft_ms"]["max"], 500)
 
     def test_mixes_and_patterns(self):
-        """Errors tell how often the second of two models was asked for."""
-        models = self.daemon.adapter_names()[0] + ",no-such-name"
-        for mix, least, most in (("identical", 0, 0), ("distinct", 100, 100), ("uniform", 80, 120),
-                                 ("skewed", 35, 70)):
+        """Errors tell how often others than the first of four models were asked for."""
+        models = self.daemon.adapter_names()[0] + ",no-1,no-2,no-3"
+        for mix, least, most in (("identical", 0, 0), ("distinct", 150, 150), ("uniform", 135, 165),
+                                 ("skewed", 100, 132)):
             _, found, said = load(self.daemon.url, "--requests", 200, "--max-tokens", 1,
                                   "--models", models, "--mix", mix)
             self.assertTrue(least <= found["errors"] <= most, (mix, found, said))
@@ -268,7 +268,9 @@ class Keys(TenantCase):
 
 
 FAKES = {
-    "prefixd-bench": "print(f'decode rows 32    best 900.0  median {140 - n * 20}.0  worst 1.0 tok/s')",
+    "prefixd-bench": """
+path = sys.argv[sys.argv.index('--csv') + 1]
+open(path, 'w').write(f'sweep,rows,best,median,worst\\ndecode,32,900,{140 - n * 20},1\\n')""",
     "llama-batched-bench": """
 print('|    PP |     TG |    B |   N_KV |   T_PP s | S_PP t/s |   T_TG s | S_TG t/s |      T s |    S t/s |')
 print('|-------|--------|------|--------|----------|----------|----------|----------|----------|----------|')
@@ -306,9 +308,9 @@ class Engines(unittest.TestCase):
         self.assertEqual([decode[f"ratio_{r}"] for r in ("min", "median", "max")], [2, 2.5, 3])
         self.assertEqual(prefill["peer_all"], [20] * 3)
         ours, peer = self.commands("prefixd-bench"), self.commands("llama-batched-bench")
-        self.assertIn("--rows 32 --prefix 0 --context 64 --tokens 16", ours[0])
+        self.assertIn("--sweep decode --rows 32 --context 64 --tokens 16", ours[0])
         self.assertIn("-c 2816 -npp 64 -ntg 16 -npl 32,32,32", peer[0])
-        self.assertIn("--prefill 64 --rows 0", ours[3])
+        self.assertIn("--sweep prefill --prompt 64 --prefix 0", ours[3])
         self.assertIn("-npp 64 -ntg 1 -npl 1,1,1", peer[3])
 
     def test_shared_prefix_and_long_context(self):
@@ -317,6 +319,11 @@ class Engines(unittest.TestCase):
         self.assertIn("-c 2816 -npp 2048 -ntg 16 -npl 32,32,32 -pps", peer[0])
         self.assertIn("-npp 4096 -ntg 16 -npl 8,8,8", peer[3])
         self.assertNotIn("-pps", peer[3])
+        ours = self.commands("prefixd-bench")
+        self.assertIn("--sweep prefixes --rows 32 --context 64 --tokens 16 --prefix 2048 --prefixes 1",
+                      ours[0])
+        self.assertIn("--sweep context --rows 8 --context 4096", ours[3])
+        self.assertEqual(self.against("llama-batched-bench", "rows=4,prefix=8,prefixes=2").returncode, 1)
 
     def test_llama_bench(self):
         found = json.loads(self.against("llama-bench", "rows=1").stdout)
