@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Measure prefixd against a peer in turn (A, B, A, B, ...), and print their ratios: min, median, max.
+"""Measure prefixd against a peer in turn (A, B, A, B, ...); prints ratios: min, median, max.
 
     scripts/bench/against.py engine --model M --peer PATH/llama-batched-bench --peer-model M.gguf \\
         prefill=512 rows=1 rows=32 rows=32,prefix=2048 rows=8,context=4096
@@ -9,9 +9,10 @@
     scripts/bench/against.py start --ours COMMAND --peer COMMAND
 
 engine: the same case on build/prefixd-bench and on the peer's own program.
-server: the load of scripts/loadtest/loadtest.py (its flags after --) on two servers with OpenAI's API, each
-a URL or a command; --ours-load and --peer-load are flags for one side. `--peer same` sends both loads to
-one server, for instance to measure adapters against none. --fresh starts the servers anew each time.
+server: the load of scripts/loadtest/loadtest.py (its flags after --) on two servers with OpenAI's
+API, each a URL or a command; --ours-load and --peer-load: flags of one side. `--peer same` sends
+both loads to one server, for instance to measure adapters against none. --fresh starts the servers
+anew each time.
 start: from the command to an answer of 200 at /health.
 
 The ratio is ours over the peer's, of the same round: more is better for tok/s, less for times.
@@ -37,7 +38,7 @@ CASES = ["prefill=512", "rows=1", "rows=16", "rows=32", "rows=32,prefix=2048"]
 
 
 def alternate(rounds, ours, peer):
-    """[(ours, peer)] of {metric: figure}; each side is called with the number of the round."""
+    """[(ours, peer)] of {metric: figure}; a side is called with the number of the round."""
     pairs = []
     for i in range(rounds):
         pairs.append((ours(i), peer(i)))
@@ -58,11 +59,11 @@ def report(args, name, pairs):
         if args.json:
             print(json.dumps(line | {"ours_all": a, "peer_all": b}), flush=True)
         else:
-            print("{case:24} {metric:18} ours {ours:9.2f}  peer {peer:9.2f}  ratio {ratio_min:.3f}  "
-                  "{ratio_median:.3f}  {ratio_max:.3f}".format(**line), flush=True)
+            print("{case:24} {metric:18} ours {ours:9.2f}  peer {peer:9.2f}  ratio "
+                  "{ratio_min:.3f}  {ratio_median:.3f}  {ratio_max:.3f}".format(**line), flush=True)
 
 
-# ---- engine ------------------------------------------------------------------------------------------
+# ---- engine -------------------------------------------------------------------------------------
 
 
 def engine_side(args, program, model, more, case):
@@ -84,7 +85,7 @@ def engine_cases(args):
         report(args, text, alternate(args.rounds, ours, peer))
 
 
-# ---- server ------------------------------------------------------------------------------------------
+# ---- server -------------------------------------------------------------------------------------
 
 
 def load(url, flags, seed):
@@ -92,9 +93,9 @@ def load(url, flags, seed):
     found = json.loads(run([sys.executable, LOADTEST, "--url", url, "--seed", seed, *flags]))
     if found["cut"]:
         raise OSError(f"{found['cut']} requests were cut: give --seconds more or --requests less")
-    return {"tok/s": found["tokens_per_s"], "TTFT p50 ms": found["ttft_ms"]["p50"],
-            "TTFT p95 ms": found["ttft_ms"]["p95"], "between p50 ms": found["inter_token_ms"]["p50"],
-            "between p99 ms": found["inter_token_ms"]["p99"]}
+    ttft, between = found["ttft_ms"], found["inter_token_ms"]
+    return {"tok/s": found["tokens_per_s"], "TTFT p50 ms": ttft["p50"], "TTFT p95 ms": ttft["p95"],
+            "between p50 ms": between["p50"], "between p99 ms": between["p99"]}
 
 
 def server_side(stack, what, flags, args, seed_of):
@@ -111,7 +112,8 @@ def server_side(stack, what, flags, args, seed_of):
 
 def server_loads(args):
     flags = args.load[1:] if args.load[:1] == ["--"] else args.load
-    ours_flags, peer_flags = flags + shlex.split(args.ours_load), flags + shlex.split(args.peer_load)
+    ours_flags = flags + shlex.split(args.ours_load)
+    peer_flags = flags + shlex.split(args.peer_load)
     same = args.peer == "same"
     with contextlib.ExitStack() as stack:
         what = args.ours
@@ -136,7 +138,7 @@ def starts(args):
     report(args, "start", alternate(args.rounds, side(args.ours), side(args.peer)))
 
 
-# ---- command line ------------------------------------------------------------------------------------
+# ---- command line -------------------------------------------------------------------------------
 
 
 def parse():

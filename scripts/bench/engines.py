@@ -1,8 +1,9 @@
-"""One case for each engine's own benchmark: the command that measures it, and the figures it prints.
+"""One case for each engine's own benchmark: the command that measures it, the figures it prints.
 
-A case is {"prefill": 512}, or {"rows": 32} with "context" (tokens of each row's own, 64 unless said),
-"prefix" (tokens of an adapter that all rows read) and "prefixes" (how many different ones). A measurement
-is `runs` figures of one process in tokens a second, or the median alone where a program says only that.
+A case is {"prefill": 512}, or {"rows": 32} with "context" (tokens of each row's own, 64 unless
+said), "prefix" (tokens of an adapter that all rows read) and "prefixes" (how many different ones).
+A measurement is `runs` figures of one process in tokens a second, or the median alone where a
+program says only that.
 """
 
 import csv
@@ -20,12 +21,13 @@ def run(command):
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False,
                           stdin=subprocess.DEVNULL, timeout=3600)
     if done.returncode:
-        raise OSError(f"{command[0]}: exit {done.returncode}\n{done.stderr[-2000:]}{done.stdout[-500:]}")
+        said = done.stderr[-2000:] + done.stdout[-500:]
+        raise OSError(f"{command[0]}: exit {done.returncode}\n{said}")
     return done.stdout
 
 
 def parse_case(text):
-    """prefill=512, rows=32, rows=8,context=4096, rows=32,prefix=2048 or rows=32,prefix=2048,prefixes=4"""
+    """prefill=512, rows=32, rows=8,context=4096, or rows=32,prefix=2048,prefixes=4"""
     case = {}
     for part in text.split(","):
         name, _, value = part.partition("=")
@@ -54,8 +56,8 @@ def prefixd_bench(program, model, case, args, more):
 
 
 def batched_bench(program, model, case, args, more):
-    """llama-batched-bench of llama.cpp and of its forks; their tables have the same ten columns, of which
-    the sixth is the speed of prompts and the eighth that of decoding."""
+    """llama-batched-bench of llama.cpp and of its forks. Their tables have the same ten columns:
+    the sixth is the speed of prompts, the eighth that of decoding."""
     if case.get("prefixes", 1) > 1 or ("prefix" in case and "context" in case):
         raise ValueError("llama-batched-bench has one shared prompt, or one for each row")
     rows, shared = case.get("rows", 1), case.get("prefix", 0)
@@ -67,15 +69,16 @@ def batched_bench(program, model, case, args, more):
                   *(["-pps"] if shared else []), *more])
     table = [line.strip(" |").split("|") for line in output.splitlines()
              if re.fullmatch(r"\|[ 0-9.|]+\|", line.strip())]
-    return [float(columns[5 if "prefill" in case else 7]) for columns in table if len(columns) == 10]
+    column = 5 if "prefill" in case else 7
+    return [float(columns[column]) for columns in table if len(columns) == 10]
 
 
 def llama_bench(program, model, case, args, more):
     """llama-bench: prompts, and one row."""
     if case.get("rows", 1) > 1 or "prefix" in case or "context" in case:
         raise ValueError("llama-bench has no case of several rows: use llama-batched-bench")
-    output = run([program, "-m", model, "-t", args.threads, "-p", case.get("prefill", 0),
-                  "-n", args.tokens if "rows" in case else 0, "-r", args.runs, "-o", "json", *more])
+    output = run([program, "-m", model, "-t", args.threads, "-p", case.get("prefill", 0), "-n",
+                  args.tokens if "rows" in case else 0, "-r", args.runs, "-o", "json", *more])
     return json.loads(output[output.index("["):])[0]["samples_ts"]
 
 

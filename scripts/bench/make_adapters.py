@@ -4,8 +4,9 @@
     scripts/bench/make_adapters.py OUT --soft 16 --tokens 16 --dim 576
     scripts/bench/make_adapters.py OUT --text 2400
 
-OUT can be given to --adapters: soft-00, soft-01, ... as PEFT saves prompt tuning, and long-text.json. The
-text stands in OUT/long-text.txt as well, for clients that send it instead (loadtest.py --before @FILE).
+OUT can be given to --adapters: soft-00, soft-01, ... as PEFT saves prompt tuning, and
+long-text.json. The text stands in OUT/long-text.txt as well, for clients that send it instead
+(loadtest.py --before @FILE).
 The same arguments make the same bytes.
 """
 
@@ -28,7 +29,8 @@ def soft_prompt(folder, seed, tokens, dim):
     header = json.dumps({"prompt_embeddings": tensor}).encode()
     header += b" " * (-len(header) % 8)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + data)
+    (folder / "adapter_model.safetensors").write_bytes(
+        struct.pack("<Q", len(header)) + header + data)
     (folder / "adapter_config.json").write_text(json.dumps(
         {"peft_type": "PROMPT_TUNING", "task_type": "CAUSAL_LM", "num_virtual_tokens": tokens,
          "token_dim": dim, "num_transformer_submodules": 1}, indent=1))

@@ -35,7 +35,8 @@ class Server:
         command = shlex.split(self.what.replace("{port}", str(port)))
         with open(self.scratch / "log", "wb") as log:
             began = time.perf_counter()
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log,
+                                            stderr=log)
         try:
             while not self.ready():
                 time.sleep(0.005)

@@ -5,14 +5,14 @@
     scripts/loadtest/loadtest.py --rate 4 --clients 64 --seconds 60 --models 'soft-*' --mix skewed
 
 Closed loop: each of the clients sends its next request when its last one has been answered. With
---rate requests are due at even times whatever the server does, at most --clients of them at once, and
-times count from when a request was due. Works with every server that has OpenAI's streamed
+--rate requests are due at even times whatever the server does, at most --clients of them at once,
+and times count from when a request was due. Works with every server that has OpenAI's streamed
 completions (--chat: chat completions). Progress and errors go to stderr, the result to stdout.
 
-    --models: names or patterns, in the order given (default: the base and every adapter that the
-    request's key sees). --mix, over those n models: distinct takes them in turn, uniform at random,
-    skewed at random, each 1.5 times as often as the next, identical the first alone. An adapter with several tasks
-    is asked for one after another.
+--models: names or patterns, in the order given (default: the base and every adapter that the
+request's key sees). --mix, over those models: distinct takes them in turn, uniform at random,
+skewed at random, each 1.5 times as often as the next, identical the first alone. An adapter with
+several tasks is asked for one after another.
 """
 
 import argparse
@@ -33,14 +33,15 @@ from streams import Answer, Connection
 PROMPTS = ["The capital of France is", "Once upon a time there was a small", "To be, or not to",
            "Review: the soup was cold and the waiter was rude.\nSentiment:",
            "Write one sentence about the sea.", "A list of three colours:"]
-WORDS = """time year people way day man thing woman life child world school state family student group
-country problem hand part place case week company system program question work government number night
-point home water room mother area money story fact month lot right study book eye job word business
-issue side kind head house service friend father power hour game line end member law car city""".split()
+WORDS = """time year people way day man thing woman life child world school state family student
+group country problem hand part place case week company system program question work government
+number night point home water room mother area money story fact month lot right study book eye job
+word business issue side kind head house service friend father power hour game line end member law
+car city""".split()
 MIXES = ("distinct", "uniform", "skewed", "identical")
 
 
-# ---- what is asked for -------------------------------------------------------------------------------
+# ---- what is asked for --------------------------------------------------------------------------
 
 
 def get_json(args, path, key):
@@ -121,7 +122,7 @@ class Plan:
         return fields["model"], head.encode() + body
 
 
-# ---- sending it --------------------------------------------------------------------------------------
+# ---- sending it ---------------------------------------------------------------------------------
 
 
 class Load:
@@ -161,7 +162,8 @@ class Load:
         if answer.error:
             self.errors[answer.kind] += 1
             if self.errors.total() <= 5:
-                print(f"error: {answer.model}: {answer.kind}: {answer.error.strip()}", file=sys.stderr)
+                text = f"{answer.model}: {answer.kind}: {answer.error.strip()}"
+                print("error:", text, file=sys.stderr)
 
     def stuck(self, now):
         """Ends requests of which nothing has come for too long."""
@@ -217,7 +219,7 @@ class Progress:
             print(file=sys.stderr)
 
 
-# ---- figures -----------------------------------------------------------------------------------------
+# ---- figures ------------------------------------------------------------------------------------
 
 
 def percentile(ordered, share):
@@ -250,7 +252,7 @@ def summary(args, load, cpu):
             "client_cpu_percent": round(100 * cpu / load.seconds, 1)}
 
 
-# ---- command line ------------------------------------------------------------------------------------
+# ---- command line -------------------------------------------------------------------------------
 
 
 def parse(argv=None):
@@ -258,13 +260,13 @@ def parse(argv=None):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--url", default="http://127.0.0.1:8080")
-    add("--key", action="append", default=[], help="bearer key; several take turns over the clients")
+    add("--key", action="append", default=[], help="bearer key; clients take several in turn")
     add("--key-file", type=pathlib.Path, help="bearer keys, one a line")
     add("--clients", type=int, default=8, help="requests at once, at most")
     add("--rate", type=float, help="requests a second, due at even times (default: closed loop)")
     add("--requests", type=int, help="in all (default: 64, or no end with --rate)")
     add("--seconds", type=float, default=300, help="stop after this long")
-    add("--timeout", type=float, default=120, help="give up a request when nothing comes for so long")
+    add("--timeout", type=float, default=120, help="give up when nothing comes for so long")
     add("--chat", action="store_true", help="chat completions")
     add("--words", type=int, help="random words in a prompt (default: a few fixed prompts)")
     add("--before", default="", help="text in front of each prompt; @FILE: what the file holds")

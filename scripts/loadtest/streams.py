@@ -1,4 +1,4 @@
-"""Streamed answers over sockets that never block: hundreds at once on one thread, timed token by token.
+"""Streamed answers over sockets that never block: hundreds on one thread, timed token by token.
 
 A thread or a coroutine for each stream would take from the daemon the core that it shares with its
 clients; a selector and a parser of just these answers costs a few hundredths of one.

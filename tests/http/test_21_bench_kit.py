@@ -1,4 +1,4 @@
-"""The load client, and the scripts that measure against a peer: what they count is what happened."""
+"""The load client and the scripts that measure against a peer: they count what happened."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def load(url, *args):
 
 
 class Canned:
-    """A server that answers each request in turn with bytes of the test's, then closes if told so."""
+    """Answers each request in turn with bytes of the test's, then closes if told so."""
 
     def __init__(self, *answers, at_once=7):
         self.answers, self.at_once, self.requests = list(answers), at_once, []
@@ -238,7 +238,8 @@ class Servers(unittest.TestCase):
 
     def test_started_for_each_turn(self):
         command = f"{BIN} --model {demo_model()[0]} --listen 127.0.0.1:{{port}}"
-        done = script(AGAINST, "start", "--rounds", 2, "--json", "--ours", command, "--peer", command)
+        done = script(AGAINST, "start", "--rounds", 2, "--json", "--ours", command,
+                      "--peer", command)
         self.assertGreater(json.loads(done.stdout)["ours"], 0, done)
         done = script(AGAINST, "server", "--rounds", 1, "--json", "--fresh", "--ours", command,
                       "--peer", "same", "--", "--requests", 2, "--max-tokens", 4)
@@ -272,10 +273,10 @@ FAKES = {
 path = sys.argv[sys.argv.index('--csv') + 1]
 open(path, 'w').write(f'sweep,rows,best,median,worst\\ndecode,32,900,{140 - n * 20},1\\n')""",
     "llama-batched-bench": """
-print('|    PP |     TG |    B |   N_KV |   T_PP s | S_PP t/s |   T_TG s | S_TG t/s |      T s |    S t/s |')
-print('|-------|--------|------|--------|----------|----------|----------|----------|----------|----------|')
+print('|  PP |   TG |  B | N_KV | T_PP s | S_PP t/s | T_TG s | S_TG t/s |  T s | S t/s|')
+print('|-----|------|----|------|--------|----------|--------|----------|------|------|')
 for rate in 10, 40, 50:
-    print(f'|    64 |     16 |   32 |   2560 |    1.000 |    20.00 |    1.000 | {rate:8.2f} |    2.000 |    9.00 |')""",
+    print(f'|  64 |   16 | 32 | 2560 |  1.000 |    20.00 |  1.000 | {rate:8.2f} | 2.00 |  9.0 |')""",
     "llama-bench": "print('[{\"avg_ts\": 9, \"samples_ts\": [10, 40, 50]}]')",
 }
 
@@ -320,10 +321,11 @@ class Engines(unittest.TestCase):
         self.assertIn("-npp 4096 -ntg 16 -npl 8,8,8", peer[3])
         self.assertNotIn("-pps", peer[3])
         ours = self.commands("prefixd-bench")
-        self.assertIn("--sweep prefixes --rows 32 --context 64 --tokens 16 --prefix 2048 --prefixes 1",
-                      ours[0])
+        self.assertIn("--sweep prefixes --rows 32 --context 64 --tokens 16 --prefix 2048 "
+                      "--prefixes 1", ours[0])
         self.assertIn("--sweep context --rows 8 --context 4096", ours[3])
-        self.assertEqual(self.against("llama-batched-bench", "rows=4,prefix=8,prefixes=2").returncode, 1)
+        done = self.against("llama-batched-bench", "rows=4,prefix=8,prefixes=2")
+        self.assertEqual(done.returncode, 1)
 
     def test_llama_bench(self):
         found = json.loads(self.against("llama-bench", "rows=1").stdout)
