@@ -207,9 +207,10 @@ class Progress:
         if now >= self.next:
             self.next = now + self.every
             of = f"/{load.args.requests}" if load.args.requests is not None else ""
+            running = [c.answer for c in load.connections if c.answer]
+            tokens = sum(a.tokens for a in load.answers + running)
             line = (f"{now - load.began:5.0f} s: {len(load.answers)}{of} answered, "
-                    f"{len(load.connections) - len(load.idle)} running, "
-                    f"{load.errors.total()} errors")
+                    f"{len(running)} running, {tokens} tokens, {load.errors.total()} errors")
             print("\r" + line if self.terminal else line, end="" if self.terminal else "\n",
                   file=sys.stderr, flush=True)
         return True

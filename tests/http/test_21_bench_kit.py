@@ -273,10 +273,10 @@ FAKES = {
 path = sys.argv[sys.argv.index('--csv') + 1]
 open(path, 'w').write(f'sweep,rows,best,median,worst\\ndecode,32,900,{140 - n * 20},1\\n')""",
     "llama-batched-bench": """
-print('|  PP |   TG |  B | N_KV | T_PP s | S_PP t/s | T_TG s | S_TG t/s |  T s | S t/s|')
-print('|-----|------|----|------|--------|----------|--------|----------|------|------|')
+print('|  PP |   TG |  B | N_KV | T_PP s | S_PP t/s | T_TG s | S_TG t/s | T s | S t/s|')
+print('|-----|------|----|------|--------|----------|--------|----------|-----|------|')
 for rate in 10, 40, 50:
-    print(f'|  64 |   16 | 32 | 2560 |  1.000 |    20.00 |  1.000 | {rate:8.2f} | 2.00 |  9.0 |')""",
+    print(f'|  64 |   16 | 32 | 2560 |  1.000 |    20.00 |  1.000 | {rate:8.1f} | 2.0 |  9.0 |')""",
     "llama-bench": "print('[{\"avg_ts\": 9, \"samples_ts\": [10, 40, 50]}]')",
 }
 
