@@ -63,7 +63,7 @@ def batched_bench(program, model, case, args, more):
     rows, shared = case.get("rows", 1), case.get("prefix", 0)
     prompt = case.get("prefill") or shared or case.get("context", CONTEXT)
     tokens = args.tokens if "rows" in case else 1
-    room = (prompt if shared else rows * prompt) + rows * tokens
+    room = rows * (prompt + tokens)  # a copy of the shared prompt for each row, without -kvu
     output = run([program, "-m", model, "-t", args.threads, "-tb", args.threads, "-c", room + 256,
                   "-npp", prompt, "-ntg", tokens, "-npl", ",".join([str(rows)] * args.runs),
                   *(["-pps"] if shared else []), *more])

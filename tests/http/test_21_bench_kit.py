@@ -317,7 +317,7 @@ class Engines(unittest.TestCase):
     def test_shared_prefix_and_long_context(self):
         self.against("llama-batched-bench", "rows=32,prefix=2048", "rows=8,context=4096")
         peer = self.commands("llama-batched-bench")
-        self.assertIn("-c 2816 -npp 2048 -ntg 16 -npl 32,32,32 -pps", peer[0])
+        self.assertIn("-c 66304 -npp 2048 -ntg 16 -npl 32,32,32 -pps", peer[0])
         self.assertIn("-npp 4096 -ntg 16 -npl 8,8,8", peer[3])
         self.assertNotIn("-pps", peer[3])
         ours = self.commands("prefixd-bench")
