@@ -211,7 +211,8 @@ class Load(unittest.TestCase):
         name = self.daemon.adapter_names()[0]
         env = {**os.environ, "MODELS": f"{name},no-such-name", "WORDS": "4", "MAX_TOKENS": "3"}
         before = self.served()
-        done = subprocess.run(["wrk", "-t1", "-c4", "-d1s", "-s", LUA, self.daemon.url], env=env,
+        done = subprocess.run(["wrk", "-t1", "-c4", f"-d{min(5, limit(1)):.0f}s", "-s", LUA,
+                               self.daemon.url], env=env,
                               capture_output=True, text=True, timeout=limit(60), check=True)
         tokens = int(done.stdout.split(" tokens,")[0].split()[-1])
         self.assertRegex(done.stdout, r"by status:.* 200: \d+")
