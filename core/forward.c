@@ -48,22 +48,30 @@ static int widest(const struct dims *d)
     return (int)(most > d->F ? most : d->F);
 }
 
+/* Floats that a packed row fits into, whichever matrix it is for. */
+static size_t packed_floats(const struct dims *d, const struct model *m)
+{
+    size_t layer = linear_packed_len(m->dtype, widest(d)) * dtype_size(m->dtype);
+    size_t head = linear_packed_len(m->head.dtype, (int)d->D) * dtype_size(m->head.dtype);
+    return ((layer > head ? layer : head) + 3) / 4;
+}
+
 int forward_ws_init(struct forward_ws *ws, const struct model *m, const struct model_shape *s,
                     int max_rows, int max_logits, int n_threads, struct err *err)
 {
     struct dims d = dims_of(s, m);
     size_t T = (size_t)max_rows, G = (size_t)max_logits, V = (size_t)linear_padded(s->vocab);
     size_t rows = T > G ? T : G;
-    float *cast,
+    float *packed,
         **parts[] = {&ws->x,  &ws->norm, &ws->q,   &ws->k,   &ws->v,     &ws->att,    &ws->gate,
-                     &ws->up, &ws->proj, &ws->cos, &ws->sin, &ws->final, &ws->logits, &cast};
+                     &ws->up, &ws->proj, &ws->cos, &ws->sin, &ws->final, &ws->logits, &packed};
     size_t sizes[] = {T * d.D,    T * d.D,
                       T * d.Qp,   T * d.KVp,
                       T * d.KVp,  T * d.Q,
                       T * d.Fp,   T * d.Fp,
                       T * d.Dp,   T * d.half,
                       T * d.half, G * d.D,
-                      G * V,      (rows * linear_cast_len(widest(&d)) + 1) / 2};
+                      G * V,      rows * packed_floats(&d, m)};
     size_t total = 0, n_parts = sizeof sizes / sizeof sizes[0];
     for (size_t i = 0; i < n_parts; i++)
         total += (sizes[i] + 15) & ~(size_t)15;
@@ -76,7 +84,7 @@ int forward_ws_init(struct forward_ws *ws, const struct model *m, const struct m
         *parts[i] = at;
         at += (sizes[i] + 15) & ~(size_t)15;
     }
-    ws->cast = (uint16_t *)(void *)cast;
+    ws->packed = packed;
     ws->attention = attention_ws_new(s, max_rows, n_threads);
     return 0;
 }
@@ -121,14 +129,14 @@ static void norm(struct fwd *f, const float *w, const struct linear *for_what)
 {
     f->norm_w = w;
     f->in =
-        linear_in(&for_what->w, f->ws->norm, (size_t)f->s->dim, f->b->n_rows, f->ws->cast, f->k);
+        linear_in(&for_what->w, f->ws->norm, (size_t)f->s->dim, f->b->n_rows, f->ws->packed, f->k);
     par_for(f->par, linear_in_groups(&f->in), norm_task, f);
 }
 
 /* What `l` reads is x. */
 static void input(struct fwd *f, const struct linear *l, const float *x, size_t ldx)
 {
-    f->in = linear_in(&l->w, x, ldx, f->b->n_rows, f->ws->cast, f->k);
+    f->in = linear_in(&l->w, x, ldx, f->b->n_rows, f->ws->packed, f->k);
     linear_in_pack_all(&f->in, f->k, f->par);
 }
 
@@ -256,7 +264,7 @@ static void head(struct fwd *f)
     struct linear l = {f->m->head, NULL};
     if (!f->b->n_logits)
         return;
-    struct linear_in in = linear_in(&l.w, ws->final, D, f->b->n_logits, ws->cast, f->k);
+    struct linear_in in = linear_in(&l.w, ws->final, D, f->b->n_logits, ws->packed, f->k);
     linear_in_pack_all(&in, f->k, f->par);
     linear(&l, &in, ws->logits, ws->ld_logits, f->k, f->par);
 }

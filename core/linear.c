@@ -1,20 +1,28 @@
 /* Matrix products of a step, cut into panels for the compute pool. */
 #include "core/linear.h"
 
+#include "core/model/quant_panel.h"
+
 enum { PANELS_PER_TASK = 4, MANY_PANELS = 1024, PANELS_PER_LARGE_TASK = 16 };
 
 struct linear_in linear_in(const struct matrix *like, const float *x, size_t ldx, int n_rows,
-                           uint16_t *cast, const struct kernels *k)
+                           void *room, const struct kernels *k)
 {
-    bool is_packed = like->dtype == DTYPE_BF16 && k->cast;
-    return (struct linear_in){x, ldx, n_rows, like->n_in, is_packed ? cast : NULL};
+    bool is_packed = like->dtype != DTYPE_F32 && (like->dtype != DTYPE_BF16 || k->cast);
+    return (struct linear_in){x, ldx, n_rows, like->n_in, like->dtype, is_packed ? room : NULL};
 }
 
 void linear_in_pack(const struct linear_in *in, int group, const struct kernels *k)
 {
-    if (in->packed)
-        k->cast(in->packed, linear_cast_len(in->n_in), in->x, in->ldx, group * CAST_GROUP,
-                in->n_rows, in->n_in);
+    size_t len = linear_packed_len(in->dtype, in->n_in);
+    int first = group * CAST_GROUP, left = in->n_rows - first;
+    int end = first + (left < CAST_GROUP ? left : CAST_GROUP);
+    if (in->packed && in->dtype == DTYPE_BF16)
+        k->cast(in->packed, len, in->x, in->ldx, first, in->n_rows, in->n_in);
+    else if (in->packed)
+        for (int r = first; r < end;)
+            r += k->quant->quantise(in->dtype, in->packed, len, in->x, in->ldx, r, in->n_rows,
+                                    in->n_in);
 }
 
 struct pack_job {
@@ -55,6 +63,18 @@ int linear_n_tasks(const struct linear *l)
     return (linear_padded(l->w.n_out) / PANEL + per_task(l) - 1) / per_task(l);
 }
 
+typedef void (*product_fn)(const struct panel_args *a);
+
+static product_fn product_of(enum dtype t, const struct kernels *k)
+{
+    switch (t) {
+    case DTYPE_BF16: return k->panels_bf16;
+    case DTYPE_INT8: return k->quant->panels_int8;
+    case DTYPE_INT4: return k->quant->panels_int4;
+    default: return k->panels_f32;
+    }
+}
+
 struct linear_piece linear_task(const struct linear *l, const struct linear_in *in, float *y,
                                 size_t ldy, const struct kernels *k, int task)
 {
@@ -63,8 +83,8 @@ struct linear_piece linear_task(const struct linear *l, const struct linear_in *
     int per = per_task(l), first = task * per, left = linear_padded(w->n_out) / PANEL - first;
     struct linear_piece p = {first * PANEL, (left < per ? left : per) * PANEL};
     const void *from = (const char *)w->data + (size_t)first * step * dtype_size(w->dtype);
-    struct panel_args a = {.x = in->packed ? (const void *)in->packed : in->x,
-                           .ldx = in->packed ? linear_cast_len(w->n_in) : in->ldx,
+    struct panel_args a = {.x = in->packed ? in->packed : in->x,
+                           .ldx = in->packed ? linear_packed_len(w->dtype, w->n_in) : in->ldx,
                            .n_rows = in->n_rows,
                            .w = &from,
                            .panel_step = step,
@@ -73,7 +93,7 @@ struct linear_piece linear_task(const struct linear *l, const struct linear_in *
                            .part_len = w->n_in,
                            .y = y + p.first,
                            .ldy = ldy};
-    (w->dtype == DTYPE_F32 ? k->panels_f32 : k->panels_bf16)(&a);
+    product_of(w->dtype, k)(&a);
     if (l->bias)
         add_bias(l, in, y, ldy, p);
     return p;
@@ -109,12 +129,14 @@ static void bf16_row(const uint16_t *panel, int in, int n, float *out)
 
 void linear_row(const struct matrix *m, int id, float *out)
 {
-    size_t at = (size_t)(id / PANEL) * matrix_panel_elems(m->dtype, (size_t)m->n_in);
-    if (m->dtype == DTYPE_BF16) {
-        bf16_row((const uint16_t *)m->data + at, id % PANEL, m->n_in, out);
-        return;
-    }
-    const float *w = (const float *)m->data + at + (size_t)(id % PANEL);
-    for (int i = 0; i < m->n_in; i++, w += PANEL)
-        out[i] = *w;
+    size_t elems = matrix_panel_elems(m->dtype, (size_t)m->n_in), lane = (size_t)(id % PANEL);
+    const void *panel =
+        (const char *)m->data + (size_t)(id / PANEL) * elems * dtype_size(m->dtype);
+    if (m->dtype == DTYPE_BF16)
+        bf16_row(panel, id % PANEL, m->n_in, out);
+    else if (m->dtype != DTYPE_F32)
+        quant_panel_row(m->dtype, panel, lane, (size_t)m->n_in, out);
+    else
+        for (int i = 0; i < m->n_in; i++)
+            out[i] = ((const float *)panel)[(size_t)i * PANEL + lane];
 }

@@ -1,6 +1,12 @@
 /* Conversions from the storage formats to f32. */
 #include "core/base/dtype.h"
 
+const char *dtype_name(enum dtype t)
+{
+    static const char *const names[] = {"f32", "bf16", "f16", "int8", "int4"};
+    return names[t];
+}
+
 float f16_to_f32(uint16_t h)
 {
     uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exp = (h >> 10) & 0x1fu, man = h & 0x3ffu;

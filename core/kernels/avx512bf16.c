@@ -227,6 +227,7 @@ static int cast(uint16_t *out, size_t ldo, const float *x, size_t ldx, int row, 
 #define VW 16
 #define NAME kernels_avx512bf16
 #define ISA "avx512bf16"
+#define QUANT quant_vnni
 #define PANELS_BF16 pair_panels
 #define CAST cast
 #include "core/kernels/body.h"

@@ -427,6 +427,7 @@ const struct kernels NAME = {
     .panels_f32 = panels_f32,
     .panels_bf16 = PANELS_BF16,
     .cast = CAST,
+    .quant = &QUANT,
     .softmax_span = softmax_span,
     .rms_norm = rms_norm,
     .silu_mul = silu_mul,

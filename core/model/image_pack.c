@@ -18,6 +18,7 @@
 #include "core/model/desc.h"
 #include "core/model/image.h"
 #include "core/model/progress.h"
+#include "core/model/quant_panel.h"
 #include "core/model/source.h"
 
 enum { MAX_THREADS = 16, SUM_BYTES = 32 };
@@ -75,6 +76,8 @@ static void pack_matrix(struct packing *p, const struct source_tensor *from,
         memset(rows + n * n_in, 0, (PANEL - n) * n_in * sizeof *rows);
         if (dtype == DTYPE_F32)
             interleave_f32(rows, n_in, (float *)out + first / PANEL * panel_elems);
+        else if (dtype != DTYPE_BF16)
+            quant_panel_pack(dtype, rows, n_in, (char *)out + first / PANEL * panel_elems);
         else
             interleave_bf16(rows, n_in, (uint16_t *)out + first / PANEL * panel_elems);
         note_done(p, panel_elems * dtype_size(dtype));

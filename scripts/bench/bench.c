@@ -202,9 +202,7 @@ static void prefill_case(struct bench *b, int n)
 static void open_engine(struct bench *b)
 {
     struct err err = {0};
-    enum dtype_choice dtype = strcmp(b->dtype, "f32") == 0    ? DTYPE_CHOICE_F32
-                              : strcmp(b->dtype, "bf16") == 0 ? DTYPE_CHOICE_BF16
-                                                              : DTYPE_CHOICE_AUTO;
+    enum dtype_choice dtype = base_model_dtype_choice(b->dtype);
     double start = now();
     b->base = base_model_open(b->model, dtype, &err);
     if (!b->base)

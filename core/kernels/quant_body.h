@@ -1,0 +1,227 @@
+/* Products with int8 and int4 weights, written once over vectors of VW outputs; each instruction set's file
+ * includes this with its own VW, NAME, COLUMNS and the operations on whole numbers:
+ *     begin8(start), add8(sum, w, x), end8(sum, start): u8 times int8, four neighbours added to each lane
+ *     begin4, add4, end4: the same where w is below 16, eight times between begin4 and end4
+ *
+ * A sum of whole numbers is exact. To an output every group adds whole * (scale * scale), rounded twice, in the
+ * order of groups: the same bits for any number of rows and on every instruction set.
+ *
+ * Accumulators are named variables because gcc 12 keeps arrays of them in memory; the sums of groups, touched
+ * once a group, stay in memory on purpose. */
+#include "core/kernels/kernels.h"
+#include "core/kernels/quant_rows.h"
+
+typedef float vf __attribute__((vector_size(VW * 4)));
+
+static inline vi load(const char *p)
+{
+    vi v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+static inline vf scales(const char *p)
+{
+    return (vf)load(p);
+}
+
+/* int4's, of the first or second half of a block. */
+static inline vf scales_of_half(const char *p, int half)
+{
+    vi both = load(p);
+    return (vf)(half ? both & (int32_t)0xffff0000 : both << 16);
+}
+
+static inline int32_t quad(const char *x)
+{
+    int32_t four;
+    memcpy(&four, x, sizeof four);
+    return four;
+}
+
+static inline float number(const char *x)
+{
+    float f;
+    memcpy(&f, x, sizeof f);
+    return f;
+}
+
+#define ROWS1(XX, p) XX(0, p)
+#define ROWS2(XX, p) ROWS1(XX, p) XX(1, p)
+#define ROWS3(XX, p) ROWS2(XX, p) XX(2, p)
+#define ROWS4(XX, p) ROWS3(XX, p) XX(3, p)
+#define ROWS5(XX, p) ROWS4(XX, p) XX(4, p)
+#define ROWS6(XX, p) ROWS5(XX, p) XX(5, p)
+#define ROWS7(XX, p) ROWS6(XX, p) XX(6, p)
+#define ROWS8(XX, p) ROWS7(XX, p) XX(7, p)
+#define COLS1(XX, N) XX(0, N)
+#define COLS2(XX, N) COLS1(XX, N) XX(1, N)
+#define COLS4(XX, N) COLS2(XX, N) XX(2, N) XX(3, N)
+
+/* Where a column of VW outputs begins in its panel: scales and codes alike have 4 bytes an output in a line. */
+static inline const char *column(const struct panel_args *a, int c)
+{
+    enum { PER = 16 / VW };
+    return (const char *)a->w[0] + (size_t)(c / PER) * a->panel_step + c % PER * VW * 4;
+}
+
+/* The next columns come into the second-level cache while these are worked on, a line a step. */
+static inline void ahead(const char *w, size_t next)
+{
+    __builtin_prefetch(w + next, 0, 2);
+}
+
+#define COLUMN(p, N) const char *w##p = column(a, c + p);
+#define STORE(r, p) memcpy(y + (size_t)r * a->ldy + p * VW, &sum[p][r], sizeof sum[p][r]);
+#define STORE_COLUMN(p, N) ROWS##N(STORE, p)
+
+#define BEGIN8(r, p) vi s##p##_##r = begin8(quad(start + 4 * r));
+#define BEGIN8_COLUMN(p, N)                                                                                  \
+    vf scale##p = scales(w##p);                                                                              \
+    w##p += QUANT_LINE;                                                                                      \
+    ROWS##N(BEGIN8, p)
+#define ADD8(r, p) s##p##_##r = add8(s##p##_##r, code##p, quad(x + 4 * r));
+#define ADD8_COLUMN(p, N)                                                                                    \
+    vi code##p = load(w##p);                                                                                 \
+    ahead(w##p, next);                                                                                       \
+    w##p += QUANT_LINE;                                                                                      \
+    ROWS##N(ADD8, p)
+#define END8(r, p)                                                                                           \
+    sum[p][r] = FMADD(__builtin_convertvector(end8(s##p##_##r, quad(start + 4 * r)), vf),                    \
+                      scale##p * number(scale_x + 4 * r), sum[p][r]);
+#define END8_COLUMN(p, N) ROWS##N(END8, p)
+
+#define TILE8(N, P)                                                                                          \
+    static void int8_##N##x##P(const struct panel_args *a, const char *x, int c, float *y)                   \
+    {                                                                                                        \
+        vf sum[P][N] = {0};                                                                                  \
+        size_t next = a->panel_step * P * VW / 16;                                                           \
+        COLS##P(COLUMN, N)                                                                                   \
+        for (int left = (int)quant_padded(DTYPE_INT8, (size_t)a->K); left > 0; left -= INT8_GROUP) {         \
+            const char *scale_x = x, *start = x + 4 * N;                                                     \
+            int n = left < INT8_GROUP ? left : INT8_GROUP;                                                   \
+            x += 8 * N;                                                                                      \
+            COLS##P(BEGIN8_COLUMN, N)                                                                        \
+            for (int i = 0; i < n; i += 4, x += 4 * N) {                                                     \
+                COLS##P(ADD8_COLUMN, N)                                                                      \
+            }                                                                                                \
+            COLS##P(END8_COLUMN, N)                                                                          \
+        }                                                                                                    \
+        COLS##P(STORE_COLUMN, N)                                                                             \
+    }
+
+#define BEGIN4(r, p) vi s##p##_##r = begin4(quad(start + 4 * r));
+#define BEGIN4_COLUMN(p, N) ROWS##N(BEGIN4, p)
+#define ADD4_LOW(r, p) s##p##_##r = add4(s##p##_##r, low##p, quad(x + 4 * r));
+#define ADD4_HIGH(r, p) s##p##_##r = add4(s##p##_##r, high##p, quad(x + 4 * N_ROWS + 4 * r));
+#define ADD4_COLUMN(p, N)                                                                                    \
+    vi codes##p = load(w##p + at), low##p = codes##p & 0x0f0f0f0f, high##p = codes##p >> 4 & 0x0f0f0f0f;     \
+    ahead(w##p + at, next);                                                                                  \
+    ROWS##N(ADD4_LOW, p)                                                                                     \
+    ROWS##N(ADD4_HIGH, p)
+#define END4(r, p)                                                                                           \
+    sum[p][r] = FMADD(__builtin_convertvector(end4(s##p##_##r, quad(start + 4 * r)), vf),                    \
+                      scale##p * number(scale_x + 4 * r), sum[p][r]);
+#define END4_COLUMN(p, N)                                                                                    \
+    vf scale##p = scales_of_half(w##p, half);                                                                \
+    ROWS##N(END4, p)
+#define NEXT4_COLUMN(p, N) w##p += INT4_BLOCK_BYTES;
+
+#define TILE4(N, P)                                                                                          \
+    static void int4_##N##x##P(const struct panel_args *a, const char *x, int c, float *y)                   \
+    {                                                                                                        \
+        enum { N_ROWS = N };                                                                                 \
+        vf sum[P][N] = {0};                                                                                  \
+        size_t next = a->panel_step * P * VW / 16, at = QUANT_LINE;                                          \
+        COLS##P(COLUMN, N)                                                                                   \
+        for (int left = a->K; left > 0; left -= INT4_BLOCK, at = QUANT_LINE) {                               \
+            for (int half = 0; half < 2; half++) {                                                           \
+                const char *scale_x = x, *start = x + 4 * N;                                                 \
+                x += 8 * N;                                                                                  \
+                COLS##P(BEGIN4_COLUMN, N)                                                                    \
+                for (int i = 0; i < INT4_GROUP; i += 8, at += QUANT_LINE, x += 8 * N) {                      \
+                    COLS##P(ADD4_COLUMN, N)                                                                  \
+                }                                                                                            \
+                COLS##P(END4_COLUMN, N)                                                                      \
+            }                                                                                                \
+            COLS##P(NEXT4_COLUMN, N)                                                                         \
+        }                                                                                                    \
+        COLS##P(STORE_COLUMN, N)                                                                             \
+    }
+
+typedef void (*tile_fn)(const struct panel_args *a, const char *x, int c, float *y);
+
+struct tile {
+    tile_fn many, one; /* n_columns of them, one */
+    int n_columns;
+};
+
+/* For each number of rows: few rows take several columns, whose sums hide what one addition waits for the one before. */
+#define TILES_OF_FEW(XX) XX(1, FEW) XX(2, FEW) XX(3, FEW) XX(4, FEW)
+#define TILES_OF_MANY(XX) XX(5, MANY) XX(6, MANY) XX(7, MANY) XX(8, MANY)
+#define WITH(XX, N, P) XX(N, P)
+#define DEFINE(N, P)                                                                                         \
+    WITH(TILE8, N, P)                                                                                        \
+    WITH(TILE4, N, P)
+#define DEFINE_ONE(N, P)                                                                                     \
+    TILE8(N, 1)                                                                                              \
+    TILE4(N, 1)
+#define ROW_OF(KIND, N, P) {KIND##_##N##x##P, KIND##_##N##x1, P},
+#define ROW8(N, P) WITH(ROW8_OF, N, P)
+#define ROW4(N, P) WITH(ROW4_OF, N, P)
+#define ROW8_OF(N, P) ROW_OF(int8, N, P)
+#define ROW4_OF(N, P) ROW_OF(int4, N, P)
+
+TILES_OF_FEW(DEFINE_ONE)
+TILES_OF_MANY(DEFINE_ONE)
+TILES_OF_FEW(DEFINE)
+#if MANY > 1
+TILES_OF_MANY(DEFINE)
+#endif
+
+static const struct tile int8_tiles[] = {TILES_OF_FEW(ROW8) TILES_OF_MANY(ROW8)};
+static const struct tile int4_tiles[] = {TILES_OF_FEW(ROW4) TILES_OF_MANY(ROW4)};
+
+/* Columns first: each meets all rows while it is in the cache. */
+static void full_groups(const struct panel_args *a, const struct tile *t, int n_full)
+{
+    int c = 0, n = a->n_panels * (16 / VW);
+    for (; c + t->n_columns <= n; c += t->n_columns)
+        for (int r = 0; r < n_full; r += QUANT_ROWS)
+            t->many(a, (const char *)a->x + (size_t)r * a->ldx, c, a->y + (size_t)r * a->ldy + c * VW);
+    for (; c < n; c++)
+        for (int r = 0; r < n_full; r += QUANT_ROWS)
+            t->one(a, (const char *)a->x + (size_t)r * a->ldx, c, a->y + (size_t)r * a->ldy + c * VW);
+}
+
+static void last_group(const struct panel_args *a, const struct tile *t, int first)
+{
+    const char *x = (const char *)a->x + (size_t)first * a->ldx;
+    float *y = a->y + (size_t)first * a->ldy;
+    int c = 0, n = a->n_panels * (16 / VW);
+    for (; c + t->n_columns <= n; c += t->n_columns)
+        t->many(a, x, c, y + c * VW);
+    for (; c < n; c++)
+        t->one(a, x, c, y + c * VW);
+}
+
+static void panels(const struct panel_args *a, const struct tile *tiles)
+{
+    int n_full = a->n_rows / QUANT_ROWS * QUANT_ROWS, left = a->n_rows - n_full;
+    if (n_full)
+        full_groups(a, &tiles[QUANT_ROWS - 1], n_full);
+    if (left)
+        last_group(a, &tiles[left - 1], n_full);
+}
+
+static void panels_int8(const struct panel_args *a)
+{
+    panels(a, int8_tiles);
+}
+
+static void panels_int4(const struct panel_args *a)
+{
+    panels(a, int4_tiles);
+}
+
+const struct quant_kernels NAME = {quantise, panels_int8, panels_int4};
