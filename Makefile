@@ -74,6 +74,7 @@ fuzz: ## fuzz every parser for FUZZ_SECONDS (60) each
 
 # The kernels of one instruction set each; the daemon chooses at run time.
 KERNEL := -O3 -fno-math-errno -fno-trapping-math -ffp-contract=fast
+$(OBJ)/core/rope.o:            CFLAGS += -O3
 $(OBJ)/core/kernels/generic.o: CFLAGS += $(KERNEL)
 $(OBJ)/core/kernels/avx2.o:    CFLAGS += $(KERNEL) -mavx2 -mfma -mf16c
 $(OBJ)/core/kernels/avx512bf16.o: CFLAGS += $(KERNEL) -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mfma -mprefer-vector-width=512

@@ -140,27 +140,39 @@ static void input(struct fwd *f, const struct linear *l, const float *x, size_t 
     linear_in_pack_all(&f->in, f->k, f->par);
 }
 
-/* Tasks of q, then of k, then of v. */
+/* What a thread reads after `task` of l, if each takes one in turn: another task of l, or one of the product that
+ * comes then. */
+static const void *weights_after(const struct fwd *f, const struct linear *l, int task,
+                                 const struct linear *then)
+{
+    int n = linear_n_tasks(l, &f->in), next = task + par_n_threads(f->par);
+    if (next < n)
+        return linear_weights(l, &f->in, next);
+    return then ? linear_weights(then, &f->in, next - n) : NULL;
+}
+
+/* Task of q, of k or of v, which follow each other. */
 static void qkv_task(void *arg, int task, int thread)
 {
     (void)thread;
     struct fwd *f = arg;
     const struct layer_weights *lw = f->lw;
+    const struct linear *of[] = {&lw->q, &lw->k, &lw->v, &lw->o};
     struct dims d = dims_of(f->s, f->m);
-    int n_q = linear_n_tasks(&lw->q), n_k = linear_n_tasks(&lw->k);
-    if (task < n_q)
-        linear_task(&lw->q, &f->in, f->ws->q, d.Qp, f->k, task);
-    else if (task < n_q + n_k)
-        linear_task(&lw->k, &f->in, f->ws->k, d.KVp, f->k, task - n_q);
-    else
-        linear_task(&lw->v, &f->in, f->ws->v, d.KVp, f->k, task - n_q - n_k);
+    float *to[] = {f->ws->q, f->ws->k, f->ws->v};
+    const size_t ld[] = {d.Qp, d.KVp, d.KVp};
+    int i = 0;
+    for (int n; i < 2 && task >= (n = linear_n_tasks(of[i], &f->in)); i++)
+        task -= n;
+    linear_task(of[i], &f->in, to[i], ld[i], f->k, task, weights_after(f, of[i], task, of[i + 1]));
 }
 
 static void project_qkv(struct fwd *f)
 {
     const struct layer_weights *lw = f->lw;
-    par_for(f->par, linear_n_tasks(&lw->q) + linear_n_tasks(&lw->k) + linear_n_tasks(&lw->v),
-            qkv_task, f);
+    int n = linear_n_tasks(&lw->q, &f->in) + linear_n_tasks(&lw->k, &f->in) +
+            linear_n_tasks(&lw->v, &f->in);
+    par_for(f->par, n, qkv_task, f);
 }
 
 /* Rotates q and k of one sequence's rows and stores their k and v in its blocks. */
@@ -192,8 +204,11 @@ static void swiglu_task(void *arg, int task, int thread)
     (void)thread;
     struct fwd *f = arg;
     size_t ld = (size_t)linear_padded(f->m->desc.ffn);
-    struct linear_piece p = linear_task(&f->lw->gate, &f->in, f->ws->gate, ld, f->k, task);
-    linear_task(&f->lw->up, &f->in, f->ws->up, ld, f->k, task);
+    const struct linear *gate = &f->lw->gate, *up = &f->lw->up;
+    struct linear_piece p = linear_task(gate, &f->in, f->ws->gate, ld, f->k, task,
+                                        linear_weights(up, &f->in, task));
+    linear_task(up, &f->in, f->ws->up, ld, f->k, task,
+                weights_after(f, gate, task, &f->lw->down));
     for (size_t r = 0; r < (size_t)f->b->n_rows; r++) {
         size_t at = r * ld + (size_t)p.first;
         f->k->silu_mul(f->ws->gate + at, f->ws->up + at, p.n);
@@ -203,7 +218,7 @@ static void swiglu_task(void *arg, int task, int thread)
 /* x += l(what it reads), o of attention or down of the feed-forward block. */
 struct residual {
     struct fwd *f;
-    const struct linear *l;
+    const struct linear *l, *then; /* then: the product that follows */
 };
 
 static void residual_task(void *arg, int task, int thread)
@@ -212,20 +227,19 @@ static void residual_task(void *arg, int task, int thread)
     const struct residual *rs = arg;
     struct fwd *f = rs->f;
     size_t D = (size_t)f->s->dim, Dp = (size_t)linear_padded(f->s->dim);
-    struct linear_piece p = linear_task(rs->l, &f->in, f->ws->proj, Dp, f->k, task);
+    struct linear_piece p = linear_task(rs->l, &f->in, f->ws->proj, Dp, f->k, task,
+                                        weights_after(f, rs->l, task, rs->then));
     int end = p.first + p.n < f->s->dim ? p.first + p.n : f->s->dim;
     for (size_t r = 0; r < (size_t)f->b->n_rows; r++) {
-        float *x = f->ws->x + r * D;
-        const float *add = f->ws->proj + r * Dp;
-        for (int i = p.first; i < end; i++)
-            x[i] += add[i];
+        size_t at = (size_t)p.first;
+        f->k->add(f->ws->x + r * D + at, f->ws->proj + r * Dp + at, end - p.first);
     }
 }
 
-static void add_product(struct fwd *f, const struct linear *l)
+static void add_product(struct fwd *f, const struct linear *l, const struct linear *then)
 {
-    struct residual rs = {f, l};
-    par_for(f->par, linear_n_tasks(l), residual_task, &rs);
+    struct residual rs = {f, l, then};
+    par_for(f->par, linear_n_tasks(l, &f->in), residual_task, &rs);
 }
 
 static void attention_block(struct fwd *f)
@@ -238,16 +252,16 @@ static void attention_block(struct fwd *f)
     par_for(f->par, f->b->n_seqs, rotate_store_task, f);
     attention(ws->att, ws->q, d.Qp, f->layer, f->b, f->pool, f->s, f->k, ws->attention, f->par);
     input(f, &lw->o, ws->att, d.Q);
-    add_product(f, &lw->o);
+    add_product(f, &lw->o, &lw->gate);
 }
 
 static void ffn_block(struct fwd *f)
 {
     const struct layer_weights *lw = f->lw;
     norm(f, lw->ffn_norm, &lw->gate);
-    par_for(f->par, linear_n_tasks(&lw->gate), swiglu_task, f);
+    par_for(f->par, linear_n_tasks(&lw->gate, &f->in), swiglu_task, f);
     input(f, &lw->down, f->ws->gate, (size_t)linear_padded(f->m->desc.ffn));
-    add_product(f, &lw->down);
+    add_product(f, &lw->down, f->layer + 1 < f->s->n_layers ? &lw[1].q : NULL);
 }
 
 /* Final norm and head for the rows that want logits. */

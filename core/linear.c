@@ -3,7 +3,9 @@
 
 #include "core/model/quant_panel.h"
 
-enum { PANELS_PER_TASK = 4, MANY_PANELS = 1024, PANELS_PER_LARGE_TASK = 16 };
+/* Few rows go over four panels at once; more of them make a task long enough with two, and the smaller a
+ * task, the sooner the last thread is done. */
+enum { FEW_ROWS = 3, PANELS_OF_FEW = 4, PANELS_PER_TASK = 2, MANY_PANELS = 1024, PANELS_PER_LARGE_TASK = 16 };
 
 struct linear_in linear_in(const struct matrix *like, const float *x, size_t ldx, int n_rows,
                            void *room, const struct kernels *k)
@@ -52,15 +54,17 @@ static void add_bias(const struct linear *l, const struct linear_in *in, float *
             y[(size_t)r * ldy + (size_t)o] += l->bias[o];
 }
 
-static int per_task(const struct linear *l)
+static int per_task(const struct linear *l, int n_rows)
 {
-    return linear_padded(l->w.n_out) / PANEL > MANY_PANELS ? PANELS_PER_LARGE_TASK
-                                                           : PANELS_PER_TASK;
+    if (linear_padded(l->w.n_out) / PANEL > MANY_PANELS)
+        return PANELS_PER_LARGE_TASK;
+    return n_rows <= FEW_ROWS ? PANELS_OF_FEW : PANELS_PER_TASK;
 }
 
-int linear_n_tasks(const struct linear *l)
+int linear_n_tasks(const struct linear *l, const struct linear_in *in)
 {
-    return (linear_padded(l->w.n_out) / PANEL + per_task(l) - 1) / per_task(l);
+    int per = per_task(l, in->n_rows);
+    return (linear_padded(l->w.n_out) / PANEL + per - 1) / per;
 }
 
 typedef void (*product_fn)(const struct panel_args *a);
@@ -75,22 +79,29 @@ static product_fn product_of(enum dtype t, const struct kernels *k)
     }
 }
 
+const void *linear_weights(const struct linear *l, const struct linear_in *in, int task)
+{
+    size_t step = matrix_panel_elems(l->w.dtype, (size_t)l->w.n_in) * dtype_size(l->w.dtype);
+    return (const char *)l->w.data + (size_t)(task * per_task(l, in->n_rows)) * step;
+}
+
 struct linear_piece linear_task(const struct linear *l, const struct linear_in *in, float *y,
-                                size_t ldy, const struct kernels *k, int task)
+                                size_t ldy, const struct kernels *k, int task, const void *after)
 {
     const struct matrix *w = &l->w;
-    size_t step = matrix_panel_elems(w->dtype, (size_t)w->n_in);
-    int per = per_task(l), first = task * per, left = linear_padded(w->n_out) / PANEL - first;
+    int per = per_task(l, in->n_rows), first = task * per;
+    int left = linear_padded(w->n_out) / PANEL - first;
     struct linear_piece p = {first * PANEL, (left < per ? left : per) * PANEL};
-    const void *from = (const char *)w->data + (size_t)first * step * dtype_size(w->dtype);
+    const void *from = linear_weights(l, in, task);
     struct panel_args a = {.x = in->packed ? in->packed : in->x,
                            .ldx = in->packed ? linear_packed_len(w->dtype, w->n_in) : in->ldx,
                            .n_rows = in->n_rows,
                            .w = &from,
-                           .panel_step = step,
+                           .panel_step = matrix_panel_elems(w->dtype, (size_t)w->n_in),
                            .n_panels = p.n / PANEL,
                            .K = w->n_in,
                            .part_len = w->n_in,
+                           .after = after,
                            .y = y + p.first,
                            .ldy = ldy};
     product_of(w->dtype, k)(&a);
@@ -105,20 +116,23 @@ struct linear_job {
     float *y;
     size_t ldy;
     const struct kernels *k;
+    int n_threads;
 };
 
 static void whole_task(void *arg, int task, int thread)
 {
     (void)thread;
     const struct linear_job *j = arg;
-    linear_task(j->l, j->in, j->y, j->ldy, j->k, task);
+    int next = task + j->n_threads;
+    linear_task(j->l, j->in, j->y, j->ldy, j->k, task,
+                next < linear_n_tasks(j->l, j->in) ? linear_weights(j->l, j->in, next) : NULL);
 }
 
 void linear(const struct linear *l, const struct linear_in *in, float *y, size_t ldy,
             const struct kernels *k, struct par *par)
 {
-    struct linear_job j = {l, in, y, ldy, k};
-    par_for(par, linear_n_tasks(l), whole_task, &j);
+    struct linear_job j = {l, in, y, ldy, k, par_n_threads(par)};
+    par_for(par, linear_n_tasks(l, in), whole_task, &j);
 }
 
 static void bf16_row(const uint16_t *panel, int in, int n, float *out)

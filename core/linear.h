@@ -64,9 +64,14 @@ struct linear_piece {
     int first, n;
 };
 
-int linear_n_tasks(const struct linear *l);
+int linear_n_tasks(const struct linear *l, const struct linear_in *in);
+
+/* The weights that a task reads, front to back. */
+const void *linear_weights(const struct linear *l, const struct linear_in *in, int task);
+
+/* after: the weights that this thread probably reads next, or NULL. */
 struct linear_piece linear_task(const struct linear *l, const struct linear_in *in, float *y,
-                                size_t ldy, const struct kernels *k, int task);
+                                size_t ldy, const struct kernels *k, int task, const void *after);
 
 /* The row of token `id` of an embedding matrix [vocab, dim], gathered from its panels into
  * out[dim]. */

@@ -31,6 +31,8 @@ struct panel_args {
     bool is_scattered;    /* w: one pointer a panel, instead of one a part */
     size_t panel_step;
     int n_panels, K, part_len; /* part_len is even, or at least K */
+    const void *after; /* what this thread probably reads after these panels, to be brought into the
+                          cache; NULL: nobody knows */
     float *y;                  /* [n_rows, 16 * n_panels], row stride ldy */
     size_t ldy;
     bool accumulate;
@@ -68,6 +70,8 @@ struct kernels {
     float (*softmax_span)(float *s, int n, float scale, float *m, float *l);
     /* y = x / sqrt(mean(x^2) + eps) * w, over n */
     void (*rms_norm)(float *y, const float *x, const float *w, int n, float eps);
+    /* a += b, over n */
+    void (*add)(float *a, const float *b, int n);
     /* a = silu(a) * b, over n */
     void (*silu_mul)(float *a, const float *b, int n);
     /* The first of the largest, n > 0; -1 if one is NaN or the largest is infinite. */

@@ -65,13 +65,26 @@ static inline const char *column(const struct panel_args *a, int c)
     return (const char *)a->w[0] + (size_t)(c / PER) * a->panel_step + c % PER * VW * 4;
 }
 
-/* The next columns come into the second-level cache while these are worked on, a line a step. */
-static inline void ahead(const char *w, size_t next)
+/* What is read next comes into the second-level cache while these columns are worked on: a line a step, or of all
+ * passes over the same columns together, so that reading is spread over the arithmetic. */
+struct ahead {
+    const char *at;
+    size_t step; /* bytes */
+};
+
+/* Pass `pass` of n_passes, before column c. */
+static struct ahead ahead_of(const struct panel_args *a, int c, int pass, int n_passes)
 {
-    __builtin_prefetch(w + next, 0, 2);
+    size_t step = QUANT_LINE / (size_t)n_passes;
+    const char *at = c < a->n_panels * (16 / VW) ? column(a, c) : a->after ? a->after : a->w[0];
+    return (struct ahead){at + (size_t)pass * (a->panel_step / (size_t)n_passes), step};
 }
 
-#define COLUMN(p, N) const char *w##p = column(a, c + p);
+#define COLUMN(p, N)                                                                                         \
+    const char *w##p = column(a, c + p), *next##p = next.at + (size_t)p * VW / 16 * a->panel_step;
+#define AHEAD(p)                                                                                             \
+    __builtin_prefetch(next##p, 0, 2);                                                                       \
+    next##p += next.step;
 #define STORE(r, p) memcpy(y + (size_t)r * a->ldy + p * VW, &sum[p][r], sizeof sum[p][r]);
 #define STORE_COLUMN(p, N) ROWS##N(STORE, p)
 
@@ -83,7 +96,7 @@ static inline void ahead(const char *w, size_t next)
 #define ADD8(r, p) s##p##_##r = add8(s##p##_##r, code##p, quad(x + 4 * r));
 #define ADD8_COLUMN(p, N)                                                                                    \
     vi code##p = load(w##p);                                                                                 \
-    ahead(w##p, next);                                                                                       \
+    AHEAD(p)                                                                                                 \
     w##p += QUANT_LINE;                                                                                      \
     ROWS##N(ADD8, p)
 #define END8(r, p)                                                                                           \
@@ -92,10 +105,10 @@ static inline void ahead(const char *w, size_t next)
 #define END8_COLUMN(p, N) ROWS##N(END8, p)
 
 #define TILE8(N, P)                                                                                          \
-    static void int8_##N##x##P(const struct panel_args *a, const char *x, int c, float *y)                   \
+    static void int8_##N##x##P(const struct panel_args *a, const char *x, int c, float *y,                   \
+                                 struct ahead next)                                                          \
     {                                                                                                        \
         vf sum[P][N] = {0};                                                                                  \
-        size_t next = a->panel_step * P * VW / 16;                                                           \
         COLS##P(COLUMN, N)                                                                                   \
         for (int left = (int)quant_padded(DTYPE_INT8, (size_t)a->K); left > 0; left -= INT8_GROUP) {         \
             const char *scale_x = x, *start = x + 4 * N;                                                     \
@@ -116,7 +129,7 @@ static inline void ahead(const char *w, size_t next)
 #define ADD4_HIGH(r, p) s##p##_##r = add4(s##p##_##r, high##p, quad(x + 4 * N_ROWS + 4 * r));
 #define ADD4_COLUMN(p, N)                                                                                    \
     vi codes##p = load(w##p + at), low##p = codes##p & 0x0f0f0f0f, high##p = codes##p >> 4 & 0x0f0f0f0f;     \
-    ahead(w##p + at, next);                                                                                  \
+    AHEAD(p)                                                                                                 \
     ROWS##N(ADD4_LOW, p)                                                                                     \
     ROWS##N(ADD4_HIGH, p)
 #define END4(r, p)                                                                                           \
@@ -128,11 +141,12 @@ static inline void ahead(const char *w, size_t next)
 #define NEXT4_COLUMN(p, N) w##p += INT4_BLOCK_BYTES;
 
 #define TILE4(N, P)                                                                                          \
-    static void int4_##N##x##P(const struct panel_args *a, const char *x, int c, float *y)                   \
+    static void int4_##N##x##P(const struct panel_args *a, const char *x, int c, float *y,                   \
+                                 struct ahead next)                                                          \
     {                                                                                                        \
         enum { N_ROWS = N };                                                                                 \
         vf sum[P][N] = {0};                                                                                  \
-        size_t next = a->panel_step * P * VW / 16, at = QUANT_LINE;                                          \
+        size_t at = QUANT_LINE;                                                                              \
         COLS##P(COLUMN, N)                                                                                   \
         for (int left = a->K; left > 0; left -= INT4_BLOCK, at = QUANT_LINE) {                               \
             for (int half = 0; half < 2; half++) {                                                           \
@@ -149,7 +163,7 @@ static inline void ahead(const char *w, size_t next)
         COLS##P(STORE_COLUMN, N)                                                                             \
     }
 
-typedef void (*tile_fn)(const struct panel_args *a, const char *x, int c, float *y);
+typedef void (*tile_fn)(const struct panel_args *a, const char *x, int c, float *y, struct ahead next);
 
 struct tile {
     tile_fn many, one; /* n_columns of them, one */
@@ -185,24 +199,25 @@ static const struct tile int4_tiles[] = {TILES_OF_FEW(ROW4) TILES_OF_MANY(ROW4)}
 /* Columns first: each meets all rows while it is in the cache. */
 static void full_groups(const struct panel_args *a, const struct tile *t, int n_full)
 {
-    int c = 0, n = a->n_panels * (16 / VW);
-    for (; c + t->n_columns <= n; c += t->n_columns)
+    int n = a->n_panels * (16 / VW), n_passes = n_full / QUANT_ROWS;
+    for (int c = 0, per = t->n_columns; c < n; c += per) {
+        tile_fn tile = c + per <= n ? t->many : t->one;
+        per = tile == t->many ? per : 1;
         for (int r = 0; r < n_full; r += QUANT_ROWS)
-            t->many(a, (const char *)a->x + (size_t)r * a->ldx, c, a->y + (size_t)r * a->ldy + c * VW);
-    for (; c < n; c++)
-        for (int r = 0; r < n_full; r += QUANT_ROWS)
-            t->one(a, (const char *)a->x + (size_t)r * a->ldx, c, a->y + (size_t)r * a->ldy + c * VW);
+            tile(a, (const char *)a->x + (size_t)r * a->ldx, c, a->y + (size_t)r * a->ldy + c * VW,
+                 ahead_of(a, c + per, r / QUANT_ROWS, n_passes));
+    }
 }
 
 static void last_group(const struct panel_args *a, const struct tile *t, int first)
 {
     const char *x = (const char *)a->x + (size_t)first * a->ldx;
     float *y = a->y + (size_t)first * a->ldy;
-    int c = 0, n = a->n_panels * (16 / VW);
-    for (; c + t->n_columns <= n; c += t->n_columns)
-        t->many(a, x, c, y + c * VW);
+    int c = 0, n = a->n_panels * (16 / VW), per = t->n_columns;
+    for (; c + per <= n; c += per)
+        t->many(a, x, c, y + c * VW, ahead_of(a, c + per, 0, 1));
     for (; c < n; c++)
-        t->one(a, x, c, y + c * VW);
+        t->one(a, x, c, y + c * VW, ahead_of(a, c + 1, 0, 1));
 }
 
 static void panels(const struct panel_args *a, const struct tile *tiles)
