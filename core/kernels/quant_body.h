@@ -3,8 +3,10 @@
  *     begin8(start), add8(sum, w, x), end8(sum, start): u8 times int8, four neighbours added to each lane
  *     begin4, add4, end4: the same where w is below 16, eight times between begin4 and end4
  *
- * A sum of whole numbers is exact. To an output every group adds whole * (scale * scale), rounded twice, in the
- * order of groups: the same bits for any number of rows and on every instruction set.
+ * A sum of whole numbers is exact. Of int8 an output is the sum over its groups of 128 inputs of scale times the
+ * sum over their groups of 32 of the row's scale times the whole number; of int4 that over groups of 32 of the
+ * whole number times (scale times the row's scale). Each addition is fused with its product and has its place in
+ * that order: the same bits for any number of rows and on every instruction set.
  *
  * Accumulators are named variables because gcc 12 keeps arrays of them in memory; the sums of groups, touched
  * once a group, stay in memory on purpose. */
@@ -89,10 +91,7 @@ static struct ahead ahead_of(const struct panel_args *a, int c, int pass, int n_
 #define STORE_COLUMN(p, N) ROWS##N(STORE, p)
 
 #define BEGIN8(r, p) vi s##p##_##r = begin8(quad(start + 4 * r));
-#define BEGIN8_COLUMN(p, N)                                                                                  \
-    vf scale##p = scales(w##p);                                                                              \
-    w##p += QUANT_LINE;                                                                                      \
-    ROWS##N(BEGIN8, p)
+#define BEGIN8_COLUMN(p, N) ROWS##N(BEGIN8, p)
 #define ADD8(r, p) s##p##_##r = add8(s##p##_##r, code##p, quad(x + 4 * r));
 #define ADD8_COLUMN(p, N)                                                                                    \
     vi code##p = load(w##p);                                                                                 \
@@ -100,9 +99,14 @@ static struct ahead ahead_of(const struct panel_args *a, int c, int pass, int n_
     w##p += QUANT_LINE;                                                                                      \
     ROWS##N(ADD8, p)
 #define END8(r, p)                                                                                           \
-    sum[p][r] = FMADD(__builtin_convertvector(end8(s##p##_##r, quad(start + 4 * r)), vf),                    \
-                      scale##p * number(scale_x + 4 * r), sum[p][r]);
+    part[p][r] = FMADD(__builtin_convertvector(end8(s##p##_##r, quad(start + 4 * r)), vf),                   \
+                       (vf){0} + number(scale_x + 4 * r), part[p][r]);
 #define END8_COLUMN(p, N) ROWS##N(END8, p)
+#define SCALE8_COLUMN(p, N)                                                                                  \
+    vf scale##p = scales(w##p);                                                                              \
+    w##p += QUANT_LINE;
+#define SCALED8(r, p) sum[p][r] = FMADD(part[p][r], scale##p, sum[p][r]);
+#define SCALED8_COLUMN(p, N) ROWS##N(SCALED8, p)
 
 #define TILE8(N, P)                                                                                          \
     static void int8_##N##x##P(const struct panel_args *a, const char *x, int c, float *y,                   \
@@ -111,14 +115,19 @@ static struct ahead ahead_of(const struct panel_args *a, int c, int pass, int n_
         vf sum[P][N] = {0};                                                                                  \
         COLS##P(COLUMN, N)                                                                                   \
         for (int left = (int)quant_padded(DTYPE_INT8, (size_t)a->K); left > 0; left -= INT8_GROUP) {         \
-            const char *scale_x = x, *start = x + 4 * N;                                                     \
+            vf part[P][N] = {0};                                                                             \
             int n = left < INT8_GROUP ? left : INT8_GROUP;                                                   \
-            x += 8 * N;                                                                                      \
-            COLS##P(BEGIN8_COLUMN, N)                                                                        \
-            for (int i = 0; i < n; i += 4, x += 4 * N) {                                                     \
-                COLS##P(ADD8_COLUMN, N)                                                                      \
+            COLS##P(SCALE8_COLUMN, N)                                                                        \
+            for (int k = 0; k < n; k += QUANT_GROUP) {                                                       \
+                const char *scale_x = x, *start = x + 4 * N;                                                 \
+                x += 8 * N;                                                                                  \
+                COLS##P(BEGIN8_COLUMN, N)                                                                    \
+                for (int i = 0; i < QUANT_GROUP; i += 4, x += 4 * N) {                                       \
+                    COLS##P(ADD8_COLUMN, N)                                                                  \
+                }                                                                                            \
+                COLS##P(END8_COLUMN, N)                                                                      \
             }                                                                                                \
-            COLS##P(END8_COLUMN, N)                                                                          \
+            COLS##P(SCALED8_COLUMN, N)                                                                       \
         }                                                                                                    \
         COLS##P(STORE_COLUMN, N)                                                                             \
     }

@@ -33,21 +33,28 @@ static void add_quad(int32_t sum[16], const uint8_t *w, const char *x, int shift
             sum[o] += (w[o * 4 + i] >> shift & mask) * (signed char)x[i];
 }
 
+/* One group of the row's inputs with weights whose codes begin at w. */
+static void int8_part(struct part p, int n, const uint8_t *w, float out[16])
+{
+    int32_t sum[16];
+    begin(sum, p.start);
+    for (int q = 0; q < QUANT_GROUP / 4; q++)
+        add_quad(sum, w + q * QUANT_LINE, p.codes + q * 4 * n, 0, 0xff);
+    for (int o = 0; o < 16; o++)
+        out[o] = fmaf((float)sum[o], p.scale, out[o]);
+}
+
 static void int8_row(const char *x, int r, int n, const char *w, int K, float *y)
 {
     for (int left = (int)quant_padded(DTYPE_INT8, (size_t)K); left > 0; left -= INT8_GROUP) {
-        int32_t sum[16];
-        int quads = (left < INT8_GROUP ? left : INT8_GROUP) / 4;
-        struct part p = part_of(x, r, n);
+        int parts = (left < INT8_GROUP ? left : INT8_GROUP) / QUANT_GROUP;
         const float *scale = (const float *)(const void *)w;
-        const uint8_t *code = (const uint8_t *)w + QUANT_LINE;
-        begin(sum, p.start);
-        for (int q = 0; q < quads; q++)
-            add_quad(sum, code + q * QUANT_LINE, p.codes + q * 4 * n, 0, 0xff);
+        float sum[16] = {0};
+        w += QUANT_LINE;
+        for (int i = 0; i < parts; i++, x += (8 + QUANT_GROUP) * n, w += QUANT_GROUP * 16)
+            int8_part(part_of(x, r, n), n, (const uint8_t *)w, sum);
         for (int o = 0; o < 16; o++)
-            y[o] = fmaf((float)sum[o], scale[o] * p.scale, y[o]);
-        x += (8 + 4 * quads) * n;
-        w += QUANT_LINE + quads * QUANT_LINE;
+            y[o] = fmaf(sum[o], scale[o], y[o]);
     }
 }
 

@@ -24,7 +24,7 @@ static inline float quantise_group(int8_t *code, const float *x, int n)
     enum { INFINITE = 0x7f800000, TINY = 0x04000000 }; /* 127 / 1.5e-36 is finite */
     int32_t most = magnitude(x, n);
     float largest, nan = __builtin_nanf("");
-    memset(code, 0, INT8_GROUP);
+    memset(code, 0, QUANT_GROUP);
     if (most < TINY || most >= INFINITE)
         return most < TINY ? 0 : nan;
     memcpy(&largest, &most, sizeof largest);
@@ -38,27 +38,23 @@ static inline float quantise_group(int8_t *code, const float *x, int n)
     return largest / 127;
 }
 
-static inline int32_t sum_of_codes(const int8_t *code, int n)
+/* Row r of n_rows packed together: K inputs, `padded` with padding. */
+static inline void quantise_row(char *out, int r, int n_rows, const float *x, int K, int padded, int zero)
 {
-    int32_t sum = 0;
-    for (int i = 0; i < n; i++)
-        sum += code[i];
-    return sum;
-}
-
-/* Row r of n_rows packed together: K inputs in groups of `group`, padded ones of them in all. */
-static inline void quantise_row(char *out, int r, int n_rows, const float *x, int K, int padded, int group, int zero)
-{
-    int8_t code[INT8_GROUP];
     size_t n = (size_t)n_rows, at = (size_t)r * 4;
-    for (int k = 0; k < padded; k += group) {
-        int len = padded - k < group ? padded - k : group, left = K - k < len ? K - k : len;
-        float scale = quantise_group(code, x + k, left < 0 ? 0 : left);
-        int32_t start = -zero * sum_of_codes(code, len);
+    for (int k = 0; k < padded; k += QUANT_GROUP) {
+        int8_t code[QUANT_GROUP];
+        int left = K - k;
+        float scale = left >= QUANT_GROUP ? quantise_group(code, x + k, QUANT_GROUP)
+                                          : quantise_group(code, x + k, left > 0 ? left : 0);
+        int32_t sum = 0;
+        for (int i = 0; i < QUANT_GROUP; i++)
+            sum += code[i];
+        sum *= -zero;
         memcpy(out + at, &scale, 4);
-        memcpy(out + 4 * n + at, &start, 4);
+        memcpy(out + 4 * n + at, &sum, 4);
         out += 8 * n;
-        for (int i = 0; i < len; i += 4, out += 4 * n)
+        for (int i = 0; i < QUANT_GROUP; i += 4, out += 4 * n)
             memcpy(out + at, code + i, 4);
     }
 }
@@ -67,13 +63,8 @@ static int quantise(enum dtype t, void *out, size_t ldo, const float *x, size_t 
 {
     int n = n_rows - row < QUANT_ROWS ? n_rows - row : QUANT_ROWS, padded = (int)quant_padded(t, (size_t)K);
     char *group = (char *)out + (size_t)row * ldo;
-    for (int r = 0; r < n; r++) {
-        const float *from = x + (size_t)(row + r) * ldx;
-        if (t == DTYPE_INT8) /* constants make loops of known length */
-            quantise_row(group, r, n, from, K, padded, INT8_GROUP, INT8_ZERO);
-        else
-            quantise_row(group, r, n, from, K, padded, INT4_GROUP, INT4_ZERO);
-    }
+    for (int r = 0; r < n; r++)
+        quantise_row(group, r, n, x + (size_t)(row + r) * ldx, K, padded, quant_zero(t));
     return n;
 }
 

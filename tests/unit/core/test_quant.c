@@ -97,9 +97,8 @@ static int min_int(int a, int b)
 /* Checks the bytes of group `first` .. of row r in its packed group of n rows; returns where the next begins. */
 static const char *check_group(const char *at, const float *x, enum dtype t, int first, int K, int r, int n)
 {
-    int code[INT8_GROUP] = {0}, sum = 0, group = quant_group(t);
-    int len = min_int(group, (int)quant_padded(t, (size_t)K) - first);
-    float scale = row_group(x + first, K - first < 0 ? 0 : min_int(len, K - first), code), got_scale;
+    int code[QUANT_GROUP] = {0}, sum = 0, len = QUANT_GROUP;
+    float scale = row_group(x + first, min_int(len, K - first < 0 ? 0 : K - first), code), got_scale;
     int32_t start;
     memcpy(&got_scale, at + 4 * r, 4);
     memcpy(&start, at + 4 * n + 4 * r, 4);
@@ -109,7 +108,7 @@ static const char *check_group(const char *at, const float *x, enum dtype t, int
         EXPECT_EQ((signed char)at[i / 4 * 4 * n + 4 * r + i % 4], code[i]);
         sum += code[i];
     }
-    EXPECT_EQ(start, -(t == DTYPE_INT8 ? INT8_ZERO : INT4_ZERO) * sum);
+    EXPECT_EQ(start, -quant_zero(t) * sum);
     return at + len * n;
 }
 
@@ -122,7 +121,7 @@ static void check_rows(const struct kernels *k, struct rng *rng, enum dtype t, i
     for (int r = 0; r < R; r++) {
         int first = r / QUANT_ROWS * QUANT_ROWS, n = min_int(QUANT_ROWS, R - first);
         const char *at = rows + (size_t)first * len;
-        for (int g = 0; g < (int)quant_padded(t, (size_t)K); g += quant_group(t))
+        for (int g = 0; g < (int)quant_padded(t, (size_t)K); g += QUANT_GROUP)
             at = check_group(at, p.x + r * K, t, g, K, r - first, n);
         EXPECT(at == rows + (size_t)(first + n) * len);
     }
@@ -152,7 +151,7 @@ static void check_panel(struct rng *r, enum dtype t, int K)
         quant_panel_row(t, p.panels + (size_t)(o / 16) * bytes, (size_t)(o % 16), (size_t)K, back);
         for (int first = 0, n; first < K; first += n) {
             float most = 0;
-            n = min_int(quant_group(t), K - first);
+            n = min_int(t == DTYPE_INT8 ? INT8_GROUP : INT4_GROUP, K - first);
             for (int i = first; i < first + n; i++)
                 most = fmaxf(most, fabsf(w[i]));
             for (int i = first; i < first + n; i++)
@@ -200,8 +199,8 @@ static double definition(const struct product *p, int row, const float *weights,
     double sum = 0;
     *size = 0;
     for (int first = 0, n; first < p->K; first += n) {
-        int code[INT8_GROUP];
-        n = min_int(quant_group(p->t), p->K - first);
+        int code[QUANT_GROUP];
+        n = min_int(QUANT_GROUP, p->K - first);
         double scale = (double)row_group(p->x + row * p->K + first, n, code);
         for (int i = 0; i < n; i++) {
             sum += scale * code[i] * (double)weights[first + i];
