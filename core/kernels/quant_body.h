@@ -1,14 +1,13 @@
 /* Products with int8 and int4 weights, written once over vectors of VW outputs; each instruction set's file
- * includes this with its own VW, NAME, COLUMNS and the operations on whole numbers:
- *     begin8(start), add8(sum, w, x), end8(sum, start): u8 times int8, four neighbours added to each lane
- *     begin4, add4, end4: the same where w is below 16, eight times between begin4 and end4
+ * includes this with its own VW, NAME, FEW and MANY (columns that few and many rows take at once) and the
+ * operations on whole numbers, in which u8 times int8 of four neighbours are added to each lane:
+ *     begin8(start), add8(sum, w, x), end8(sum, start)
+ *     begin4, add4, end4: the same for w below 16, with no more than eight additions between begin4 and end4
  *
- * A sum of whole numbers is exact. Of int8 an output is the sum over its groups of 128 inputs of scale times the
- * sum over their groups of 32 of the row's scale times the whole number; of int4 that over groups of 32 of the
- * whole number times (scale times the row's scale). Each addition is fused with its product and has its place in
- * that order: the same bits for any number of rows and on every instruction set.
+ * Sums of whole numbers are exact. An output is, over its groups in order, the sum of whole * (scale * row's scale),
+ * where each addition is fused with its product: the same bits for any number of rows and on every instruction set.
  *
- * Accumulators are named variables because gcc 12 keeps arrays of them in memory; the sums of groups, touched
+ * Accumulators are named variables because gcc 12 keeps arrays of them in memory; the sums over groups, touched
  * once a group, stay in memory on purpose. */
 #include "core/kernels/kernels.h"
 #include "core/kernels/quant_rows.h"
@@ -22,13 +21,8 @@ static inline vi load(const char *p)
     return v;
 }
 
-static inline vf scales(const char *p)
-{
-    return (vf)load(p);
-}
-
-/* int4's, of the first or second half of a block. */
-static inline vf scales_of_half(const char *p, int half)
+/* Scales of the first or second group of a block. */
+static inline vf scales(const char *p, int half)
 {
     vi both = load(p);
     return (vf)(half ? both & (int32_t)0xffff0000 : both << 16);
@@ -77,9 +71,9 @@ struct ahead {
 /* Pass `pass` of n_passes, before column c. */
 static struct ahead ahead_of(const struct panel_args *a, int c, int pass, int n_passes)
 {
-    size_t step = QUANT_LINE / (size_t)n_passes;
+    size_t part = a->panel_step / (size_t)n_passes;
     const char *at = c < a->n_panels * (16 / VW) ? column(a, c) : a->after ? a->after : a->w[0];
-    return (struct ahead){at + (size_t)pass * (a->panel_step / (size_t)n_passes), step};
+    return (struct ahead){at + (size_t)pass * part, QUANT_LINE / (size_t)n_passes};
 }
 
 #define COLUMN(p, N)                                                                                         \
@@ -87,87 +81,63 @@ static struct ahead ahead_of(const struct panel_args *a, int c, int pass, int n_
 #define AHEAD(p)                                                                                             \
     __builtin_prefetch(next##p, 0, 2);                                                                       \
     next##p += next.step;
-#define STORE(r, p) memcpy(y + (size_t)r * a->ldy + p * VW, &sum[p][r], sizeof sum[p][r]);
+#define ZERO(r, p) vf f##p##_##r = {0};
+#define ZERO_COLUMN(p, N) ROWS##N(ZERO, p)
+#define STORE(r, p) memcpy(y + (size_t)r * a->ldy + p * VW, &f##p##_##r, sizeof f##p##_##r);
 #define STORE_COLUMN(p, N) ROWS##N(STORE, p)
 
 #define BEGIN8(r, p) vi s##p##_##r = begin8(quad(start + 4 * r));
 #define BEGIN8_COLUMN(p, N) ROWS##N(BEGIN8, p)
 #define ADD8(r, p) s##p##_##r = add8(s##p##_##r, code##p, quad(x + 4 * r));
 #define ADD8_COLUMN(p, N)                                                                                    \
-    vi code##p = load(w##p);                                                                                 \
+    vi code##p = load(w##p + at);                                                                            \
     AHEAD(p)                                                                                                 \
-    w##p += QUANT_LINE;                                                                                      \
     ROWS##N(ADD8, p)
-#define END8(r, p)                                                                                           \
-    part[p][r] = FMADD(__builtin_convertvector(end8(s##p##_##r, quad(start + 4 * r)), vf),                   \
-                       (vf){0} + number(scale_x + 4 * r), part[p][r]);
-#define END8_COLUMN(p, N) ROWS##N(END8, p)
-#define SCALE8_COLUMN(p, N)                                                                                  \
-    vf scale##p = scales(w##p);                                                                              \
-    w##p += QUANT_LINE;
-#define SCALED8(r, p) sum[p][r] = FMADD(part[p][r], scale##p, sum[p][r]);
-#define SCALED8_COLUMN(p, N) ROWS##N(SCALED8, p)
-
-#define TILE8(N, P)                                                                                          \
-    static void int8_##N##x##P(const struct panel_args *a, const char *x, int c, float *y,                   \
-                                 struct ahead next)                                                          \
-    {                                                                                                        \
-        vf sum[P][N] = {0};                                                                                  \
-        COLS##P(COLUMN, N)                                                                                   \
-        for (int left = (int)quant_padded(DTYPE_INT8, (size_t)a->K); left > 0; left -= INT8_GROUP) {         \
-            vf part[P][N] = {0};                                                                             \
-            int n = left < INT8_GROUP ? left : INT8_GROUP;                                                   \
-            COLS##P(SCALE8_COLUMN, N)                                                                        \
-            for (int k = 0; k < n; k += QUANT_GROUP) {                                                       \
-                const char *scale_x = x, *start = x + 4 * N;                                                 \
-                x += 8 * N;                                                                                  \
-                COLS##P(BEGIN8_COLUMN, N)                                                                    \
-                for (int i = 0; i < QUANT_GROUP; i += 4, x += 4 * N) {                                       \
-                    COLS##P(ADD8_COLUMN, N)                                                                  \
-                }                                                                                            \
-                COLS##P(END8_COLUMN, N)                                                                      \
-            }                                                                                                \
-            COLS##P(SCALED8_COLUMN, N)                                                                       \
-        }                                                                                                    \
-        COLS##P(STORE_COLUMN, N)                                                                             \
-    }
+#define END8(r, p) ADD_PART(r, p, end8)
+#define END8_COLUMN(p, N)                                                                                    \
+    vf scale##p = scales(w##p, half);                                                                        \
+    ROWS##N(END8, p)
 
 #define BEGIN4(r, p) vi s##p##_##r = begin4(quad(start + 4 * r));
 #define BEGIN4_COLUMN(p, N) ROWS##N(BEGIN4, p)
 #define ADD4_LOW(r, p) s##p##_##r = add4(s##p##_##r, low##p, quad(x + 4 * r));
 #define ADD4_HIGH(r, p) s##p##_##r = add4(s##p##_##r, high##p, quad(x + 4 * N_ROWS + 4 * r));
 #define ADD4_COLUMN(p, N)                                                                                    \
-    vi codes##p = load(w##p + at), low##p = codes##p & 0x0f0f0f0f, high##p = codes##p >> 4 & 0x0f0f0f0f;     \
+    vi code##p = load(w##p + at), low##p = code##p & 0x0f0f0f0f, high##p = code##p >> 4 & 0x0f0f0f0f;        \
     AHEAD(p)                                                                                                 \
     ROWS##N(ADD4_LOW, p)                                                                                     \
     ROWS##N(ADD4_HIGH, p)
-#define END4(r, p)                                                                                           \
-    sum[p][r] = FMADD(__builtin_convertvector(end4(s##p##_##r, quad(start + 4 * r)), vf),                    \
-                      scale##p * number(scale_x + 4 * r), sum[p][r]);
+#define END4(r, p) ADD_PART(r, p, end4)
 #define END4_COLUMN(p, N)                                                                                    \
-    vf scale##p = scales_of_half(w##p, half);                                                                \
+    vf scale##p = scales(w##p, half);                                                                        \
     ROWS##N(END4, p)
-#define NEXT4_COLUMN(p, N) w##p += INT4_BLOCK_BYTES;
 
-#define TILE4(N, P)                                                                                          \
-    static void int4_##N##x##P(const struct panel_args *a, const char *x, int c, float *y,                   \
-                                 struct ahead next)                                                          \
+#define ADD_PART(r, p, end)                                                                                  \
+    f##p##_##r = FMADD(__builtin_convertvector(end(s##p##_##r, quad(start + 4 * r)), vf),                    \
+                       scale##p * number(scale_x + 4 * r), f##p##_##r);
+#define NEXT_COLUMN(p, N) w##p += block;
+
+/* P columns from c for N rows; a line has so many quads. */
+#define TILE(BITS, QUADS, N, P)                                                                              \
+    static void int##BITS##_##N##x##P(const struct panel_args *a, const char *x, int c, float *y,            \
+                                        struct ahead next)                                                   \
     {                                                                                                        \
         enum { N_ROWS = N };                                                                                 \
-        vf sum[P][N] = {0};                                                                                  \
-        size_t at = QUANT_LINE;                                                                              \
+        size_t block = quant_block_bytes(DTYPE_INT##BITS);                                                   \
         COLS##P(COLUMN, N)                                                                                   \
-        for (int left = a->K; left > 0; left -= INT4_BLOCK, at = QUANT_LINE) {                               \
+        COLS##P(ZERO_COLUMN, N)                                                                              \
+        for (int k = 0; k < a->K; k += QUANT_BLOCK) {                                                        \
+            size_t at = QUANT_LINE;                                                                          \
             for (int half = 0; half < 2; half++) {                                                           \
-                const char *scale_x = x, *start = x + 4 * N;                                                 \
+                const char *scale_x = x, *start = x + 4 * N_ROWS;                                            \
                 x += 8 * N;                                                                                  \
-                COLS##P(BEGIN4_COLUMN, N)                                                                    \
-                for (int i = 0; i < INT4_GROUP; i += 8, at += QUANT_LINE, x += 8 * N) {                      \
-                    COLS##P(ADD4_COLUMN, N)                                                                  \
+                COLS##P(BEGIN##BITS##_COLUMN, N)                                                             \
+                for (int q = 0; q < QUANT_GROUP / 4; q += QUADS, at += QUANT_LINE, x += QUADS * 4 * N) {     \
+                    COLS##P(ADD##BITS##_COLUMN, N)                                                           \
                 }                                                                                            \
-                COLS##P(END4_COLUMN, N)                                                                      \
+                COLS##P(END##BITS##_COLUMN, N)                                                               \
             }                                                                                                \
-            COLS##P(NEXT4_COLUMN, N)                                                                         \
+            COLS##P(NEXT_COLUMN, N)                                                                          \
         }                                                                                                    \
         COLS##P(STORE_COLUMN, N)                                                                             \
     }
@@ -180,15 +150,14 @@ struct tile {
 };
 
 /* For each number of rows: few rows take several columns, whose sums hide what one addition waits for the one before. */
-#define TILES_OF_FEW(XX) XX(1, FEW) XX(2, FEW) XX(3, FEW) XX(4, FEW)
-#define TILES_OF_MANY(XX) XX(5, MANY) XX(6, MANY) XX(7, MANY) XX(8, MANY)
+#define TILES_OF_FEW(XX) XX(1, FEW) XX(2, FEW) XX(3, 2) XX(4, 2)
+#define TILES_OF_MANY(XX) XX(5, 1) XX(6, 1) XX(7, 1) XX(8, 1)
 #define WITH(XX, N, P) XX(N, P)
-#define DEFINE(N, P)                                                                                         \
-    WITH(TILE8, N, P)                                                                                        \
-    WITH(TILE4, N, P)
-#define DEFINE_ONE(N, P)                                                                                     \
-    TILE8(N, 1)                                                                                              \
-    TILE4(N, 1)
+#define BOTH(N, P)                                                                                           \
+    TILE(8, 1, N, P)                                                                                         \
+    TILE(4, 2, N, P)
+#define DEFINE(N, P) WITH(BOTH, N, P)
+#define DEFINE_ONE(N, P) BOTH(N, 1)
 #define ROW_OF(KIND, N, P) {KIND##_##N##x##P, KIND##_##N##x1, P},
 #define ROW8(N, P) WITH(ROW8_OF, N, P)
 #define ROW4(N, P) WITH(ROW4_OF, N, P)
@@ -198,9 +167,6 @@ struct tile {
 TILES_OF_FEW(DEFINE_ONE)
 TILES_OF_MANY(DEFINE_ONE)
 TILES_OF_FEW(DEFINE)
-#if MANY > 1
-TILES_OF_MANY(DEFINE)
-#endif
 
 static const struct tile int8_tiles[] = {TILES_OF_FEW(ROW8) TILES_OF_MANY(ROW8)};
 static const struct tile int4_tiles[] = {TILES_OF_FEW(ROW4) TILES_OF_MANY(ROW4)};

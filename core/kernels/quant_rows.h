@@ -38,33 +38,30 @@ static inline float quantise_group(int8_t *code, const float *x, int n)
     return largest / 127;
 }
 
-/* Row r of n_rows packed together: K inputs, `padded` with padding. */
-static inline void quantise_row(char *out, int r, int n_rows, const float *x, int K, int padded, int zero)
+/* Row r of n packed together: a group of inputs, of which `left` are there. */
+static inline void pack_group(char *out, int r, int n, const float *x, int left, int zero)
 {
-    size_t n = (size_t)n_rows, at = (size_t)r * 4;
-    for (int k = 0; k < padded; k += QUANT_GROUP) {
-        int8_t code[QUANT_GROUP];
-        int left = K - k;
-        float scale = left >= QUANT_GROUP ? quantise_group(code, x + k, QUANT_GROUP)
-                                          : quantise_group(code, x + k, left > 0 ? left : 0);
-        int32_t sum = 0;
-        for (int i = 0; i < QUANT_GROUP; i++)
-            sum += code[i];
-        sum *= -zero;
-        memcpy(out + at, &scale, 4);
-        memcpy(out + 4 * n + at, &sum, 4);
-        out += 8 * n;
-        for (int i = 0; i < QUANT_GROUP; i += 4, out += 4 * n)
-            memcpy(out + at, code + i, 4);
-    }
+    int8_t code[QUANT_GROUP];
+    float scale = left >= QUANT_GROUP ? quantise_group(code, x, QUANT_GROUP) : quantise_group(code, x, left);
+    int32_t start = 0;
+    for (int i = 0; i < QUANT_GROUP; i++)
+        start -= zero * code[i];
+    out += 4 * r;
+    memcpy(out, &scale, 4);
+    memcpy(out + 4 * n, &start, 4);
+    for (int i = 0; i < QUANT_GROUP; i += 4)
+        memcpy(out + (8 + i) * n, code + i, 4);
 }
 
 static int quantise(enum dtype t, void *out, size_t ldo, const float *x, size_t ldx, int row, int n_rows, int K)
 {
-    int n = n_rows - row < QUANT_ROWS ? n_rows - row : QUANT_ROWS, padded = (int)quant_padded(t, (size_t)K);
-    char *group = (char *)out + (size_t)row * ldo;
-    for (int r = 0; r < n; r++)
-        quantise_row(group, r, n, x + (size_t)(row + r) * ldx, K, padded, quant_zero(t));
+    int n = n_rows - row < QUANT_ROWS ? n_rows - row : QUANT_ROWS, padded = (int)quant_blocks((size_t)K) * QUANT_BLOCK;
+    for (int r = 0; r < n; r++) {
+        char *to = (char *)out + (size_t)row * ldo;
+        const float *from = x + (size_t)(row + r) * ldx;
+        for (int k = 0; k < padded; k += QUANT_GROUP, to += (QUANT_GROUP + 8) * n)
+            pack_group(to, r, n, k < K ? from + k : from, k < K ? K - k : 0, quant_zero(t));
+    }
     return n;
 }
 

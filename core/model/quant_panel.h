@@ -2,8 +2,9 @@
  *
  * Thread: any; pure functions.
  *
- * int8: scale = largest magnitude / 127, code = nearest whole number to w / scale, from -127 to 127.
- * int4: see quant_panel.c; codes from -8 to 7.
+ * int8: scale = largest magnitude / 127, codes from -127 to 127.
+ * int4: scale = that weight / -8, codes from -8 to 7.
+ * Scales are rounded to bf16 first; a code is the nearest to w / scale that there is.
  * A group with a weight that is not finite has a scale that is NaN, and so have its products. */
 #ifndef PREFIXD_QUANT_PANEL_H
 #define PREFIXD_QUANT_PANEL_H
