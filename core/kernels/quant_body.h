@@ -4,8 +4,9 @@
  *     begin8(start), add8(sum, w, x), end8(sum, start)
  *     begin4, add4, end4: the same for w below 16, with no more than eight additions between begin4 and end4
  *
- * Sums of whole numbers are exact. An output is, over its groups in order, the sum of whole * (scale * row's scale),
- * where each addition is fused with its product: the same bits for any number of rows and on every instruction set.
+ * Sums of whole numbers are exact. An output is, over its groups in order, the sum of scale * part, a part that over
+ * the group's halves of row's scale * whole; each addition is fused with its product: the same bits for any number
+ * of rows and on every instruction set.
  *
  * Accumulators are named variables because gcc 12 keeps arrays of them in memory; the sums over groups, touched
  * once a group, stay in memory on purpose. */
@@ -22,10 +23,10 @@ static inline vi load(const char *p)
 }
 
 /* Scales of the first or second group of a block. */
-static inline vf scales(const char *p, int half)
+static inline vf scales(const char *p, int group)
 {
     vi both = load(p);
-    return (vf)(half ? both & (int32_t)0xffff0000 : both << 16);
+    return (vf)(group ? both & (int32_t)0xffff0000 : both << 16);
 }
 
 static inline int32_t quad(const char *x)
@@ -78,10 +79,8 @@ static inline void ahead(const char *w, size_t next)
     vi code##p = load(w##p + at);                                                                            \
     ahead(w##p + at, next);                                                                                  \
     ROWS##N(ADD8, p)
-#define END8(r, p) ADD_PART(r, p, end8)
-#define END8_COLUMN(p, N)                                                                                    \
-    vf scale##p = scales(w##p, half);                                                                        \
-    ROWS##N(END8, p)
+#define END8(r, p) END_HALF(r, p, end8)
+#define END8_COLUMN(p, N) ROWS##N(END8, p)
 
 #define BEGIN4(r, p) vi s##p##_##r = begin4(quad(start + 4 * r));
 #define BEGIN4_COLUMN(p, N) ROWS##N(BEGIN4, p)
@@ -92,14 +91,16 @@ static inline void ahead(const char *w, size_t next)
     ahead(w##p + at, next);                                                                                  \
     ROWS##N(ADD4_LOW, p)                                                                                     \
     ROWS##N(ADD4_HIGH, p)
-#define END4(r, p) ADD_PART(r, p, end4)
-#define END4_COLUMN(p, N)                                                                                    \
-    vf scale##p = scales(w##p, half);                                                                        \
-    ROWS##N(END4, p)
+#define END4(r, p) END_HALF(r, p, end4)
+#define END4_COLUMN(p, N) ROWS##N(END4, p)
 
-#define ADD_PART(r, p, end)                                                                                  \
-    sum[p][r] = FMADD(__builtin_convertvector(end(s##p##_##r, quad(start + 4 * r)), vf),                     \
-                      scale##p * number(scale_x + 4 * r), sum[p][r]);
+#define END_HALF(r, p, end)                                                                                  \
+    part[p][r] = FMADD(__builtin_convertvector(end(s##p##_##r, quad(start + 4 * r)), vf),                    \
+                       (vf){0} + number(scale_x + 4 * r), part[p][r]);
+#define ADD_PART(r, p) sum[p][r] = FMADD(part[p][r], scale##p, sum[p][r]);
+#define ADD_COLUMN(p, N)                                                                                     \
+    vf scale##p = scales(w##p, group);                                                                       \
+    ROWS##N(ADD_PART, p)
 #define NEXT_COLUMN(p, N) w##p += block;
 
 /* P columns from c for N rows; a line has so many quads. */
@@ -112,14 +113,18 @@ static inline void ahead(const char *w, size_t next)
         COLS##P(COLUMN, N)                                                                                   \
         for (int k = 0; k < a->K; k += QUANT_BLOCK) {                                                        \
             size_t at = QUANT_LINE;                                                                          \
-            for (int half = 0; half < 2; half++) {                                                           \
-                const char *scale_x = x, *start = x + 4 * N_ROWS;                                            \
-                x += 8 * N;                                                                                  \
-                COLS##P(BEGIN##BITS##_COLUMN, N)                                                             \
-                for (int q = 0; q < QUANT_GROUP / 4; q += QUADS, at += QUANT_LINE, x += QUADS * 4 * N) {     \
-                    COLS##P(ADD##BITS##_COLUMN, N)                                                           \
+            for (int group = 0; group < 2; group++) {                                                        \
+                vf part[P][N] = {0};                                                                         \
+                for (int half = 0; half < 2; half++) {                                                       \
+                    const char *scale_x = x, *start = x + 4 * N_ROWS;                                        \
+                    x += 8 * N;                                                                              \
+                    COLS##P(BEGIN##BITS##_COLUMN, N)                                                         \
+                    for (int q = 0; q < QUANT_HALF / 4; q += QUADS, at += QUANT_LINE, x += QUADS * 4 * N) {  \
+                        COLS##P(ADD##BITS##_COLUMN, N)                                                       \
+                    }                                                                                        \
+                    COLS##P(END##BITS##_COLUMN, N)                                                           \
                 }                                                                                            \
-                COLS##P(END##BITS##_COLUMN, N)                                                               \
+                COLS##P(ADD_COLUMN, N)                                                                       \
             }                                                                                                \
             COLS##P(NEXT_COLUMN, N)                                                                          \
         }                                                                                                    \

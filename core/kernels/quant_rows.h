@@ -19,12 +19,12 @@ static inline int32_t magnitude(const float *x, int n)
 }
 
 /* Codes of n inputs that share a scale, which is returned: NaN if one is not finite, so that their products are. */
-static inline float quantise_group(int8_t *code, const float *x, int n)
+static inline float quantise_half(int8_t *code, const float *x, int n)
 {
     enum { INFINITE = 0x7f800000, TINY = 0x04000000 }; /* 127 / 1.5e-36 is finite */
     int32_t most = magnitude(x, n);
     float largest, nan = __builtin_nanf("");
-    memset(code, 0, QUANT_GROUP);
+    memset(code, 0, QUANT_HALF);
     if (most < TINY || most >= INFINITE)
         return most < TINY ? 0 : nan;
     memcpy(&largest, &most, sizeof largest);
@@ -38,18 +38,18 @@ static inline float quantise_group(int8_t *code, const float *x, int n)
     return largest / 127;
 }
 
-/* Row r of n packed together: a group of inputs, of which `left` are there. */
-static inline void pack_group(char *out, int r, int n, const float *x, int left, int zero)
+/* Row r of n packed together: half a group of inputs, of which `left` are there. */
+static inline void pack_half(char *out, int r, int n, const float *x, int left, int zero)
 {
-    int8_t code[QUANT_GROUP];
-    float scale = left >= QUANT_GROUP ? quantise_group(code, x, QUANT_GROUP) : quantise_group(code, x, left);
+    int8_t code[QUANT_HALF];
+    float scale = left >= QUANT_HALF ? quantise_half(code, x, QUANT_HALF) : quantise_half(code, x, left);
     int32_t start = 0;
-    for (int i = 0; i < QUANT_GROUP; i++)
+    for (int i = 0; i < QUANT_HALF; i++)
         start -= zero * code[i];
     out += 4 * r;
     memcpy(out, &scale, 4);
     memcpy(out + 4 * n, &start, 4);
-    for (int i = 0; i < QUANT_GROUP; i += 4)
+    for (int i = 0; i < QUANT_HALF; i += 4)
         memcpy(out + (8 + i) * n, code + i, 4);
 }
 
@@ -59,8 +59,8 @@ static int quantise(enum dtype t, void *out, size_t ldo, const float *x, size_t 
     for (int r = 0; r < n; r++) {
         char *to = (char *)out + (size_t)row * ldo;
         const float *from = x + (size_t)(row + r) * ldx;
-        for (int k = 0; k < padded; k += QUANT_GROUP, to += (QUANT_GROUP + 8) * n)
-            pack_group(to, r, n, k < K ? from + k : from, k < K ? K - k : 0, quant_zero(t));
+        for (int k = 0; k < padded; k += QUANT_HALF, to += (QUANT_HALF + 8) * n)
+            pack_half(to, r, n, k < K ? from + k : from, k < K ? K - k : 0, quant_zero(t));
     }
     return n;
 }
