@@ -36,11 +36,10 @@ static inline int32_t quad(const char *x)
     return four;
 }
 
-static inline float number(const char *x)
+/* A row's scale in every lane. */
+static inline vf number(const char *x)
 {
-    float f;
-    memcpy(&f, x, sizeof f);
-    return f;
+    return (vf)((vi){0} + quad(x));
 }
 
 #define ROWS1(XX, p) XX(0, p)
@@ -96,7 +95,7 @@ static inline void ahead(const char *w, size_t next)
 
 #define END_HALF(r, p, end)                                                                                  \
     part[p][r] = FMADD(__builtin_convertvector(end(s##p##_##r, quad(start + 4 * r)), vf),                    \
-                       (vf){0} + number(scale_x + 4 * r), part[p][r]);
+                       number(scale_x + 4 * r), part[p][r]);
 #define ADD_PART(r, p) sum[p][r] = FMADD(part[p][r], scale##p, sum[p][r]);
 #define ADD_COLUMN(p, N)                                                                                     \
     vf scale##p = scales(w##p, group);                                                                       \
