@@ -1,5 +1,5 @@
 /* Products with int8 and int4 weights, written once over vectors of VW outputs; each instruction set's file
- * includes this with its own VW, NAME, FEW and MANY (columns that few and many rows take at once) and the
+ * includes this with its own VW, NAME, TWO and FOUR (columns that up to two and up to four rows take at once) and the
  * operations on whole numbers, in which u8 times int8 of four neighbours are added to each lane:
  *     begin8(start), add8(sum, w, x), end8(sum, start)
  *     begin4, add4, end4: the same for w below 16, with no more than eight additions between begin4 and end4
@@ -8,8 +8,7 @@
  * the group's halves of row's scale * whole; each addition is fused with its product: the same bits for any number
  * of rows and on every instruction set.
  *
- * Accumulators are named variables because gcc 12 keeps arrays of them in memory; the sums over groups, touched
- * once a group, stay in memory on purpose. */
+ * Accumulators are named variables because gcc 12 keeps arrays of them in memory. */
 #include "core/kernels/kernels.h"
 #include "core/kernels/quant_rows.h"
 
@@ -137,9 +136,9 @@ struct tile {
     int n_columns;
 };
 
-/* For each number of rows: few rows take several columns, whose sums hide what one addition waits for the one before. */
-#define TILES_OF_FEW(XX) XX(1, FEW) XX(2, FEW) XX(3, FEW) XX(4, FEW)
-#define TILES_OF_MANY(XX) XX(5, MANY) XX(6, MANY) XX(7, MANY) XX(8, MANY)
+/* For each number of rows: few take several columns, whose sums hide what one addition waits for the one before;
+ * from five rows on the sums, parts and accumulators of one column fill the registers. */
+#define TILES(XX) XX(1, TWO) XX(2, TWO) XX(3, FOUR) XX(4, FOUR) XX(5, 1) XX(6, 1) XX(7, 1) XX(8, 1)
 #define WITH(XX, N, P) XX(N, P)
 #define BOTH(N, P)                                                                                           \
     TILE(8, 1, N, P)                                                                                         \
@@ -152,15 +151,15 @@ struct tile {
 #define ROW8_OF(N, P) ROW_OF(int8, N, P)
 #define ROW4_OF(N, P) ROW_OF(int4, N, P)
 
-TILES_OF_FEW(DEFINE_ONE)
-TILES_OF_MANY(DEFINE_ONE)
-TILES_OF_FEW(DEFINE)
-#if MANY > 1
-TILES_OF_MANY(DEFINE)
+TILES(DEFINE_ONE)
+#if FOUR > 1
+DEFINE(3, FOUR)
+DEFINE(4, FOUR)
 #endif
+DEFINE(1, TWO)
+DEFINE(2, TWO)
 
-static const struct tile int8_tiles[] = {TILES_OF_FEW(ROW8) TILES_OF_MANY(ROW8)};
-static const struct tile int4_tiles[] = {TILES_OF_FEW(ROW4) TILES_OF_MANY(ROW4)};
+static const struct tile int8_tiles[] = {TILES(ROW8)}, int4_tiles[] = {TILES(ROW4)};
 
 /* Columns first: each meets all rows while it is in the cache. */
 static void full_groups(const struct panel_args *a, const struct tile *t, int n_full)
