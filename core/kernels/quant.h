@@ -1,9 +1,9 @@
 /* How whole-number weights, and the rows that meet them, lie in memory.
  *
- * Thread: any; pure functions. A weight is scale * (code - zero), an activation scale * code, with a scale for
- * each output or row and QUANT_GROUP inputs: rows have single inputs far larger than the rest, which cost the
- * others of their group their precision. Sums of products of codes are exact, so what an output is depends on
- * no order but that of its groups.
+ * Thread: any; pure functions. A weight is scale * (code - zero), with a scale for each output and group of 32
+ * inputs. An activation is scale * code, with a scale for each row and half a group: rows have single inputs far
+ * larger than the rest, which cost those that share their scale their precision. Sums of products of codes are
+ * exact, so what an output is depends on no order but that of its groups.
  *
  * A panel of sixteen outputs (core/model/model.h) is read front to back. Inputs lie in fours ("quads"), because
  * the CPU's instruction multiplies four neighbouring bytes and adds the products; they are padded with zeros to
@@ -14,7 +14,7 @@
  *           after it, zero 8
  *
  * Rows are packed in groups of QUANT_ROWS, the last one of those that are left (n below), with the same padding:
- *     for every group of inputs: f32 scale [n], int32 start [n] = -zero * sum of the codes, int8 code [8 quads, n, 4]
+ *     for every half of a group: f32 scale [n], int32 start [n] = -zero * sum of the codes, int8 code [4 quads, n, 4]
  * A sum that begins at `start` is the product without the weights' zero. */
 #ifndef PREFIXD_QUANT_H
 #define PREFIXD_QUANT_H
@@ -23,7 +23,8 @@
 
 enum {
     QUANT_ROWS = 8,
-    QUANT_GROUP = 32, /* inputs that share a scale */
+    QUANT_GROUP = 32, /* inputs of an output that share a scale */
+    QUANT_HALF = 16,  /* inputs of a row that share one */
     QUANT_BLOCK = 2 * QUANT_GROUP,
     QUANT_LINE = 64, /* bytes: a block's scales, or the codes of sixteen outputs for one quad of int8, two of int4 */
     INT8_ZERO = 128,
@@ -54,7 +55,7 @@ static inline size_t quant_panel_bytes(enum dtype t, size_t n_in)
 /* Bytes of a packed row; a group of rows begins at its first row's number times this. */
 static inline size_t quant_row_bytes(size_t n_in)
 {
-    return quant_blocks(n_in) * 2 * (QUANT_GROUP + 8);
+    return quant_blocks(n_in) * (QUANT_BLOCK / QUANT_HALF) * (QUANT_HALF + 8);
 }
 
 #endif

@@ -46,7 +46,8 @@ static inline vi end4(vi sum, int32_t start)
 
 #define FMADD(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define VW 8
-#define FEW 2
+#define TWO 2
+#define FOUR 1
 #define NAME quant_avx2
 #include "core/kernels/quant_body.h"
 #endif

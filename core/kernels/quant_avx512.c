@@ -46,7 +46,8 @@ static inline vi end4(vi sum, int32_t start)
 
 #define FMADD(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define VW 16
-#define FEW 4
+#define TWO 4
+#define FOUR 1
 #define NAME quant_avx512
 #include "core/kernels/quant_body.h"
 #endif

@@ -1,14 +1,14 @@
 /* Products with int8 and int4 weights, written once over vectors of VW outputs; each instruction set's file
- * includes this with its own VW, NAME, FEW and MANY (columns that few and many rows take at once) and the
+ * includes this with its own VW, NAME, TWO and FOUR (columns that up to two and up to four rows take at once) and the
  * operations on whole numbers, in which u8 times int8 of four neighbours are added to each lane:
  *     begin8(start), add8(sum, w, x), end8(sum, start)
  *     begin4, add4, end4: the same for w below 16, with no more than eight additions between begin4 and end4
  *
- * Sums of whole numbers are exact. An output is, over its groups in order, the sum of whole * (scale * row's scale),
- * where each addition is fused with its product: the same bits for any number of rows and on every instruction set.
+ * Sums of whole numbers are exact. An output is, over its groups in order, the sum of scale * part, a part that over
+ * the group's halves of row's scale * whole; each addition is fused with its product: the same bits for any number
+ * of rows and on every instruction set.
  *
- * Accumulators are named variables because gcc 12 keeps arrays of them in memory; the sums over groups, touched
- * once a group, stay in memory on purpose. */
+ * Accumulators are named variables because gcc 12 keeps arrays of them in memory. */
 #include "core/kernels/kernels.h"
 #include "core/kernels/quant_rows.h"
 
@@ -22,10 +22,10 @@ static inline vi load(const char *p)
 }
 
 /* Scales of the first or second group of a block. */
-static inline vf scales(const char *p, int half)
+static inline vf scales(const char *p, int group)
 {
     vi both = load(p);
-    return (vf)(half ? both & (int32_t)0xffff0000 : both << 16);
+    return (vf)(group ? both & (int32_t)0xffff0000 : both << 16);
 }
 
 static inline int32_t quad(const char *x)
@@ -35,11 +35,10 @@ static inline int32_t quad(const char *x)
     return four;
 }
 
-static inline float number(const char *x)
+/* A row's scale in every lane. */
+static inline vf number(const char *x)
 {
-    float f;
-    memcpy(&f, x, sizeof f);
-    return f;
+    return (vf)((vi){0} + quad(x));
 }
 
 #define ROWS1(XX, p) XX(0, p)
@@ -81,9 +80,7 @@ static struct ahead ahead_of(const struct panel_args *a, int c, int pass, int n_
 #define AHEAD(p)                                                                                             \
     __builtin_prefetch(next##p, 0, 2);                                                                       \
     next##p += next.step;
-#define ZERO(r, p) vf f##p##_##r = {0};
-#define ZERO_COLUMN(p, N) ROWS##N(ZERO, p)
-#define STORE(r, p) memcpy(y + (size_t)r * a->ldy + p * VW, &f##p##_##r, sizeof f##p##_##r);
+#define STORE(r, p) memcpy(y + (size_t)r * a->ldy + p * VW, &sum[p][r], sizeof sum[p][r]);
 #define STORE_COLUMN(p, N) ROWS##N(STORE, p)
 
 #define BEGIN8(r, p) vi s##p##_##r = begin8(quad(start + 4 * r));
@@ -93,10 +90,8 @@ static struct ahead ahead_of(const struct panel_args *a, int c, int pass, int n_
     vi code##p = load(w##p + at);                                                                            \
     AHEAD(p)                                                                                                 \
     ROWS##N(ADD8, p)
-#define END8(r, p) ADD_PART(r, p, end8)
-#define END8_COLUMN(p, N)                                                                                    \
-    vf scale##p = scales(w##p, half);                                                                        \
-    ROWS##N(END8, p)
+#define END8(r, p) END_HALF(r, p, end8)
+#define END8_COLUMN(p, N) ROWS##N(END8, p)
 
 #define BEGIN4(r, p) vi s##p##_##r = begin4(quad(start + 4 * r));
 #define BEGIN4_COLUMN(p, N) ROWS##N(BEGIN4, p)
@@ -107,14 +102,16 @@ static struct ahead ahead_of(const struct panel_args *a, int c, int pass, int n_
     AHEAD(p)                                                                                                 \
     ROWS##N(ADD4_LOW, p)                                                                                     \
     ROWS##N(ADD4_HIGH, p)
-#define END4(r, p) ADD_PART(r, p, end4)
-#define END4_COLUMN(p, N)                                                                                    \
-    vf scale##p = scales(w##p, half);                                                                        \
-    ROWS##N(END4, p)
+#define END4(r, p) END_HALF(r, p, end4)
+#define END4_COLUMN(p, N) ROWS##N(END4, p)
 
-#define ADD_PART(r, p, end)                                                                                  \
-    f##p##_##r = FMADD(__builtin_convertvector(end(s##p##_##r, quad(start + 4 * r)), vf),                    \
-                       scale##p * number(scale_x + 4 * r), f##p##_##r);
+#define END_HALF(r, p, end)                                                                                  \
+    part[p][r] = FMADD(__builtin_convertvector(end(s##p##_##r, quad(start + 4 * r)), vf),                    \
+                       number(scale_x + 4 * r), part[p][r]);
+#define ADD_PART(r, p) sum[p][r] = FMADD(part[p][r], scale##p, sum[p][r]);
+#define ADD_COLUMN(p, N)                                                                                     \
+    vf scale##p = scales(w##p, group);                                                                       \
+    ROWS##N(ADD_PART, p)
 #define NEXT_COLUMN(p, N) w##p += block;
 
 /* P columns from c for N rows; a line has so many quads. */
@@ -123,19 +120,23 @@ static struct ahead ahead_of(const struct panel_args *a, int c, int pass, int n_
                                         struct ahead next)                                                   \
     {                                                                                                        \
         enum { N_ROWS = N };                                                                                 \
+        vf sum[P][N] = {0};                                                                                  \
         size_t block = quant_block_bytes(DTYPE_INT##BITS);                                                   \
         COLS##P(COLUMN, N)                                                                                   \
-        COLS##P(ZERO_COLUMN, N)                                                                              \
         for (int k = 0; k < a->K; k += QUANT_BLOCK) {                                                        \
             size_t at = QUANT_LINE;                                                                          \
-            for (int half = 0; half < 2; half++) {                                                           \
-                const char *scale_x = x, *start = x + 4 * N_ROWS;                                            \
-                x += 8 * N;                                                                                  \
-                COLS##P(BEGIN##BITS##_COLUMN, N)                                                             \
-                for (int q = 0; q < QUANT_GROUP / 4; q += QUADS, at += QUANT_LINE, x += QUADS * 4 * N) {     \
-                    COLS##P(ADD##BITS##_COLUMN, N)                                                           \
+            for (int group = 0; group < 2; group++) {                                                        \
+                vf part[P][N] = {0};                                                                         \
+                for (int half = 0; half < 2; half++) {                                                       \
+                    const char *scale_x = x, *start = x + 4 * N_ROWS;                                        \
+                    x += 8 * N;                                                                              \
+                    COLS##P(BEGIN##BITS##_COLUMN, N)                                                         \
+                    for (int q = 0; q < QUANT_HALF / 4; q += QUADS, at += QUANT_LINE, x += QUADS * 4 * N) {  \
+                        COLS##P(ADD##BITS##_COLUMN, N)                                                       \
+                    }                                                                                        \
+                    COLS##P(END##BITS##_COLUMN, N)                                                           \
                 }                                                                                            \
-                COLS##P(END##BITS##_COLUMN, N)                                                               \
+                COLS##P(ADD_COLUMN, N)                                                                       \
             }                                                                                                \
             COLS##P(NEXT_COLUMN, N)                                                                          \
         }                                                                                                    \
@@ -149,9 +150,9 @@ struct tile {
     int n_columns;
 };
 
-/* For each number of rows: few rows take several columns, whose sums hide what one addition waits for the one before. */
-#define TILES_OF_FEW(XX) XX(1, FEW) XX(2, FEW) XX(3, 2) XX(4, 2)
-#define TILES_OF_MANY(XX) XX(5, 1) XX(6, 1) XX(7, 1) XX(8, 1)
+/* For each number of rows: few take several columns, whose sums hide what one addition waits for the one before;
+ * from five rows on the sums, parts and accumulators of one column fill the registers. */
+#define TILES(XX) XX(1, TWO) XX(2, TWO) XX(3, FOUR) XX(4, FOUR) XX(5, 1) XX(6, 1) XX(7, 1) XX(8, 1)
 #define WITH(XX, N, P) XX(N, P)
 #define BOTH(N, P)                                                                                           \
     TILE(8, 1, N, P)                                                                                         \
@@ -164,12 +165,15 @@ struct tile {
 #define ROW8_OF(N, P) ROW_OF(int8, N, P)
 #define ROW4_OF(N, P) ROW_OF(int4, N, P)
 
-TILES_OF_FEW(DEFINE_ONE)
-TILES_OF_MANY(DEFINE_ONE)
-TILES_OF_FEW(DEFINE)
+TILES(DEFINE_ONE)
+#if FOUR > 1
+DEFINE(3, FOUR)
+DEFINE(4, FOUR)
+#endif
+DEFINE(1, TWO)
+DEFINE(2, TWO)
 
-static const struct tile int8_tiles[] = {TILES_OF_FEW(ROW8) TILES_OF_MANY(ROW8)};
-static const struct tile int4_tiles[] = {TILES_OF_FEW(ROW4) TILES_OF_MANY(ROW4)};
+static const struct tile int8_tiles[] = {TILES(ROW8)}, int4_tiles[] = {TILES(ROW4)};
 
 /* Columns first: each meets all rows while it is in the cache. */
 static void full_groups(const struct panel_args *a, const struct tile *t, int n_full)

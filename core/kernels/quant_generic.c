@@ -27,31 +27,34 @@ static void add_quad(int32_t sum[16], const uint8_t *w, const char *x, int shift
             sum[o] += (w[o * 4 + i] >> shift & mask) * (signed char)x[i];
 }
 
-static void add_group(int32_t sum[16], enum dtype t, const uint8_t *w, const char *x, int n)
+/* Half a group: sixteen outputs' parts grow by the row's scale times the sum. */
+static void add_half(enum dtype t, const uint8_t *w, struct part p, int n, float out[16])
 {
-    for (int q = 0; q < QUANT_GROUP / 4; q++)
+    int32_t sum[16];
+    for (int o = 0; o < 16; o++)
+        sum[o] = p.start;
+    for (int q = 0; q < QUANT_HALF / 4; q++)
         if (t == DTYPE_INT8)
-            add_quad(sum, w + q * QUANT_LINE, x + q * 4 * n, 0, 0xff);
+            add_quad(sum, w + q * QUANT_LINE, p.codes + q * 4 * n, 0, 0xff);
         else
-            add_quad(sum, w + q / 2 * QUANT_LINE, x + q * 4 * n, q % 2 * 4, 0xf);
+            add_quad(sum, w + q / 2 * QUANT_LINE, p.codes + q * 4 * n, q % 2 * 4, 0xf);
+    for (int o = 0; o < 16; o++)
+        out[o] = fmaf((float)sum[o], p.scale, out[o]);
 }
 
 /* Row r of n packed together, with one panel. */
 static void one_row(enum dtype t, const char *x, int r, int n, const char *w, int K, float *y)
 {
-    size_t codes = (quant_block_bytes(t) - QUANT_LINE) / 2; /* of a group */
+    enum { HALVES = QUANT_BLOCK / QUANT_HALF };
+    size_t codes = (quant_block_bytes(t) - QUANT_LINE) / HALVES; /* of half a group */
     memset(y, 0, 16 * sizeof *y);
     for (int k = 0; k < K; k += QUANT_BLOCK, w += quant_block_bytes(t))
-        for (size_t half = 0; half < 2; half++, x += (8 + QUANT_GROUP) * n) {
-            struct part p = part_of(x, r, n);
-            int32_t sum[16];
-            for (int o = 0; o < 16; o++)
-                sum[o] = p.start;
-            add_group(sum, t, (const uint8_t *)w + QUANT_LINE + half * codes, p.codes, n);
-            for (size_t o = 0; o < 16; o++) {
-                uint16_t scale = ((const uint16_t *)(const void *)w)[2 * o + half];
-                y[o] = fmaf((float)sum[o], bf16_to_f32(scale) * p.scale, y[o]);
-            }
+        for (size_t g = 0; g < 2; g++) {
+            float sum[16] = {0};
+            for (size_t h = 2 * g; h < 2 * g + 2; h++, x += (8 + QUANT_HALF) * n)
+                add_half(t, (const uint8_t *)w + QUANT_LINE + h * codes, part_of(x, r, n), n, sum);
+            for (size_t o = 0; o < 16; o++)
+                y[o] = fmaf(sum[o], bf16_to_f32(((const uint16_t *)(const void *)w)[2 * o + g]), y[o]);
         }
 }
 

@@ -26,7 +26,8 @@ static inline vi end8(vi sum, int32_t start)
 #define end4 end8
 #define FMADD(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define VW 16
-#define FEW 4
+#define TWO 4
+#define FOUR 2
 #define NAME quant_vnni
 #include "core/kernels/quant_body.h"
 #endif

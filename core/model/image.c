@@ -24,6 +24,15 @@ static bool is_matrix_dtype(uint32_t t)
     return t == DTYPE_F32 || t == DTYPE_BF16 || t == DTYPE_INT8 || t == DTYPE_INT4;
 }
 
+/* Embedding and head of an int4 model are int8: int4 there costs as much perplexity as in all layers. */
+static enum dtype dtype_of(enum role role, enum dtype dtype)
+{
+    bool is_vocabulary = role == ROLE_EMBED || role == ROLE_HEAD;
+    if (!roles_is_matrix(role))
+        return DTYPE_F32;
+    return is_vocabulary && dtype == DTYPE_INT4 ? DTYPE_INT8 : dtype;
+}
+
 /* What a slot must look like, apart from its place; desc_check bounds all products. */
 static struct image_tensor slot_shape(const struct model_desc *d, enum dtype dtype,
                                       size_t slot)
@@ -37,7 +46,7 @@ static struct image_tensor slot_shape(const struct model_desc *d, enum dtype dty
     uint64_t rows = (uint64_t)s.n_out;
     t.n_out = (uint32_t)s.n_out;
     t.n_in = (uint32_t)s.n_in;
-    t.dtype = roles_is_matrix(role) ? dtype : DTYPE_F32;
+    t.dtype = dtype_of(role, dtype);
     if (roles_is_matrix(role))
         rows = (rows + PANEL - 1) / PANEL *
                matrix_panel_elems((enum dtype)t.dtype, (size_t)s.n_in);

@@ -44,10 +44,15 @@ static float inverse_of(float scale)
     return fabsf(scale) >= 1e-38f ? 1 / scale : 0;
 }
 
-static int code_of(float w, float inverse, int lowest, int highest)
+/* Codes of the group's n weights, those of padding included; lowest <= 0 <= highest. */
+static void codes_of(const float *w, size_t n, float inverse, float lowest, float highest, int code[QUANT_GROUP])
 {
-    float code = nearbyintf(w * inverse);
-    return code < (float)lowest ? lowest : code > (float)highest ? highest : (int)code;
+    memset(code, 0, QUANT_GROUP * sizeof *code);
+    for (size_t i = 0; i < n; i++) {
+        float t = w[i] * inverse;
+        t = t < lowest ? lowest : t > highest ? highest : t;
+        code[i] = (int)(t + 12582912.0f) - 12582912; /* 1.5 * 2^23: rounds to the nearest, ties to even */
+    }
 }
 
 static float scale_of(enum dtype t, const float *w, size_t n)
@@ -56,28 +61,39 @@ static float scale_of(enum dtype t, const float *w, size_t n)
     return rounded(t == DTYPE_INT8 ? fabsf(largest) / 127 : largest / -8);
 }
 
-/* A group of n weights of one output: inputs first .. of a block. */
-static void pack_group(enum dtype t, const float *w, size_t first, size_t n, size_t lane, unsigned char *block)
+/* Quads of a group in a panel, one output's: of int8 each in a line, of int4 two. */
+static void place_codes(enum dtype t, const int code[QUANT_GROUP], size_t lane, unsigned char *lines)
 {
-    float scale = scale_of(t, w, n), inverse = inverse_of(scale);
-    uint16_t *scales = (uint16_t *)(void *)block;
-    int zero = quant_zero(t), low = t == DTYPE_INT8 ? -127 : -8, high = t == DTYPE_INT8 ? 127 : 7;
-    scales[2 * lane + first / QUANT_GROUP] = f32_to_bf16(scale);
-    for (size_t i = 0; i < QUANT_GROUP; i++) {
-        struct place at = place_of(t, first + i, lane);
-        int code = i < n && scale == scale ? code_of(w[i], inverse, low, high) : 0;
-        block[QUANT_LINE + at.byte] |= (unsigned char)((zero + code) << at.shift);
+    int zero = quant_zero(t);
+    lines += lane * 4;
+    for (size_t i = 0; i < QUANT_GROUP && t == DTYPE_INT8; i++)
+        lines[i / 4 * QUANT_LINE + i % 4] = (unsigned char)(zero + code[i]);
+    for (size_t i = 0; i < QUANT_GROUP / 2 && t == DTYPE_INT4; i++) {
+        size_t first = i / 4 * 8 + i % 4;
+        lines[i / 4 * QUANT_LINE + i % 4] =
+            (unsigned char)((zero + code[first]) | (zero + code[first + 4]) << 4);
     }
+}
+
+/* A group of n weights of one output: the first or the second of a block. */
+static void pack_group(enum dtype t, const float *w, size_t n, size_t lane, size_t group, unsigned char *block)
+{
+    float scale = scale_of(t, w, n);
+    size_t lines = (quant_block_bytes(t) - QUANT_LINE) / 2;
+    int code[QUANT_GROUP];
+    ((uint16_t *)(void *)block)[2 * lane + group] = f32_to_bf16(scale);
+    codes_of(w, scale == scale ? n : 0, inverse_of(scale), t == DTYPE_INT8 ? -127 : -8,
+             t == DTYPE_INT8 ? 127 : 7, code);
+    place_codes(t, code, lane, block + QUANT_LINE + group * lines);
 }
 
 void quant_panel_pack(enum dtype t, const float *rows, size_t n_in, void *panel)
 {
-    memset(panel, 0, quant_panel_bytes(t, n_in));
     for (size_t k = 0; k < quant_blocks(n_in) * QUANT_BLOCK; k += QUANT_GROUP)
         for (size_t o = 0; o < LANES; o++) {
             size_t left = k < n_in ? n_in - k : 0;
-            pack_group(t, left ? rows + o * n_in + k : rows, k % QUANT_BLOCK, left < QUANT_GROUP ? left : QUANT_GROUP,
-                       o, (unsigned char *)panel + k / QUANT_BLOCK * quant_block_bytes(t));
+            pack_group(t, left ? rows + o * n_in + k : rows, left < QUANT_GROUP ? left : QUANT_GROUP, o,
+                       k / QUANT_GROUP % 2, (unsigned char *)panel + k / QUANT_BLOCK * quant_block_bytes(t));
         }
 }
 

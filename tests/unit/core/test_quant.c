@@ -78,8 +78,8 @@ static void run(const struct kernels *k, const struct product *p, const float *x
 
 /* ---- packing ---- */
 
-/* Scale and codes of one group of a row of x, from what they should be: no look at the packed bytes. */
-static float row_group(const float *x, int n, int *code)
+/* Scale and codes of half a group of a row of x, from what they should be: no look at the packed bytes. */
+static float row_half(const float *x, int n, int *code)
 {
     float most = 0;
     for (int i = 0; i < n; i++)
@@ -94,11 +94,11 @@ static int min_int(int a, int b)
     return a < b ? a : b;
 }
 
-/* Checks the bytes of group `first` .. of row r in its packed group of n rows; returns where the next begins. */
-static const char *check_group(const char *at, const float *x, enum dtype t, int first, int K, int r, int n)
+/* Checks the bytes of the half group `first` .. of row r in its packed group of n rows; returns where the next begins. */
+static const char *check_half(const char *at, const float *x, enum dtype t, int first, int K, int r, int n)
 {
-    int code[QUANT_GROUP] = {0}, sum = 0, len = QUANT_GROUP;
-    float scale = row_group(x + first, min_int(len, K - first < 0 ? 0 : K - first), code), got_scale;
+    int code[QUANT_HALF] = {0}, sum = 0, len = QUANT_HALF;
+    float scale = row_half(x + first, min_int(len, K - first < 0 ? 0 : K - first), code), got_scale;
     int32_t start;
     memcpy(&got_scale, at + 4 * r, 4);
     memcpy(&start, at + 4 * n + 4 * r, 4);
@@ -121,8 +121,8 @@ static void check_rows(const struct kernels *k, struct rng *rng, enum dtype t, i
     for (int r = 0; r < R; r++) {
         int first = r / QUANT_ROWS * QUANT_ROWS, n = min_int(QUANT_ROWS, R - first);
         const char *at = rows + (size_t)first * len;
-        for (int g = 0; g < (int)quant_blocks((size_t)K) * QUANT_BLOCK; g += QUANT_GROUP)
-            at = check_group(at, p.x + r * K, t, g, K, r - first, n);
+        for (int g = 0; g < (int)quant_blocks((size_t)K) * QUANT_BLOCK; g += QUANT_HALF)
+            at = check_half(at, p.x + r * K, t, g, K, r - first, n);
         EXPECT(at == rows + (size_t)(first + n) * len);
     }
     free(rows);
@@ -199,9 +199,9 @@ static double definition(const struct product *p, int row, const float *weights,
     double sum = 0;
     *size = 0;
     for (int first = 0, n; first < p->K; first += n) {
-        int code[QUANT_GROUP];
-        n = min_int(QUANT_GROUP, p->K - first);
-        double scale = (double)row_group(p->x + row * p->K + first, n, code);
+        int code[QUANT_HALF];
+        n = min_int(QUANT_HALF, p->K - first);
+        double scale = (double)row_half(p->x + row * p->K + first, n, code);
         for (int i = 0; i < n; i++) {
             sum += scale * code[i] * (double)weights[first + i];
             *size += fabs(scale * code[i] * (double)weights[first + i]);
