@@ -12,7 +12,7 @@
     S(name, "name", "name", "", NULL, "the base model's name in the API (default: from the path)")         \
     S(adapters, "adapters", "adapters", "", NULL, "folder of adapters to load, and to watch for changes")  \
     S(listen, "listen", "listen", "127.0.0.1:8080", NULL, "address and port; port 0 picks a free one")     \
-    S(dtype, "dtype", "dtype", "auto", "auto|f32|bf16", "how weights are kept in memory")                  \
+    S(dtype, "dtype", "dtype", "auto", "auto|f32|bf16|int8|int4", "how weights are kept in memory")                  \
     I(workers, "workers", "workers", 1, 1, 64, "processes", "workers over one copy of the base model")     \
     I(threads, "threads", "threads", 0, 0, 1024, "threads",                                                \
       "compute threads of a worker; 0: its share of the cores")                                            \

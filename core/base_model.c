@@ -17,6 +17,18 @@ struct base_model {
     struct model_shape shape;
 };
 
+enum dtype_choice base_model_dtype_choice(const char *name)
+{
+    static const char *const names[] = {
+        [DTYPE_CHOICE_AUTO] = "auto", [DTYPE_CHOICE_F32] = "f32",   [DTYPE_CHOICE_BF16] = "bf16",
+        [DTYPE_CHOICE_INT8] = "int8", [DTYPE_CHOICE_INT4] = "int4",
+    };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(names[i], name) == 0)
+            return (enum dtype_choice)i;
+    return DTYPE_CHOICE_AUTO;
+}
+
 static struct model_shape shape_of(const struct model *m)
 {
     const struct model_desc *d = &m->desc;

@@ -13,7 +13,13 @@
 #include "core/base/err.h"
 #include "core/tokenizer.h"
 
-enum dtype_choice { DTYPE_CHOICE_AUTO, DTYPE_CHOICE_F32, DTYPE_CHOICE_BF16 };
+enum dtype_choice {
+    DTYPE_CHOICE_AUTO,
+    DTYPE_CHOICE_F32,
+    DTYPE_CHOICE_BF16,
+    DTYPE_CHOICE_INT8,
+    DTYPE_CHOICE_INT4,
+};
 
 struct model_shape {
     int n_layers, dim, n_heads, n_kv_heads, head_dim, vocab, max_pos;
@@ -24,6 +30,9 @@ struct model_shape {
 };
 
 struct base_model;
+
+/* "f32", "bf16", "int8" or "int4"; anything else is AUTO. */
+enum dtype_choice base_model_dtype_choice(const char *name);
 
 /* path: a Hugging Face directory or a .gguf file (see core/model/model.h for what is accepted). */
 struct base_model *base_model_open(const char *path, enum dtype_choice choice, struct err *err);

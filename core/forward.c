@@ -49,22 +49,30 @@ static int widest(const struct dims *d)
     return (int)(most > d->F ? most : d->F);
 }
 
+/* Floats that a packed row fits into, whichever matrix it is for. */
+static size_t packed_floats(const struct dims *d, const struct model *m)
+{
+    size_t layer = linear_packed_len(m->dtype, widest(d)) * dtype_size(m->dtype);
+    size_t head = linear_packed_len(m->head.dtype, (int)d->D) * dtype_size(m->head.dtype);
+    return ((layer > head ? layer : head) + 3) / 4;
+}
+
 int forward_ws_init(struct forward_ws *ws, const struct model *m, const struct model_shape *s,
                     int max_rows, int max_logits, int n_threads, struct err *err)
 {
     struct dims d = dims_of(s, m);
     size_t T = (size_t)max_rows, G = (size_t)max_logits, V = (size_t)linear_padded(s->vocab);
     size_t rows = T > G ? T : G;
-    float *cast,
+    float *packed,
         **parts[] = {&ws->x,  &ws->norm, &ws->q,   &ws->k,   &ws->v,     &ws->att,    &ws->gate,
-                     &ws->up, &ws->proj, &ws->cos, &ws->sin, &ws->final, &ws->logits, &cast};
+                     &ws->up, &ws->proj, &ws->cos, &ws->sin, &ws->final, &ws->logits, &packed};
     size_t sizes[] = {T * d.D,    T * d.D,
                       T * d.Qp,   T * d.KVp,
                       T * d.KVp,  T * d.Q,
                       T * d.Fp,   T * d.Fp,
                       T * d.Dp,   T * d.half,
                       T * d.half, G * d.D,
-                      G * V,      (rows * linear_cast_len(widest(&d)) + 1) / 2};
+                      G * V,      rows * packed_floats(&d, m)};
     size_t total = 0, n_parts = sizeof sizes / sizeof sizes[0];
     for (size_t i = 0; i < n_parts; i++)
         total += (sizes[i] + 15) & ~(size_t)15;
@@ -77,7 +85,7 @@ int forward_ws_init(struct forward_ws *ws, const struct model *m, const struct m
         *parts[i] = at;
         at += (sizes[i] + 15) & ~(size_t)15;
     }
-    ws->cast = (uint16_t *)(void *)cast;
+    ws->packed = packed;
     ws->attention = attention_ws_new(s, max_rows, n_threads);
     return 0;
 }
@@ -131,38 +139,50 @@ static void norm(struct fwd *f, const float *w, const struct linear *for_what)
 {
     f->norm_w = w;
     f->in =
-        linear_in(&for_what->w, f->ws->norm, (size_t)f->s->dim, f->b->n_rows, f->ws->cast, f->k);
+        linear_in(&for_what->w, f->ws->norm, (size_t)f->s->dim, f->b->n_rows, f->ws->packed, f->k);
     par_for(f->par, linear_in_groups(&f->in), norm_task, f);
 }
 
 /* What `l` reads is x. */
 static void input(struct fwd *f, const struct linear *l, const float *x, size_t ldx)
 {
-    f->in = linear_in(&l->w, x, ldx, f->b->n_rows, f->ws->cast, f->k);
+    f->in = linear_in(&l->w, x, ldx, f->b->n_rows, f->ws->packed, f->k);
     linear_in_pack_all(&f->in, f->k, f->par);
 }
 
-/* Tasks of q, then of k, then of v. */
+/* What a thread reads after `task` of l, if each takes one in turn: another task of l, or one of the product that
+ * comes then. */
+static const void *weights_after(const struct fwd *f, const struct linear *l, int task,
+                                 const struct linear *then)
+{
+    int n = linear_n_tasks(l, &f->in), next = task + par_n_threads(f->par);
+    if (next < n)
+        return linear_weights(l, &f->in, next);
+    return then ? linear_weights(then, &f->in, next - n) : NULL;
+}
+
+/* Task of q, of k or of v, which follow each other. */
 static void qkv_task(void *arg, int task, int thread)
 {
     (void)thread;
     struct fwd *f = arg;
     const struct layer_weights *lw = f->lw;
+    const struct linear *of[] = {&lw->q, &lw->k, &lw->v, &lw->o};
     struct dims d = dims_of(f->s, f->m);
-    int n_q = linear_n_tasks(&lw->q), n_k = linear_n_tasks(&lw->k);
-    if (task < n_q)
-        linear_task(&lw->q, &f->in, f->ws->q, d.Qp, f->k, task);
-    else if (task < n_q + n_k)
-        linear_task(&lw->k, &f->in, f->ws->k, d.KVp, f->k, task - n_q);
-    else
-        linear_task(&lw->v, &f->in, f->ws->v, d.KVp, f->k, task - n_q - n_k);
+    float *to[] = {f->ws->q, f->ws->k, f->ws->v};
+    const size_t ld[] = {d.Qp, d.KVp, d.KVp};
+    int i = 0;
+    for (int n; i < 2 && task >= (n = linear_n_tasks(of[i], &f->in)); i++)
+        task -= n;
+    linear_task(of[i], &f->in, to[i], ld[i], f->k, task, weights_after(f, of[i], task, of[i + 1]));
 }
 
 static void project_qkv(struct fwd *f)
 {
     const struct layer_weights *lw = f->lw;
-    par_for(f->par, linear_n_tasks(&lw->q) + linear_n_tasks(&lw->k) + linear_n_tasks(&lw->v),
-            qkv_task, f);
+    int n = linear_n_tasks(&lw->q, &f->in) + linear_n_tasks(&lw->k, &f->in) +
+            linear_n_tasks(&lw->v, &f->in);
+    par_for(f->par, n, qkv_task, f);
 }
 
 /* Rotates q and k of one sequence's rows and stores their k and v in its blocks. */
@@ -194,8 +214,11 @@ static void swiglu_task(void *arg, int task, int thread)
     (void)thread;
     struct fwd *f = arg;
     size_t ld = (size_t)linear_padded(f->m->desc.ffn);
-    struct linear_piece p = linear_task(&f->lw->gate, &f->in, f->ws->gate, ld, f->k, task);
-    linear_task(&f->lw->up, &f->in, f->ws->up, ld, f->k, task);
+    const struct linear *gate = &f->lw->gate, *up = &f->lw->up;
+    struct linear_piece p = linear_task(gate, &f->in, f->ws->gate, ld, f->k, task,
+                                        linear_weights(up, &f->in, task));
+    linear_task(up, &f->in, f->ws->up, ld, f->k, task,
+                weights_after(f, gate, task, &f->lw->down));
     for (size_t r = 0; r < (size_t)f->b->n_rows; r++) {
         size_t at = r * ld + (size_t)p.first;
         f->k->silu_mul(f->ws->gate + at, f->ws->up + at, p.n);
@@ -205,7 +228,7 @@ static void swiglu_task(void *arg, int task, int thread)
 /* x += l(what it reads), o of attention or down of the feed-forward block. */
 struct residual {
     struct fwd *f;
-    const struct linear *l;
+    const struct linear *l, *then; /* then: the product that follows */
 };
 
 static void residual_task(void *arg, int task, int thread)
@@ -214,20 +237,19 @@ static void residual_task(void *arg, int task, int thread)
     const struct residual *rs = arg;
     struct fwd *f = rs->f;
     size_t D = (size_t)f->s->dim, Dp = (size_t)linear_padded(f->s->dim);
-    struct linear_piece p = linear_task(rs->l, &f->in, f->ws->proj, Dp, f->k, task);
+    struct linear_piece p = linear_task(rs->l, &f->in, f->ws->proj, Dp, f->k, task,
+                                        weights_after(f, rs->l, task, rs->then));
     int end = p.first + p.n < f->s->dim ? p.first + p.n : f->s->dim;
     for (size_t r = 0; r < (size_t)f->b->n_rows; r++) {
-        float *x = f->ws->x + r * D;
-        const float *add = f->ws->proj + r * Dp;
-        for (int i = p.first; i < end; i++)
-            x[i] += add[i];
+        size_t at = (size_t)p.first;
+        f->k->add(f->ws->x + r * D + at, f->ws->proj + r * Dp + at, end - p.first);
     }
 }
 
-static void add_product(struct fwd *f, const struct linear *l)
+static void add_product(struct fwd *f, const struct linear *l, const struct linear *then)
 {
-    struct residual rs = {f, l};
-    par_for(f->par, linear_n_tasks(l), residual_task, &rs);
+    struct residual rs = {f, l, then};
+    par_for(f->par, linear_n_tasks(l, &f->in), residual_task, &rs);
 }
 
 static void attention_block(struct fwd *f)
@@ -240,16 +262,16 @@ static void attention_block(struct fwd *f)
     par_for(f->par, f->b->n_seqs, rotate_store_task, f);
     attention(ws->att, ws->q, d.Qp, f->layer, f->b, f->pool, f->s, f->k, ws->attention, f->par);
     input(f, &lw->o, ws->att, d.Q);
-    add_product(f, &lw->o);
+    add_product(f, &lw->o, &lw->gate);
 }
 
 static void ffn_block(struct fwd *f)
 {
     const struct layer_weights *lw = f->lw;
     norm(f, lw->ffn_norm, &lw->gate);
-    par_for(f->par, linear_n_tasks(&lw->gate), swiglu_task, f);
+    par_for(f->par, linear_n_tasks(&lw->gate, &f->in), swiglu_task, f);
     input(f, &lw->down, f->ws->gate, (size_t)linear_padded(f->m->desc.ffn));
-    add_product(f, &lw->down);
+    add_product(f, &lw->down, f->layer + 1 < f->s->n_layers ? &lw[1].q : NULL);
 }
 
 /* Final norm and head for the rows that want logits. */
@@ -266,7 +288,7 @@ static void head(struct fwd *f)
     struct linear l = {f->m->head, NULL};
     if (!f->b->n_logits)
         return;
-    struct linear_in in = linear_in(&l.w, ws->final, D, f->b->n_logits, ws->cast, f->k);
+    struct linear_in in = linear_in(&l.w, ws->final, D, f->b->n_logits, ws->packed, f->k);
     linear_in_pack_all(&in, f->k, f->par);
     linear(&l, &in, ws->logits, ws->ld_logits, f->k, f->par);
 }

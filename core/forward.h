@@ -22,7 +22,7 @@ struct forward_ws {
     float *q, *k, *v; /* [T, H*Dh padded], [T, Hk*Dh padded] x2 */
     float *att;    /* [T, H*Dh] */
     float *gate, *up; /* [T, F padded] */
-    uint16_t *cast; /* [max(T, n_logits), widest input] what a matrix of bf16 reads */
+    void *packed;  /* [max(T, n_logits), widest input] what matrices read if not f32 */
     float *proj;   /* [T, D padded] what a block adds to x */
     float *cos, *sin; /* [T, Dh/2] */
     float *final;  /* [n_logits, D] */

@@ -168,15 +168,16 @@ static void hidden_layer(const struct model *m, const struct model_shape *s, str
     size_t D = (size_t)s->dim, ld = (size_t)linear_padded(s->n_kv_heads * s->head_dim);
     int half = s->head_dim / 2, P = p->n_tokens;
     float *angles = xcalloc((size_t)s->head_dim, sizeof *angles);
-    uint16_t *cast = xcalloc((size_t)P * linear_cast_len(s->dim), sizeof *cast);
+    size_t len = linear_packed_len(m->dtype, s->dim);
+    void *room = xcalloc((size_t)P * len, dtype_size(m->dtype));
     for (int t = 0; t < P; t++)
         kn->rms_norm(h + (size_t)t * D, hidden + (size_t)t * D, lw->attn_norm, s->dim,
                      m->desc.norm_eps);
-    struct linear_in in = linear_in(&lw->k.w, h, D, P, cast, kn);
+    struct linear_in in = linear_in(&lw->k.w, h, D, P, room, kn);
     linear_in_pack_all(&in, kn, serial);
     linear(&lw->k, &in, k, ld, kn, serial);
     linear(&lw->v, &in, v, ld, kn, serial);
-    free(cast);
+    free(room);
     for (int t = 0; t < P; t++) {
         float *kt = k + (size_t)t * ld;
         rope_angles(m->inv_freq, half, t, angles, angles + half);

@@ -1,20 +1,30 @@
 /* Matrix products of a step, cut into panels for the compute pool. */
 #include "core/linear.h"
 
-enum { PANELS_PER_TASK = 4, MANY_PANELS = 1024, PANELS_PER_LARGE_TASK = 16 };
+#include "core/model/quant_panel.h"
+
+/* Few rows go over four panels at once; more of them make a task long enough with two, and the smaller a
+ * task, the sooner the last thread is done. */
+enum { FEW_ROWS = 3, PANELS_OF_FEW = 4, PANELS_PER_TASK = 2, MANY_PANELS = 1024, PANELS_PER_LARGE_TASK = 16 };
 
 struct linear_in linear_in(const struct matrix *like, const float *x, size_t ldx, int n_rows,
-                           uint16_t *cast, const struct kernels *k)
+                           void *room, const struct kernels *k)
 {
-    bool is_packed = like->dtype == DTYPE_BF16 && k->cast;
-    return (struct linear_in){x, ldx, n_rows, like->n_in, is_packed ? cast : NULL};
+    bool is_packed = like->dtype != DTYPE_F32 && (like->dtype != DTYPE_BF16 || k->cast);
+    return (struct linear_in){x, ldx, n_rows, like->n_in, like->dtype, is_packed ? room : NULL};
 }
 
 void linear_in_pack(const struct linear_in *in, int group, const struct kernels *k)
 {
-    if (in->packed)
-        k->cast(in->packed, linear_cast_len(in->n_in), in->x, in->ldx, group * CAST_GROUP,
-                in->n_rows, in->n_in);
+    size_t len = linear_packed_len(in->dtype, in->n_in);
+    int first = group * CAST_GROUP, left = in->n_rows - first;
+    int end = first + (left < CAST_GROUP ? left : CAST_GROUP);
+    if (in->packed && in->dtype == DTYPE_BF16)
+        k->cast(in->packed, len, in->x, in->ldx, first, in->n_rows, in->n_in);
+    else if (in->packed)
+        for (int r = first; r < end;)
+            r += k->quant->quantise(in->dtype, in->packed, len, in->x, in->ldx, r, in->n_rows,
+                                    in->n_in);
 }
 
 struct pack_job {
@@ -44,36 +54,57 @@ static void add_bias(const struct linear *l, const struct linear_in *in, float *
             y[(size_t)r * ldy + (size_t)o] += l->bias[o];
 }
 
-static int per_task(const struct linear *l)
+static int per_task(const struct linear *l, int n_rows)
 {
-    return linear_padded(l->w.n_out) / PANEL > MANY_PANELS ? PANELS_PER_LARGE_TASK
-                                                           : PANELS_PER_TASK;
+    if (linear_padded(l->w.n_out) / PANEL > MANY_PANELS)
+        return PANELS_PER_LARGE_TASK;
+    return n_rows <= FEW_ROWS ? PANELS_OF_FEW : PANELS_PER_TASK;
 }
 
-int linear_n_tasks(const struct linear *l)
+int linear_n_tasks(const struct linear *l, const struct linear_in *in)
 {
-    return (linear_padded(l->w.n_out) / PANEL + per_task(l) - 1) / per_task(l);
+    int per = per_task(l, in->n_rows);
+    return (linear_padded(l->w.n_out) / PANEL + per - 1) / per;
+}
+
+typedef void (*product_fn)(const struct panel_args *a);
+
+static product_fn product_of(enum dtype t, const struct kernels *k)
+{
+    switch (t) {
+    case DTYPE_BF16: return k->panels_bf16;
+    case DTYPE_INT8: return k->quant->panels_int8;
+    case DTYPE_INT4: return k->quant->panels_int4;
+    default: return k->panels_f32;
+    }
+}
+
+const void *linear_weights(const struct linear *l, const struct linear_in *in, int task)
+{
+    size_t step = matrix_panel_elems(l->w.dtype, (size_t)l->w.n_in) * dtype_size(l->w.dtype);
+    return (const char *)l->w.data + (size_t)(task * per_task(l, in->n_rows)) * step;
 }
 
 struct linear_piece linear_task(const struct linear *l, const struct linear_in *in, float *y,
-                                size_t ldy, const struct kernels *k, int task)
+                                size_t ldy, const struct kernels *k, int task, const void *after)
 {
     const struct matrix *w = &l->w;
-    size_t step = matrix_panel_elems(w->dtype, (size_t)w->n_in);
-    int per = per_task(l), first = task * per, left = linear_padded(w->n_out) / PANEL - first;
+    int per = per_task(l, in->n_rows), first = task * per;
+    int left = linear_padded(w->n_out) / PANEL - first;
     struct linear_piece p = {first * PANEL, (left < per ? left : per) * PANEL};
-    const void *from = (const char *)w->data + (size_t)first * step * dtype_size(w->dtype);
-    struct panel_args a = {.x = in->packed ? (const void *)in->packed : in->x,
-                           .ldx = in->packed ? linear_cast_len(w->n_in) : in->ldx,
+    const void *from = linear_weights(l, in, task);
+    struct panel_args a = {.x = in->packed ? in->packed : in->x,
+                           .ldx = in->packed ? linear_packed_len(w->dtype, w->n_in) : in->ldx,
                            .n_rows = in->n_rows,
                            .w = &from,
-                           .panel_step = step,
+                           .panel_step = matrix_panel_elems(w->dtype, (size_t)w->n_in),
                            .n_panels = p.n / PANEL,
                            .K = w->n_in,
                            .part_len = w->n_in,
+                           .after = after,
                            .y = y + p.first,
                            .ldy = ldy};
-    (w->dtype == DTYPE_F32 ? k->panels_f32 : k->panels_bf16)(&a);
+    product_of(w->dtype, k)(&a);
     if (l->bias)
         add_bias(l, in, y, ldy, p);
     return p;
@@ -85,20 +116,23 @@ struct linear_job {
     float *y;
     size_t ldy;
     const struct kernels *k;
+    int n_threads;
 };
 
 static void whole_task(void *arg, int task, int thread)
 {
     (void)thread;
     const struct linear_job *j = arg;
-    linear_task(j->l, j->in, j->y, j->ldy, j->k, task);
+    int next = task + j->n_threads;
+    linear_task(j->l, j->in, j->y, j->ldy, j->k, task,
+                next < linear_n_tasks(j->l, j->in) ? linear_weights(j->l, j->in, next) : NULL);
 }
 
 void linear(const struct linear *l, const struct linear_in *in, float *y, size_t ldy,
             const struct kernels *k, struct par *par)
 {
-    struct linear_job j = {l, in, y, ldy, k};
-    par_for(par, linear_n_tasks(l), whole_task, &j);
+    struct linear_job j = {l, in, y, ldy, k, par_n_threads(par)};
+    par_for(par, linear_n_tasks(l, in), whole_task, &j);
 }
 
 static void bf16_row(const uint16_t *panel, int in, int n, float *out)
@@ -109,12 +143,14 @@ static void bf16_row(const uint16_t *panel, int in, int n, float *out)
 
 void linear_row(const struct matrix *m, int id, float *out)
 {
-    size_t at = (size_t)(id / PANEL) * matrix_panel_elems(m->dtype, (size_t)m->n_in);
-    if (m->dtype == DTYPE_BF16) {
-        bf16_row((const uint16_t *)m->data + at, id % PANEL, m->n_in, out);
-        return;
-    }
-    const float *w = (const float *)m->data + at + (size_t)(id % PANEL);
-    for (int i = 0; i < m->n_in; i++, w += PANEL)
-        out[i] = *w;
+    size_t elems = matrix_panel_elems(m->dtype, (size_t)m->n_in), lane = (size_t)(id % PANEL);
+    const void *panel =
+        (const char *)m->data + (size_t)(id / PANEL) * elems * dtype_size(m->dtype);
+    if (m->dtype == DTYPE_BF16)
+        bf16_row(panel, id % PANEL, m->n_in, out);
+    else if (m->dtype != DTYPE_F32)
+        quant_panel_row(m->dtype, panel, lane, (size_t)m->n_in, out);
+    else
+        for (int i = 0; i < m->n_in; i++)
+            out[i] = ((const float *)panel)[(size_t)i * PANEL + lane];
 }

@@ -3,9 +3,10 @@
  *
  * Thread: engine, or the one thread of a serial pool.
  *
- *     struct linear_in in = linear_in(&l.w, x, ldx, n_rows, cast, k);      once for all that read x
- *     for (int g = 0; g < linear_in_groups(&in); g++) linear_in_pack(&in, g, k);      after x is
- * written linear(&l, &in, y, ldy, k, par);
+ *     struct linear_in in = linear_in(&l.w, x, ldx, n_rows, room, k);      once for all that read x
+ *     for (int g = 0; g < linear_in_groups(&in); g++)
+ *         linear_in_pack(&in, g, k);      after x is written
+ *     linear(&l, &in, y, ldy, k, par);
  */
 #ifndef PREFIXD_LINEAR_H
 #define PREFIXD_LINEAR_H
@@ -25,20 +26,21 @@ struct linear_in {
     const float *x; /* [n_rows, n_in], row stride ldx */
     size_t ldx;
     int n_rows, n_in;
-    uint16_t *packed; /* [n_rows, linear_cast_len(n_in)] what kernels read instead of x; NULL: they
-                         read x */
+    enum dtype dtype; /* of the matrices */
+    void *packed;     /* [n_rows, linear_packed_len(dtype, n_in)] what kernels read instead of x; NULL:
+                         they read x */
 };
 
-/* Elements of a row of cast. */
-static inline size_t linear_cast_len(int n_in)
+/* Elements, of dtype_size each, of a packed row for matrices of type t. */
+static inline size_t linear_packed_len(enum dtype t, int n_in)
 {
-    return ((size_t)n_in + 1) / 2 * 2;
+    return t == DTYPE_INT8 || t == DTYPE_INT4 ? quant_row_bytes((size_t)n_in)
+                                              : ((size_t)n_in + 1) / 2 * 2;
 }
 
-/* cast: [n_rows, linear_cast_len(n_in)], lent to the result, which uses it if weights are bf16 and
- * the kernels cast. */
+/* room: n_rows packed rows, lent to the result, which uses it if the kernels do not read f32. */
 struct linear_in linear_in(const struct matrix *like, const float *x, size_t ldx, int n_rows,
-                           uint16_t *cast, const struct kernels *k);
+                           void *room, const struct kernels *k);
 
 /* Rows are packed in groups of CAST_GROUP, in any order and by any thread. */
 static inline int linear_in_groups(const struct linear_in *in)
@@ -62,9 +64,14 @@ struct linear_piece {
     int first, n;
 };
 
-int linear_n_tasks(const struct linear *l);
+int linear_n_tasks(const struct linear *l, const struct linear_in *in);
+
+/* The weights that a task reads, front to back. */
+const void *linear_weights(const struct linear *l, const struct linear_in *in, int task);
+
+/* after: the weights that this thread probably reads next, or NULL. */
 struct linear_piece linear_task(const struct linear *l, const struct linear_in *in, float *y,
-                                size_t ldy, const struct kernels *k, int task);
+                                size_t ldy, const struct kernels *k, int task, const void *after);
 
 /* The row of token `id` of an embedding matrix [vocab, dim], gathered from its panels into
  * out[dim]. */

@@ -38,13 +38,16 @@ static void store_f32(const float *k, const float *v, size_t head_dim, size_t sl
 static void store_bf16(const float *k, const float *v, size_t head_dim, size_t slot, uint16_t *kt,
                        uint16_t *vt)
 {
-    for (size_t d = 0; d < kv_tile_dims((int)head_dim); d++) {
-        bool is_padding = d >= head_dim;
-        kt[kv_tile_k_at(DTYPE_BF16, d, slot)] = is_padding ? 0 : f32_to_bf16(k[d]);
-        vt[kv_tile_v_at(DTYPE_BF16, d, slot)] = is_padding ? 0 : f32_to_bf16(v[d]);
-        if (slot % 2 == 0)
-            vt[kv_tile_v_at(DTYPE_BF16, d, slot + 1)] = 0;
+    for (size_t d = 0; d < head_dim; d++) {
+        kt[kv_tile_k_at(DTYPE_BF16, d, slot)] = f32_to_bf16(k[d]);
+        vt[kv_tile_v_at(DTYPE_BF16, d, slot)] = f32_to_bf16(v[d]);
     }
+    for (size_t d = head_dim; d < kv_tile_dims((int)head_dim); d++) {
+        kt[kv_tile_k_at(DTYPE_BF16, d, slot)] = 0;
+        vt[kv_tile_v_at(DTYPE_BF16, d, slot)] = 0;
+    }
+    for (size_t d = 0; slot % 2 == 0 && d < kv_tile_dims((int)head_dim); d++)
+        vt[kv_tile_v_at(DTYPE_BF16, d, slot + 1)] = 0;
 }
 
 void rope_store(const float *k, const float *v, int head_dim, int slot, enum dtype t, void *k_tile,

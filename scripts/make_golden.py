@@ -6,7 +6,8 @@ Development only: the tests read what is committed and need no Python for it.
   make_golden.py models [NAME...]     tiny random models; make adapters and cases anew after it
   make_golden.py adapters [NAME...]   their adapters
   make_golden.py cases [NAME...]      their answers, from the committed models and adapters
-  make_golden.py all                  the three above, for every tiny model, and dequant
+  make_golden.py all                  the three above, for every tiny model, dtypes and dequant
+  make_golden.py dtypes               answers of bf16, int8 and int4
   make_golden.py dequant              digests of dequantised GGUF tensors
   make_golden.py smollm2 [--adapters DIR] [--gguf FILE] [--out FILE]
                                       the demo model, bare and with the adapters of a folder
@@ -25,8 +26,8 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["models", "adapters", "cases", "all", "dequant",
-                                         "smollm2"])
+    parser.add_argument("what", choices=["models", "adapters", "cases", "all", "dtypes",
+                                         "dequant", "smollm2"])
     parser.add_argument("names", nargs="*", help="tiny models; all when none is named")
     parser.add_argument("--adapters", type=pathlib.Path, help="folder of SmolLM2 adapters")
     parser.add_argument("--gguf", type=pathlib.Path, help="SmolLM2 file, else the cached one")
@@ -40,7 +41,7 @@ def main():
     from transformers.utils import logging
     logging.disable_progress_bar()
     torch.set_num_threads(1)
-    from golden import adapters, models, smollm2, tiny
+    from golden import adapters, models, quant, smollm2, tiny
 
     names = args.names or list(models.SPECS)
     for name in names:
@@ -53,6 +54,8 @@ def main():
             adapters.write_adapters(name, lambda: tiny.load_base(name))
         if args.what in ("cases", "all"):
             tiny.write_cases(name)
+    if args.what in ("dtypes", "all"):
+        quant.write_all()
     if args.what in ("dequant", "all"):
         smollm2.write_dequant(args.gguf)
     if args.what == "smollm2":

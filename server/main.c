@@ -27,13 +27,6 @@ static int fail(const struct err *err, bool is_json)
     return 1;
 }
 
-static enum dtype_choice dtype_of(const char *name)
-{
-    return strcmp(name, "f32") == 0    ? DTYPE_CHOICE_F32
-           : strcmp(name, "bf16") == 0 ? DTYPE_CHOICE_BF16
-                                       : DTYPE_CHOICE_AUTO;
-}
-
 static bool wants_json(const struct config *cfg)
 {
     return strcmp(cfg->log_format, "json") == 0;
@@ -119,7 +112,7 @@ static int load(struct daemon *d, struct err *err)
     d->parts.server = server_new(cfg, err);
     if (!d->parts.server || open_folders(d, err) < 0)
         return -1;
-    d->parts.base = base_model_open(cfg->model, dtype_of(cfg->dtype), err);
+    d->parts.base = base_model_open(cfg->model, base_model_dtype_choice(cfg->dtype), err);
     if (!d->parts.base)
         worker_name_setting(err, "model", cfg->model);
     return d->parts.base ? 0 : -1;

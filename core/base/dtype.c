@@ -1,6 +1,12 @@
 /* Conversions from the storage formats to f32. */
 #include "core/base/dtype.h"
 
+const char *dtype_name(enum dtype t)
+{
+    static const char *const names[] = {"f32", "bf16", "f16", "int8", "int4"};
+    return names[t];
+}
+
 /* Without a branch, so that a loop over it goes by vectors. Exponents differ by 112; what is no
  * normal number comes out right too: a subnormal one is normalised by the product, and an infinite
  * one or NaN gets all bits of the exponent. */
@@ -44,7 +50,7 @@ void dtype_to_f32(enum dtype t, const void *src, float *dst, size_t n)
     switch (t) {
     case DTYPE_F32: memcpy(dst, src, n * sizeof *dst); break;
     case DTYPE_F16: f16_all(src, dst, n); break;
-    case DTYPE_BF16: bf16_all(src, dst, n); break;
+    default: bf16_all(src, dst, n); /* no others are in files */
     }
 }
 

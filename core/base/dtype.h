@@ -8,17 +8,17 @@
 #include <stdint.h>
 #include <string.h>
 
-enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16 };
+/* INT8 and INT4 are those of packed matrices alone: whole numbers in groups, each with a scale. */
+enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_INT8, DTYPE_INT4 };
 
+/* Bytes of an element. Whole numbers lie in bytes together with their scales, so there an array's
+ * elements are bytes. */
 static inline size_t dtype_size(enum dtype t)
 {
-    return t == DTYPE_F32 ? 4 : 2;
+    return t == DTYPE_F32 ? 4 : t == DTYPE_BF16 || t == DTYPE_F16 ? 2 : 1;
 }
 
-static inline const char *dtype_name(enum dtype t)
-{
-    return t == DTYPE_F32 ? "f32" : t == DTYPE_BF16 ? "bf16" : "f16";
-}
+const char *dtype_name(enum dtype t);
 
 static inline float bf16_to_f32(uint16_t h)
 {

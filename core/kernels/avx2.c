@@ -7,5 +7,6 @@
 #define VW 8
 #define NAME kernels_avx2
 #define ISA "avx2"
+#define QUANT quant_avx2
 #include "core/kernels/body.h"
 #endif

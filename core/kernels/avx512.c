@@ -3,6 +3,7 @@
 #define VW 16
 #define NAME kernels_avx512
 #define ISA "avx512"
+#define QUANT quant_avx512
 #include "core/kernels/avx512_vector.h"
 #include "core/kernels/body.h"
 #endif

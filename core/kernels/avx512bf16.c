@@ -21,11 +21,12 @@ static inline __m512bh weights(const uint16_t *w)
     return (__m512bh)_mm512_loadu_si512(w);
 }
 
-/* The next panel comes into the second-level cache while this one is worked on, a line a step. */
-static inline void ahead(const uint16_t *w, size_t panel)
-{
-    _mm_prefetch((const char *)(w + panel), _MM_HINT_T1);
-}
+/* What is read next comes into the second-level cache while these panels are worked on: a line a step, or of all
+ * passes over the same panels together, so that reading is spread over the arithmetic. */
+struct ahead {
+    const char *at;
+    size_t step; /* bytes */
+};
 
 /* XX(i, y) for the first so many i. Accumulators are named variables, because gcc 12 keeps arrays of them in
  * memory. */
@@ -58,27 +59,35 @@ static inline void ahead(const uint16_t *w, size_t panel)
 
 #define PANEL_BEGIN(p, N) ROWS##N(BEGIN, p)
 #define PANEL_PART(p, N)                                                                           \
-    const uint16_t *w##p = panel_part(a, j + p, t);
+    const uint16_t *w##p = panel_part(a, j + p, t);                                                \
+    const char *next##p = t ? (const char *)(w##p + P_PANELS * a->panel_step)                      \
+                            : next.at + p * a->panel_step * sizeof *w##p;
 #define PANEL_STEP(p, N)                                                                           \
     __m512bh b##p = weights(w##p + at);                                                            \
-    ahead(w##p + at, next);                                                                        \
+    if (HAS_AHEAD) {                                                                               \
+        _mm_prefetch(next##p, _MM_HINT_T1);                                                        \
+        next##p += next.step;                                                                      \
+    }                                                                                              \
     ROWS##N(STEP, p)
 #define PANEL_END(p, N) ROWS##N(END, p)
 
 /* P panels from j for N rows. Few rows take several panels, whose sums hide what one addition waits for the
  * one before. */
 #define GROUP(N, P)                                                                                 \
-    static void tile##N(const struct panel_args *a, const uint16_t *x, int j, float *y)            \
+    static void tile##N(const struct panel_args *a, const uint16_t *x, int j, float *y,            \
+                        struct ahead next)                                                         \
     {                                                                                              \
-        GROUP_BODY(N, P)                                                                            \
+        GROUP_BODY(N, P)                                                                           \
     }                                                                                              \
-    static void tile##N##_last(const struct panel_args *a, const uint16_t *x, int j, float *y)     \
+    static void tile##N##_last(const struct panel_args *a, const uint16_t *x, int j, float *y,     \
+                               struct ahead next)                                                  \
     {                                                                                              \
-        GROUP_BODY(N, 1)                                                                            \
+        GROUP_BODY(N, 1)                                                                           \
     }
 
-#define GROUP_BODY(N, P)                                                                            \
-    size_t ldy = a->ldy, next = P * a->panel_step, left = (size_t)a->K, len = (size_t)a->part_len; \
+#define GROUP_BODY(N, P)                                                                           \
+    enum { P_PANELS = P, HAS_AHEAD = P < 4 }; /* four streams the CPU follows by itself */         \
+    size_t ldy = a->ldy, left = (size_t)a->K, len = (size_t)a->part_len;                           \
     COLS##P(PANEL_BEGIN, N)                                                                        \
     for (int t = 0; left > 0; t++) {                                                               \
         size_t n = left < len ? left : len;                                                        \
@@ -116,9 +125,11 @@ GROUP(16, 1)
 
 #define ROW_OF_TABLE(N, P) {tile##N, tile##N##_last, P}
 
+typedef void (*tile_fn)(const struct panel_args *a, const uint16_t *x, int j, float *y,
+                        struct ahead next);
+
 static const struct {
-    void (*tile)(const struct panel_args *a, const uint16_t *x, int j, float *y);
-    void (*last)(const struct panel_args *a, const uint16_t *x, int j, float *y); /* of one panel */
+    tile_fn tile, last; /* last: of one panel */
     int n_panels;
 } tiles[CAST_GROUP + 1] = {
     {NULL, NULL, 0},     ROW_OF_TABLE(1, 4),  ROW_OF_TABLE(2, 4),  ROW_OF_TABLE(3, 4),
@@ -133,13 +144,23 @@ static int group_of(int left)
     return left < CAST_GROUP ? left : CAST_GROUP;
 }
 
+/* Pass `pass` of n_passes, before panel j. */
+static struct ahead ahead_of(const struct panel_args *a, int j, int pass, int n_passes)
+{
+    const char *at = j < a->n_panels ? (const char *)panel_part(a, j, 0)
+                                     : a->after ? a->after : a->w[0];
+    size_t step = 64 / (size_t)n_passes;
+    return (struct ahead){at + (size_t)pass * step * (size_t)a->K / 2, step};
+}
+
 /* Full groups, panel by panel: each panel meets all rows while it is in the cache. */
 static void full_groups(const struct panel_args *a, int n_full)
 {
     for (int j = 0; j < a->n_panels; j++)
         for (int r = 0; r < n_full; r += CAST_GROUP)
             tile16(a, (const uint16_t *)a->x + (size_t)r * a->ldx, j,
-                   a->y + (size_t)r * a->ldy + j * 16);
+                   a->y + (size_t)r * a->ldy + j * 16,
+                   ahead_of(a, j + 1, r / CAST_GROUP, n_full / CAST_GROUP));
 }
 
 static void last_group(const struct panel_args *a, int r)
@@ -148,9 +169,9 @@ static void last_group(const struct panel_args *a, int r)
     float *y = a->y + (size_t)r * a->ldy;
     int n = a->n_rows - r, per = tiles[n].n_panels, j = 0;
     for (; j + per <= a->n_panels; j += per)
-        tiles[n].tile(a, x, j, y + j * 16);
+        tiles[n].tile(a, x, j, y + j * 16, ahead_of(a, j + per, 0, 1));
     for (; j < a->n_panels; j++)
-        tiles[n].last(a, x, j, y + j * 16);
+        tiles[n].last(a, x, j, y + j * 16, ahead_of(a, j + 1, 0, 1));
 }
 
 static void pair_panels(const struct panel_args *a)
@@ -227,6 +248,7 @@ static int cast(uint16_t *out, size_t ldo, const float *x, size_t ldx, int row, 
 #define VW 16
 #define NAME kernels_avx512bf16
 #define ISA "avx512bf16"
+#define QUANT quant_vnni
 #define PANELS_BF16 pair_panels
 #define CAST cast
 #include "core/kernels/body.h"

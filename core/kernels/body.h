@@ -383,6 +383,12 @@ static int argmax(const float *x, int n)
     return i;
 }
 
+static void add(float *a, const float *b, int n)
+{
+    for (int i = 0; i < n; i++)
+        a[i] += b[i];
+}
+
 static void silu_mul(float *a, const float *b, int n)
 {
     int i = 0;
@@ -427,8 +433,10 @@ const struct kernels NAME = {
     .panels_f32 = panels_f32,
     .panels_bf16 = PANELS_BF16,
     .cast = CAST,
+    .quant = &QUANT,
     .softmax_span = softmax_span,
     .rms_norm = rms_norm,
+    .add = add,
     .silu_mul = silu_mul,
     .argmax = argmax,
     .exp_scaled = exp_scaled,

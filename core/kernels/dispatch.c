@@ -19,6 +19,14 @@ static bool has_bf16(void)
     unsigned a, b, c, d;
     return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5);
 }
+
+/* The best of those with AVX-512. */
+static const struct kernels *avx512(void)
+{
+    if (!__builtin_cpu_supports("avx512vnni") || is_forced("avx512"))
+        return &kernels_avx512;
+    return has_bf16() && !is_forced("avx512vnni") ? &kernels_avx512bf16 : &kernels_avx512vnni;
+}
 #endif
 
 const struct kernels *kernels_get(void)
@@ -30,10 +38,8 @@ const struct kernels *kernels_get(void)
     bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512dq");
-    if (has_avx512 && has_bf16() && !is_forced("avx2") && !is_forced("avx512"))
-        return &kernels_avx512bf16;
     if (has_avx512 && !is_forced("avx2"))
-        return &kernels_avx512;
+        return avx512();
     if (has_avx2)
         return &kernels_avx2;
 #endif

@@ -24,16 +24,30 @@
  * elements. */
 struct panel_args {
     const void *x; /* [n_rows, K], row stride ldx: f32; for panels_bf16 of a table that casts, as
-                      cast made it */
+                      cast made it; for panels_int8 and panels_int4 as quantise made it */
     size_t ldx;
     int n_rows;
-    const void *const *w; /* f32 or bf16 */
+    const void *const *w;
     bool is_scattered;    /* w: one pointer a panel, instead of one a part */
     size_t panel_step;
     int n_panels, K, part_len; /* part_len is even, or at least K */
+    const void *after; /* what this thread probably reads after these panels, to be brought into the
+                          cache; NULL: nobody knows */
     float *y;                  /* [n_rows, 16 * n_panels], row stride ldy */
     size_t ldy;
     bool accumulate;
+};
+
+/* Products with whole numbers (core/kernels/quant.h), whose panels lie one after the other, without
+ * accumulate; strides of x and w in bytes. The same bits on every instruction set. */
+struct quant_kernels {
+    /* Rows as panels of type t want them. They are taken in groups: packs the group that begins at
+     * row, returns how many rows it has. A group has QUANT_ROWS rows, the last one those that are
+     * left. out: [n_rows, ldo], ldo = quant_row_bytes. */
+    int (*quantise)(enum dtype t, void *out, size_t ldo, const float *x, size_t ldx, int row,
+                    int n_rows, int K);
+    void (*panels_int8)(const struct panel_args *a);
+    void (*panels_int4)(const struct panel_args *a);
 };
 
 enum { CAST_GROUP = 16 };
@@ -48,6 +62,7 @@ struct kernels {
      * those that are left. out: [n_rows, ldo], ldo even and at least K; behind an odd K comes a
      * zero. */
     int (*cast)(uint16_t *out, size_t ldo, const float *x, size_t ldx, int row, int n_rows, int K);
+    const struct quant_kernels *quant;
     /* One row's next n <= SOFTMAX_SPAN scores, n > 0: s[i] becomes exp(scale * s[i] - new maximum),
      * and zero from n up to the next multiple of sixteen, whatever stood there; *m is the running
      * maximum (of scaled scores), *l the running sum; returns the factor that rescales what was
@@ -55,6 +70,8 @@ struct kernels {
     float (*softmax_span)(float *s, int n, float scale, float *m, float *l);
     /* y = x / sqrt(mean(x^2) + eps) * w, over n */
     void (*rms_norm)(float *y, const float *x, const float *w, int n, float eps);
+    /* a += b, over n */
+    void (*add)(float *a, const float *b, int n);
     /* a = silu(a) * b, over n */
     void (*silu_mul)(float *a, const float *b, int n);
     /* The first of the largest, n > 0; -1 if one is NaN or the largest is infinite. */
@@ -65,13 +82,19 @@ struct kernels {
     double (*sum_exp)(const float *x, int n, float max, float scale);
 };
 
-/* The best table for this CPU, or the one that PREFIXD_ISA (generic, avx2, avx512, avx512bf16)
- * forces. */
+/* The best table for this CPU, or the one that PREFIXD_ISA (generic, avx2, avx512, avx512vnni,
+ * avx512bf16) forces. */
 const struct kernels *kernels_get(void);
 
 extern const struct kernels kernels_generic;
 #if defined(__x86_64__)
-extern const struct kernels kernels_avx2, kernels_avx512, kernels_avx512bf16;
+extern const struct kernels kernels_avx2, kernels_avx512, kernels_avx512vnni, kernels_avx512bf16;
+#endif
+
+/* What they are made of. */
+extern const struct quant_kernels quant_generic;
+#if defined(__x86_64__)
+extern const struct quant_kernels quant_avx2, quant_avx512, quant_vnni;
 #endif
 
 #endif

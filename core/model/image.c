@@ -12,11 +12,25 @@
 #include "core/model/source.h"
 
 static const char magic[8] = "PFXIMAGE";
-static const char layout_name[16] = "panel16pairs";
+static const char layout_name[16] = "panel16quads";
 
 static uint64_t align_up(uint64_t n)
 {
     return (n + IMAGE_ALIGN - 1) & ~(uint64_t)(IMAGE_ALIGN - 1);
+}
+
+static bool is_matrix_dtype(uint32_t t)
+{
+    return t == DTYPE_F32 || t == DTYPE_BF16 || t == DTYPE_INT8 || t == DTYPE_INT4;
+}
+
+/* Embedding and head of an int4 model are int8: int4 there costs as much perplexity as in all layers. */
+static enum dtype dtype_of(enum role role, enum dtype dtype)
+{
+    bool is_vocabulary = role == ROLE_EMBED || role == ROLE_HEAD;
+    if (!roles_is_matrix(role))
+        return DTYPE_F32;
+    return is_vocabulary && dtype == DTYPE_INT4 ? DTYPE_INT8 : dtype;
 }
 
 /* What a slot must look like, apart from its place; desc_check bounds all products. */
@@ -32,9 +46,10 @@ static struct image_tensor slot_shape(const struct model_desc *d, enum dtype dty
     uint64_t rows = (uint64_t)s.n_out;
     t.n_out = (uint32_t)s.n_out;
     t.n_in = (uint32_t)s.n_in;
-    t.dtype = roles_is_matrix(role) ? dtype : DTYPE_F32;
+    t.dtype = dtype_of(role, dtype);
     if (roles_is_matrix(role))
-        rows = (rows + PANEL - 1) / PANEL * matrix_panel_elems(dtype, (size_t)s.n_in);
+        rows = (rows + PANEL - 1) / PANEL *
+               matrix_panel_elems((enum dtype)t.dtype, (size_t)s.n_in);
     t.bytes = rows * dtype_size((enum dtype)t.dtype);
     return t;
 }
@@ -174,7 +189,7 @@ static int check_header(const struct model_image *image, struct err *err)
         return err_set(err, ERR_INVALID,
                        "model image of layout \"%.16s\"; this program reads %s", h->layout,
                        layout_name);
-    if (h->dtype != DTYPE_F32 && h->dtype != DTYPE_BF16)
+    if (!is_matrix_dtype(h->dtype))
         return err_set(err, ERR_INVALID, "model image of an unknown dtype");
     if (h->total_bytes != image->bytes || h->digest[DIGEST_HEX] != '\0')
         return err_set(err, ERR_INVALID, "model image is cut or damaged");

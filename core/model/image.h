@@ -22,7 +22,7 @@
 
 struct source;
 
-enum { IMAGE_VERSION = 2, IMAGE_ALIGN = 64 };
+enum { IMAGE_VERSION = 3, IMAGE_ALIGN = 64 };
 
 struct image_tensor { /* all zero: the model has none */
     uint64_t offset, bytes;
@@ -35,10 +35,10 @@ struct image_header {
     char magic[8];   /* "PFXIMAGE" */
     uint32_t version;
     uint32_t header_bytes;
-    char layout[16]; /* "panel16pairs": how matrices lie, see model.h */
+    char layout[16]; /* "panel16quads": how matrices lie, see model.h */
     uint64_t total_bytes;
     uint64_t table_offset, n_slots; /* struct image_tensor [n_slots] */
-    uint32_t dtype;                 /* of the matrices */
+    uint32_t dtype;                 /* of the matrices; the table has that of each */
     char digest[DIGEST_HEX + 1];
     struct model_desc desc;
 };
@@ -49,8 +49,8 @@ struct model_image {
     int fd; /* the sealed memory */
 };
 
-/* Reads and packs every tensor of a complete source, and seals the result. dtype:
- * DTYPE_F32 or DTYPE_BF16. */
+/* Reads and packs every tensor of a complete source, and seals the result. dtype: that of the
+ * matrices, not F16. */
 struct model_image *image_pack(const struct source *src, enum dtype dtype, struct err *err);
 
 /* The image behind a descriptor, which it owns from then on; on failure the caller keeps

@@ -17,6 +17,7 @@
 #include "core/model/image.h"
 #include "core/model/panels.h"
 #include "core/model/progress.h"
+#include "core/model/quant_panel.h"
 #include "core/model/source.h"
 
 /* A piece stays in a core's cache from packing to its digest. */
@@ -140,14 +141,17 @@ static void read_rows_bf16(const struct source_tensor *from, size_t first, size_
 static void pack_panel(const struct source_tensor *from, size_t first, enum dtype dtype,
                        const struct scratch *mine, void *panel)
 {
-    size_t n = from->n_out - first < PANEL ? from->n_out - first : PANEL;
-    size_t bytes = matrix_panel_elems(dtype, from->n_in) * dtype_size(dtype);
-    if (dtype == DTYPE_F32)
-        source_read_rows(from, first, n, (float *)(void *)mine->rows);
-    else
+    size_t n = from->n_out - first < PANEL ? from->n_out - first : PANEL, n_in = from->n_in;
+    size_t words = dtype == DTYPE_BF16 ? (n_in + 1) / 2 : n_in; /* of a row as it is read */
+    if (dtype == DTYPE_BF16)
         read_rows_bf16(from, first, n, mine->row, (uint16_t *)(void *)mine->rows);
-    memset((char *)mine->rows + bytes / PANEL * n, 0, bytes / PANEL * (PANEL - n));
-    panels_interleave(mine->rows, bytes / PANEL / sizeof *mine->rows, panel);
+    else
+        source_read_rows(from, first, n, (float *)(void *)mine->rows);
+    memset(mine->rows + words * n, 0, words * (PANEL - n) * sizeof *mine->rows);
+    if (dtype == DTYPE_F32 || dtype == DTYPE_BF16)
+        panels_interleave(mine->rows, words, panel);
+    else
+        quant_panel_pack(dtype, (const float *)(const void *)mine->rows, n_in, panel);
 }
 
 static void pack_matrix(const struct packing *p, const struct piece *piece,

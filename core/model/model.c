@@ -26,8 +26,13 @@ static enum dtype choose_dtype(const struct source *src, enum dtype_choice choic
         has_f32 |= t->format == FORMAT_F32;
         has_f16 |= t->format == FORMAT_F16;
     }
-    if (choice != DTYPE_CHOICE_AUTO)
-        return choice == DTYPE_CHOICE_F32 ? DTYPE_F32 : DTYPE_BF16;
+    switch (choice) {
+    case DTYPE_CHOICE_F32: return DTYPE_F32;
+    case DTYPE_CHOICE_BF16: return DTYPE_BF16;
+    case DTYPE_CHOICE_INT8: return DTYPE_INT8;
+    case DTYPE_CHOICE_INT4: return DTYPE_INT4;
+    case DTYPE_CHOICE_AUTO: break;
+    }
     if (has_f32 && !is_quantised)
         return DTYPE_F32;
     if (has_f16)

@@ -9,6 +9,7 @@
  * instruction for them wants it:
  *     f32:  W[o][i] is element ((o / 16) * n_in + i) * 16 + o % 16
  *     bf16: W[o][i] is element (((o / 16) * ((n_in + 1) / 2) + i / 2) * 16 + o % 16) * 2 + i % 2
+ *     int8, int4: whole numbers with scales among them, see core/kernels/quant.h
  * n_out is padded with zero rows to a multiple of 16. A kernel reads a panel front to back and keeps one
  * output per vector lane, so the order of additions of an output depends on nothing but n_in.
  */
@@ -19,6 +20,7 @@
 #include "core/base/dtype.h"
 #include "core/base/err.h"
 #include "core/base_model.h"
+#include "core/kernels/quant.h"
 #include "core/tokenizer.h"
 
 #include <stdbool.h>
@@ -48,13 +50,16 @@ struct model_desc {
 };
 
 struct matrix {
-    enum dtype dtype; /* DTYPE_F32 or DTYPE_BF16 */
+    enum dtype dtype; /* not F16 */
     int n_out, n_in;
     const void *data; /* panels, 64-byte aligned */
 };
 
+/* Of dtype_size(t) bytes each. */
 static inline size_t matrix_panel_elems(enum dtype t, size_t n_in)
 {
+    if (t == DTYPE_INT8 || t == DTYPE_INT4)
+        return quant_panel_bytes(t, n_in);
     return (t == DTYPE_BF16 ? (n_in + 1) / 2 * 2 : n_in) * PANEL;
 }
 
@@ -71,7 +76,7 @@ struct layer_weights {
 
 struct model {
     struct model_desc desc;
-    enum dtype dtype;           /* of the matrices */
+    enum dtype dtype;           /* of the layers' matrices */
     struct matrix embed;        /* [vocab, dim]; token rows are gathered from the panels */
     struct matrix head;         /* the same matrix when tied */
     const float *final_norm;    /* [dim] */

@@ -49,11 +49,10 @@ enum { N_FLAGS = sizeof flags / sizeof *flags, SWEEP, CSV, DTYPE };
 
 static enum dtype_choice dtype_of(const char *name)
 {
-    static const char *const names[] = {"auto", "f32", "bf16"}; /* as enum dtype_choice has them */
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (strcmp(name, names[i]) == 0)
-            return (enum dtype_choice)i;
-    run_die("--dtype %s: auto, f32 or bf16", name);
+    enum dtype_choice c = base_model_dtype_choice(name);
+    if (c == DTYPE_CHOICE_AUTO && strcmp(name, "auto") != 0)
+        run_die("--dtype %s: auto, f32, bf16, int8 or int4", name);
+    return c;
 }
 
 static void set_flag(struct bench *b, const struct flag *f, const char *value)

@@ -57,7 +57,7 @@ class Refusals(unittest.TestCase):
             (["--model", GQA, "--threads", "-1"], ["--threads", "-1"]),
             (["--model", GQA, "--threads", "100000"], ["--threads", "100000"]),
             (["--model", GQA, "--threads", "2x"], ["--threads", "2x"]),
-            (["--model", GQA, "--dtype", "f64"], ["--dtype", "f64", "f32", "bf16", "auto"]),
+            (["--model", GQA, "--dtype", "f64"], ["--dtype", "f64", "f32", "bf16", "int8", "int4", "auto"]),
             (["--model", GQA, "--log-format", "xml"], ["--log-format", "xml", "text", "json"]),
             (["--model", GQA, "--max-batch", "0"], ["--max-batch", "0"]),
             (["--model", GQA, "--ctx", "-5"], ["--ctx", "-5"]),

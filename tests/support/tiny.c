@@ -10,9 +10,14 @@
 
 struct base_model *tiny_open(const char *rel)
 {
+    return tiny_open_as(rel, DTYPE_CHOICE_AUTO);
+}
+
+struct base_model *tiny_open_as(const char *rel, enum dtype_choice dtype)
+{
     struct err err = {0};
     char *path = test_path(rel);
-    struct base_model *b = base_model_open(path, DTYPE_CHOICE_AUTO, &err);
+    struct base_model *b = base_model_open(path, dtype, &err);
     if (!b)
         fprintf(stderr, "%s: %s\n", path, err.msg);
     CHECK(b != NULL);

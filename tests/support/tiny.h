@@ -12,6 +12,7 @@
 
 /* Opens a model of the project; stops the program if it is not there. */
 struct base_model *tiny_open(const char *rel);
+struct base_model *tiny_open_as(const char *rel, enum dtype_choice dtype);
 
 /* Random raw keys and values. */
 struct kv_prefix *tiny_prefix(const struct base_model *b, struct rng *r, int n_tokens);

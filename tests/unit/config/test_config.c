@@ -146,9 +146,9 @@ TEST(config_refuses_by_name_and_value)
     expect_refused("--threads 0x10", "--threads", "\"0x10\"", "0 to 1024");
     expect_refused("--threads=", "--threads", "\"\"", "0 to 1024");
     expect_refused("--threads 99999999999999999999", "--threads", "999", "0 to 1024");
-    expect_refused("--dtype f16", "--dtype", "\"f16\"", "auto|f32|bf16");
-    expect_refused("--dtype=", "--dtype", "\"\"", "auto|f32|bf16");
-    expect_refused("--dtype auto|f32", "--dtype", "\"auto|f32\"", "auto|f32|bf16");
+    expect_refused("--dtype f16", "--dtype", "\"f16\"", "auto|f32|bf16|int8|int4");
+    expect_refused("--dtype=", "--dtype", "\"\"", "auto|f32|bf16|int8|int4");
+    expect_refused("--dtype auto|f32", "--dtype", "\"auto|f32\"", "auto|f32|bf16|int8|int4");
     expect_refused("--log-format xml", "--log-format", "\"xml\"", "text|json");
     expect_refused("--thread 1", "unknown flag", "\"--thread\"", "--help");
     expect_refused("--max-queue 1", "unknown flag", "\"--max-queue\"", "--help");
@@ -203,7 +203,7 @@ TEST(config_help_and_version)
     CONFIG_KEYS(IN_BOTH, IN_BOTH, IN_BOTH)
     EXPECT(strstr(help.data, "k, M or G") != NULL);
     EXPECT(strstr(help.data, "1 to 1024 sequences; default 32") != NULL);
-    EXPECT(strstr(table.data, "| `--dtype` | `dtype` | auto | auto\\|f32\\|bf16 |") !=
+    EXPECT(strstr(table.data, "| `--dtype` | `dtype` | auto | auto\\|f32\\|bf16\\|int8\\|int4 |") !=
            NULL);
     EXPECT(strstr(table.data, "|  | `drain_ms` | 30000 | 0 to 3600000 ms |") != NULL);
     buf_free(&help);
@@ -242,7 +242,7 @@ TEST(config_file_is_strict)
     expect_file_refused("{\"threads\":1.5}", "--config", "byte", "integers");
     expect_file_refused("{\"threads\":-1}", "--config", "byte", "integers");
     expect_file_refused("{\"model\":7}", "model: 7 is", "prefixd-test", "text");
-    expect_file_refused("{\"dtype\":\"f16\"}", "dtype: \"f16\" is", "prefixd-test", "auto|f32|bf16");
+    expect_file_refused("{\"dtype\":\"f16\"}", "dtype: \"f16\" is", "prefixd-test", "auto|f32|bf16|int8|int4");
     expect_file_refused("{\"allow_unauthenticated_remote\":1}",
                         "allow_unauthenticated_remote: 1 is", "prefixd-test", "true or false");
     expect_file_refused("{\"drain_ms\":3600001}", "drain_ms", "3600001", "0 to 3600000 ms");

@@ -49,13 +49,14 @@ static int32_t *int_array(const cJSON *a, int *n)
     return out;
 }
 
-static bool open_golden(struct golden *g, const char *json, const char *model, const char *adapters)
+static bool open_golden(struct golden *g, const char *json, const char *model, enum dtype_choice dtype,
+                        const char *adapters)
 {
     struct err err = {0};
     char *text = read_file(json);
     g->root = text ? cJSON_Parse(text) : NULL;
     free(text);
-    g->base = g->root ? base_model_open(model, DTYPE_CHOICE_F32, &err) : NULL;
+    g->base = g->root ? base_model_open(model, dtype, &err) : NULL;
     if (!g->base) {
         test_fail(__FILE__, __LINE__, "%s: %s", model, err.msg);
         return false;
@@ -118,10 +119,11 @@ static double compare(const cJSON *c, const struct answer *a)
     return worst;
 }
 
-static void run_golden(const char *json, const char *model, const char *adapters, double tolerance)
+static void run_golden(const char *json, const char *model, enum dtype_choice dtype, const char *adapters,
+                       double tolerance)
 {
     struct golden g = {0};
-    if (open_golden(&g, json, model, adapters)) {
+    if (open_golden(&g, json, model, dtype, adapters)) {
         const cJSON *c;
         cJSON_ArrayForEach(c, cJSON_GetObjectItem(g.root, "cases")) post_case(&g, c);
         runner_wait(g.runner, g.runs, g.n);
@@ -156,7 +158,7 @@ static void run_tiny(const char *name, const char *suffix)
     snprintf(json, sizeof json, "%s/tests/golden/%s.json", test_root(), name);
     snprintf(model, sizeof model, "%s/tests/golden/models/%s%s", test_root(), name, suffix);
     snprintf(adapters, sizeof adapters, "%s/tests/golden/adapters/%s", test_root(), name);
-    run_golden(json, model, access(adapters, R_OK) == 0 ? adapters : NULL, 1e-3);
+    run_golden(json, model, DTYPE_CHOICE_F32, access(adapters, R_OK) == 0 ? adapters : NULL, 1e-3);
 }
 
 TEST(golden_gqa)
@@ -189,6 +191,35 @@ TEST(golden_mixed_gguf)
     run_tiny("mixed", ".gguf");
 }
 
+/* The trained tiny model in each type, on every instruction set; keys and values are bf16 in the references too. */
+static void run_dtype(const char *dtype, double tolerance)
+{
+    static const char *const isas[] = {"generic", "avx2", "avx512", "avx512vnni", "avx512bf16"};
+    char json[512], model[512];
+    snprintf(json, sizeof json, "%s/tests/golden/tiny_%s.json", test_root(), dtype);
+    snprintf(model, sizeof model, "%s/demo/tiny/model", test_root());
+    for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
+        setenv("PREFIXD_ISA", isas[i], 1);
+        run_golden(json, model, base_model_dtype_choice(dtype), NULL, tolerance);
+    }
+    unsetenv("PREFIXD_ISA");
+}
+
+TEST(golden_bf16)
+{
+    run_dtype("bf16", 0.06);
+}
+
+TEST(golden_int8)
+{
+    run_dtype("int8", 0.06);
+}
+
+TEST(golden_int4)
+{
+    run_dtype("int4", 0.1);
+}
+
 /* The demo model: where `make run` keeps it. */
 static bool demo_model(char *out, size_t size)
 {
@@ -210,5 +241,5 @@ TEST(golden_smollm2)
         SKIP("the demo model is not here (scripts/get_demo_model)");
     snprintf(json, sizeof json, "%s/tests/golden/smollm2.json", test_root());
     snprintf(adapters, sizeof adapters, "%s/demo/smollm2", test_root());
-    run_golden(json, model, access(adapters, R_OK) == 0 ? adapters : NULL, 2e-3);
+    run_golden(json, model, DTYPE_CHOICE_F32, access(adapters, R_OK) == 0 ? adapters : NULL, 2e-3);
 }

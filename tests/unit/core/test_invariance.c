@@ -148,10 +148,10 @@ static void make_prefixes(struct world *w, struct engine *e, struct rng *r)
     w->prefixes[6] = tiny_prefix(w->base, r, 150);
 }
 
-static void world_open(struct world *w, const char *model)
+static void world_open(struct world *w, const char *model, enum dtype_choice dtype)
 {
     struct rng rng = {4711};
-    *w = (struct world){.base = tiny_open(model)};
+    *w = (struct world){.base = tiny_open_as(model, dtype)};
     struct engine_opts opts = {.n_threads = 1, .max_ctx = 256, .no_text_cache = true};
     struct runner *r = runner_new(w->base, opts);
     make_prefixes(w, runner_engine(r), &rng);
@@ -252,8 +252,8 @@ static void report(const struct engine_opts *o, const char *model)
            o->prefill_chunk, o->max_batch, o->kv_bytes, o->no_text_cache ? "no" : "with");
 }
 
-static void run_mixes(const char *model, const char *isa, int n_mixes, int max_mix,
-                      uint64_t seed)
+static void run_mixes_as(const char *model, enum dtype_choice dtype, const char *isa, int n_mixes,
+                         int max_mix, uint64_t seed)
 {
     enum { PER_ENGINE = 8 };
     struct world w;
@@ -264,7 +264,7 @@ static void run_mixes(const char *model, const char *isa, int n_mixes, int max_m
         printf("  %s: not on this CPU\n", isa);
         return;
     }
-    world_open(&w, model);
+    world_open(&w, model, dtype);
     int n_wrong = 0;
     for (int done = 0; done < n_mixes && !n_wrong;) {
         struct engine_opts opts = random_opts(&w, &rng);
@@ -277,6 +277,11 @@ static void run_mixes(const char *model, const char *isa, int n_mixes, int max_m
     }
     world_close(&w);
     unsetenv("PREFIXD_ISA");
+}
+
+static void run_mixes(const char *model, const char *isa, int n_mixes, int max_mix, uint64_t seed)
+{
+    run_mixes_as(model, DTYPE_CHOICE_AUTO, isa, n_mixes, max_mix, seed);
 }
 
 TEST(invariance_gqa_f32)
@@ -299,6 +304,25 @@ TEST(invariance_demo_bf16)
     run_mixes(TINY_DEMO, "avx2", tiny_scaled(80), 5, 8);
     run_mixes(TINY_DEMO, "avx512", tiny_scaled(60), 5, 9);
     run_mixes(TINY_DEMO, "avx512bf16", tiny_scaled(100), MAX_MIX, 10);
+}
+
+/* Inputs are whole blocks of 64 (gqa) or not (wide, demo). */
+TEST(invariance_int8)
+{
+    run_mixes_as(TINY_GQA, DTYPE_CHOICE_INT8, "generic", tiny_scaled(60), 6, 11);
+    run_mixes_as(TINY_GQA, DTYPE_CHOICE_INT8, "avx2", tiny_scaled(120), 6, 12);
+    run_mixes_as(TINY_GQA, DTYPE_CHOICE_INT8, "avx512", tiny_scaled(120), 6, 13);
+    run_mixes_as(TINY_WIDE, DTYPE_CHOICE_INT8, "avx512vnni", tiny_scaled(120), 6, 14);
+    run_mixes_as(TINY_DEMO, DTYPE_CHOICE_INT8, "avx512bf16", tiny_scaled(100), MAX_MIX, 15);
+}
+
+TEST(invariance_int4)
+{
+    run_mixes_as(TINY_GQA, DTYPE_CHOICE_INT4, "generic", tiny_scaled(60), 6, 16);
+    run_mixes_as(TINY_GQA, DTYPE_CHOICE_INT4, "avx2", tiny_scaled(120), 6, 17);
+    run_mixes_as(TINY_GQA, DTYPE_CHOICE_INT4, "avx512", tiny_scaled(120), 6, 18);
+    run_mixes_as(TINY_WIDE, DTYPE_CHOICE_INT4, "avx512vnni", tiny_scaled(120), 6, 19);
+    run_mixes_as(TINY_DEMO, DTYPE_CHOICE_INT4, "avx512bf16", tiny_scaled(100), MAX_MIX, 20);
 }
 
 /* ---- prefixes compiled beside other work
@@ -339,11 +363,11 @@ static void compile_beside(const struct world *w, struct runner *r, struct rng *
     }
 }
 
-static void compile_world(const char *model, int n, uint64_t seed)
+static void compile_world(const char *model, enum dtype_choice dtype, int n, uint64_t seed)
 {
     struct world w;
     struct rng rng = {seed};
-    world_open(&w, model);
+    world_open(&w, model, dtype);
     for (int i = 0; i < n; i++) {
         struct runner *r = runner_new(w.base, random_opts(&w, &rng));
         compile_beside(&w, r, &rng);
@@ -355,9 +379,10 @@ static void compile_world(const char *model, int n, uint64_t seed)
 
 TEST(compiled_prefixes_are_the_same_beside_other_work)
 {
-    compile_world(TINY_GQA, tiny_scaled(25), 21);
-    compile_world(TINY_WIDE, tiny_scaled(15), 22);
-    compile_world(TINY_DEMO, tiny_scaled(6), 23);
+    compile_world(TINY_GQA, DTYPE_CHOICE_AUTO, tiny_scaled(25), 21);
+    compile_world(TINY_WIDE, DTYPE_CHOICE_AUTO, tiny_scaled(15), 22);
+    compile_world(TINY_DEMO, DTYPE_CHOICE_AUTO, tiny_scaled(6), 23);
+    compile_world(TINY_WIDE, DTYPE_CHOICE_INT8, tiny_scaled(6), 24);
 }
 
 /* ---- conversations
@@ -475,7 +500,7 @@ static void run_talks(const char *model, int n_mixes, uint64_t seed)
     struct engine_stats s;
     uint64_t n_found = 0, n_evicted = 0;
     int n_wrong = 0;
-    world_open(&w, model);
+    world_open(&w, model, DTYPE_CHOICE_AUTO);
     struct runner *plain = runner_new(w.base, alone);
     for (int done = 0; done < n_mixes && !n_wrong;) {
         struct talk talks[N_TALKS] = {{0}};

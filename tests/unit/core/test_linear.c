@@ -68,12 +68,12 @@ static void check_linear(struct rng *r, enum dtype type, int n_out, int n_in, in
     rng_fill(r, x, (size_t)n_rows * ldx, 1);
     rng_fill(r, out, (size_t)n_rows * ld, 1);
     struct par *par = par_new(n_threads);
-    uint16_t *cast = xcalloc((size_t)n_rows * linear_cast_len(n_in), sizeof *cast);
-    struct linear_in in = linear_in(&y.l.w, x, ldx, n_rows, cast, k);
+    void *room = xcalloc((size_t)n_rows * linear_packed_len(type, n_in), dtype_size(type));
+    struct linear_in in = linear_in(&y.l.w, x, ldx, n_rows, room, k);
     linear_in_pack_all(&in, k, par);
     linear(&y.l, &in, out, ld, k, par);
     par_free(par);
-    free(cast);
+    free(room);
     for (size_t t = 0; t < (size_t)n_rows; t++)
         for (size_t o = 0; o < ld; o++) {
             double sum = y.l.bias && o < (size_t)n_out ? (double)y.bias[o] : 0;
