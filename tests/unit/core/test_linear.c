@@ -54,7 +54,8 @@ static void pack(const struct layer *y, enum dtype t, size_t O, size_t I)
         }
 }
 
-static void layer_init(struct layer *y, struct rng *r, enum dtype t, int n_out, int n_in, bool has_bias)
+static void layer_init(struct layer *y, struct rng *r, enum dtype t, int n_out, int n_in,
+                       bool has_bias)
 {
     size_t O = (size_t)n_out, I = (size_t)n_in, padded = (size_t)linear_padded(n_out);
     size_t n = padded / PANEL * matrix_panel_elems(t, I);
@@ -77,7 +78,8 @@ static void layer_fini(struct layer *y)
     free(y->panels);
 }
 
-static void check_linear(struct rng *r, enum dtype type, int n_out, int n_in, int n_rows, int n_threads)
+static void check_linear(struct rng *r, enum dtype type, int n_out, int n_in, int n_rows,
+                         int n_threads)
 {
     const struct kernels *k = kernels_get();
     bool casts = type == DTYPE_BF16 && k->cast, is_whole = type == DTYPE_INT8 || type == DTYPE_INT4;
@@ -101,7 +103,8 @@ static void check_linear(struct rng *r, enum dtype type, int n_out, int n_in, in
             for (size_t i = 0; i < I && o < (size_t)n_out; i++)
                 sum += (double)(casts ? rounded(x[t * ldx + i]) : x[t * ldx + i]) *
                        (double)y.w[o * I + i];
-            EXPECT(fabs(sum - (double)out[t * ld + o]) < (is_whole ? 0.3 : 2e-5)); /* x has 8 bits */
+            /* of whole numbers x has 8 bits */
+            EXPECT(fabs(sum - (double)out[t * ld + o]) < (is_whole ? 0.3 : 2e-5));
         }
     free(x);
     free(out);
