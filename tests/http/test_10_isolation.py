@@ -69,7 +69,7 @@ class Mixes(HttpCase):
 
 class Settings(unittest.TestCase):
     def test_threads_chunks_and_batch_size_change_no_bit(self):
-        for dtype in ("f32", "bf16"):
+        for dtype in ("f32", "bf16", "int8"):
             made, answers = requests(18, seed=3), []
             for threads, chunk, batch in ((1, 64, 32), (2, 1, 4), (3, 7, 1), (2, 4096, 16)):
                 with Daemon(GQA, GQA_ADAPTERS,
