@@ -28,7 +28,7 @@ static struct adapter_version **bucket_of(const struct residents *r, int64_t ten
 struct adapter_version *residents_find(const struct residents *r, int64_t tenant,
                                        const char *digest)
 {
-    struct adapter_version *v = r->n ? *bucket_of(r, tenant, digest) : NULL;
+    struct adapter_version *v = r->n && digest[0] ? *bucket_of(r, tenant, digest) : NULL;
     while (v && (v->tenant != tenant || strcmp(v->digest, digest) != 0))
         v = v->links.in_bucket;
     return v;
