@@ -64,7 +64,9 @@ class Crowd:
         self.daemon = Daemon(model, config={"max_queue": n + 100, "max_connections": n + 100,
                                             "connection_memory_bytes": CONNECTION_MEMORY},
                              flags=["--dtype", "f32", "--max-batch", 1, "--threads", 1,
-                                    "--kv-bytes", "8M", "--state", f"{tmp}/state",
+                                    # keys and values of earlier text are no stream's memory
+                                    "--kv-bytes", "8M", "--text-cache", "false",
+                                    "--state", f"{tmp}/state",
                                     *flags_with_admin(tmp)])
 
     def __enter__(self):
