@@ -79,6 +79,10 @@ struct store_limits {
 /* Opens and, if needed, makes or migrates the tables (one transaction; other processes wait). ERR_CONFLICT if
  * the folder belongs to a newer daemon. */
 struct store *store_open(const struct store_opts *opts, struct err *err);
+
+/* Ends for good what a process left that was killed amid its commit: it may stand in the log and
+ * not in the log's index, where nobody sees it until all start anew. Any thread; blocks. */
+int store_settle(struct store *s, struct err *err);
 void store_close(struct store *s);
 
 /* Clears away what killed processes left half-done, and blobs and compiled files of nothing. Only while no

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sodium.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -160,6 +161,20 @@ int store_end(struct store *s, int rc, struct err *err)
     rc = db_end(s->writer, rc, err);
     pthread_mutex_unlock(&s->lock);
     return rc;
+}
+
+/* Whatever is written takes the place of what the index does not have. Setting the version anew
+ * writes a page though nothing changes. */
+int store_settle(struct store *s, struct err *err)
+{
+    char sql[64];
+    if (store_begin(s, err) < 0)
+        return -1;
+    int version = store_known_version(s->writer, err), rc = version < 0 ? -1 : 0;
+    snprintf(sql, sizeof sql, "PRAGMA user_version = %d", version);
+    if (rc == 0)
+        rc = db_exec(s->writer, sql, err);
+    return store_end(s, rc, err);
 }
 
 /* ---- asking -------------------------------------------------------------------------- */

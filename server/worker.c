@@ -68,9 +68,11 @@ static struct store *open_store(const struct worker_parts *p, struct err *err)
                                     .keep_versions = (int)p->cfg->keep_versions,
                                     .is_volatile = !home_is_durable(p->home)};
     struct store *s = store_open(&opts, err);
-    if (!s)
-        worker_name_setting(err, "state", p->cfg->state);
-    return s;
+    if (s && store_settle(s, err) == 0) /* this worker may come for one that was killed */
+        return s;
+    worker_name_setting(err, "state", p->cfg->state);
+    store_close(s);
+    return NULL;
 }
 
 static bool is_run(void *ud, int64_t tenant, const char *version)

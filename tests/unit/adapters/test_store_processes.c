@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "adapters/store.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -11,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "adapters/file_read.h"
 #include "tests/support/adapter_files.h"
 #include "tests/test.h"
 #include "tests/unit/adapters/stored.h"
@@ -175,6 +177,73 @@ TEST(store_forgets_the_change_of_who_died_in_it)
     s = stored_open(dir, 2, &err);
     ASSERT(s);
     EXPECT(stored_in(s, 1, 0) == 0 && stored_in(s, 1, 1) == 2 && !stored_is_whole(s, 1, 1));
+    store_close(s);
+    adapter_files_remove_dir(dir);
+    free(dir);
+}
+
+/* ---- a process that dies between the log and its index -------------------------------- */
+
+static void put_and_exit(struct store *s)
+{
+    _exit(stored_put(s, 1, 0, 1, NULL) == 0 ? 8 : 9);
+}
+
+static char *read_state(const char *dir, const char *name, size_t *len)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    return file_read(AT_FDCWD, path, 1 << 24, len, NULL, NULL);
+}
+
+/* In place: the index is mapped by whoever has the database open. */
+static void write_index(const char *dir, const char *bytes, size_t len)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/registry.db-shm", dir);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    EXPECT_EQ(pwrite(fd, bytes, len, 0), (ssize_t)len);
+    close(fd);
+}
+
+/* What name 0 is for those who begin anew from what stands on the disk now. */
+static int after_restart(const char *dir)
+{
+    static const char *const names[] = {"registry.db", "registry.db-wal"};
+    char *copy = adapter_files_tmp_dir();
+    for (int i = 0; i < 2; i++) {
+        size_t len;
+        char *bytes = read_state(dir, names[i], &len);
+        adapter_files_write(copy, names[i], bytes, len);
+        free(bytes);
+    }
+    struct store *s = store_open(&(struct store_opts){.dir = copy}, NULL);
+    int found = s ? stored_in(s, 1, 0) : -100;
+    store_close(s);
+    adapter_files_remove_dir(copy);
+    free(copy);
+    return found;
+}
+
+/* A commit that nobody saw after its process was killed does not come back later. */
+TEST(store_settles_what_a_killed_process_left)
+{
+    char *dir = adapter_files_tmp_dir();
+    struct err err = {0};
+    struct store *s = stored_open(dir, 2, &err);
+    ASSERT(s && stored_put(s, 1, 0, 0, &err) == 0);
+    size_t len;
+    char *index = read_state(dir, "registry.db-shm", &len);
+    ASSERT(index);
+    EXPECT_EQ(run_child(dir, put_and_exit), 8);
+    EXPECT_EQ(stored_in(s, 1, 0), 1);
+    write_index(dir, index, len);
+    EXPECT_EQ(stored_in(s, 1, 0), 0);
+    EXPECT_EQ(after_restart(dir), 1); /* this is what is to be ended */
+    EXPECT_EQ(store_settle(s, &err), 0);
+    EXPECT_EQ(stored_in(s, 1, 0), 0);
+    EXPECT_EQ(after_restart(dir), 0);
+    free(index);
     store_close(s);
     adapter_files_remove_dir(dir);
     free(dir);
