@@ -201,8 +201,9 @@ void loop_detach_http(struct loop *l)
 {
     l->http = NULL;
     uv_timer_stop(&l->http_timer);
-    if (l->has_poll)
-        uv_poll_stop(&l->http_poll);
+    if (l->has_poll) /* while its descriptor is open: the number may soon be another file's */
+        uv_close((uv_handle_t *)&l->http_poll, NULL);
+    l->has_poll = false;
 }
 
 static void close_one(uv_handle_t *h, void *arg)

@@ -33,7 +33,7 @@
 
 struct worker { /* a place for one, through all its deaths */
     pid_t pid;  /* 0: none now */
-    bool is_ready;
+    bool is_ready, has_died;
     int64_t start_us, due_us;
 };
 
@@ -148,6 +148,7 @@ static int be_worker(struct supervisor *sv, const struct worker *w)
                                            .ready_fd = sv->ready[1],
                                            .place = place_of(sv, w),
                                            .is_first = sv->n_started == 1,
+                                           .is_successor = w->has_died,
                                            .shared = &sv->shared};
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != sv->pid)
@@ -300,6 +301,7 @@ static void note_death(struct supervisor *sv, struct worker *w, int status)
     } else if (is_planned) {
         w->due_us = 0; /* somebody ended this one alone, to have a fresh one */
     } else {
+        w->has_died = true;
         put_off(sv, w);
     }
 }

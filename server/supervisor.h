@@ -22,6 +22,7 @@ struct supervisor_child { /* what a worker has from its supervisor */
     int ready_fd;
     int place;            /* 0 to n_workers - 1; whoever replaces it has the same */
     bool is_first;        /* of all that this supervisor started */
+    bool is_successor;    /* of one that died */
     struct shared *shared;
 };
 

@@ -62,13 +62,14 @@ static size_t adapter_memory(const struct config *cfg)
     return n > 1 ? (size_t)n : 1;
 }
 
-static struct store *open_store(const struct worker_parts *p, struct err *err)
+static struct store *open_store(const struct worker_parts *p, const struct supervisor_child *c,
+                                struct err *err)
 {
     const struct store_opts opts = {.dir = home_dir(p->home),
                                     .keep_versions = (int)p->cfg->keep_versions,
                                     .is_volatile = !home_is_durable(p->home)};
     struct store *s = store_open(&opts, err);
-    if (s && store_settle(s, err) == 0) /* this worker may come for one that was killed */
+    if (s && (!c->is_successor || store_settle(s, err) == 0))
         return s;
     worker_name_setting(err, "state", p->cfg->state);
     store_close(s);
@@ -113,7 +114,7 @@ static int open_parts(const struct worker_parts *p, struct server_parts *parts,
         return -1;
     parts->engine = open_engine(p, err);
     if (parts->engine)
-        parts->store = open_store(p, err);
+        parts->store = open_store(p, c, err);
     if (parts->store)
         parts->adapters = open_adapters(p, parts, c);
     return parts->store ? 0 : -1;
