@@ -189,7 +189,8 @@ struct change *changes_add(struct server *s, const struct change *what)
     CHECK_ON_THREAD(s->owner);
     *c = *what;
     c->server = s;
-    c->is_long = c->work && adapter_change_is_long(c->work);
+    if (c->work)
+        c->is_long = adapter_change_is_long(c->work);
     c->next = NULL;
     struct change **at = &lane_of(s->changes, c->tenant)->first;
     while (*at)
