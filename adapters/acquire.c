@@ -58,8 +58,6 @@ static void succeed(struct adapters *a, struct adapter_load *l)
         version_new(a, l->tenant, l->digest, l->name, l->made.kind, &l->made.compiled);
     note_pin(v, l->name, l->is_pinned);
     broken_clear(&a->broken, l->tenant, l->digest);
-    a->stats.loads++;
-    a->stats.load_us += (uint64_t)(clock_us() - l->asked_us);
     if (l->made.has_computed) {
         a->stats.compiles++;
         a->stats.compile_us += (uint64_t)(ms * 1e3);
@@ -68,8 +66,13 @@ static void succeed(struct adapters *a, struct adapter_load *l)
         version_unref(v);
     else
         l->version = room_admit(a, v);
-    if (!l->version)
+    if (!l->version) {
+        a->stats.load_failures++;
         has_no_room(a, &l->err);
+        return;
+    }
+    a->stats.loads++;
+    a->stats.load_us += (uint64_t)(clock_us() - l->asked_us);
 }
 
 /* ---- asking for a version ------------------------------------------------------------ */

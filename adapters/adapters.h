@@ -74,7 +74,7 @@ struct adapters_opts {
     size_t memory;             /* bytes of compiled versions kept; 0: 1 GiB. Those in use stay beyond it */
     int max_virtual_tokens;    /* 0: the context limit less one */
     size_t max_bytes;          /* of one weights file; 0: 256 MiB */
-    size_t at_once_bytes;      /* adapters_acquire itself reads compiled files up to this size that the page
+    size_t at_once_bytes;      /* adapters_acquire itself reads compiled prefixes up to this size that the page
                                 * cache holds, which is quicker than another thread; 0: none */
     int max_long_loads;        /* that run at once; 0: as many as are asked for */
     struct adapters_peers peers;

@@ -8,6 +8,7 @@
 
 #include "adapters/beneath.h"
 #include "adapters/file_read.h"
+#include "adapters/make.h"
 #include "adapters/peft_files.h"
 #include "adapters/refuse.h"
 #include "adapters/spec.h"
@@ -97,6 +98,11 @@ int beneath_files_open(struct beneath_files *f, const char *root, const char *te
         close(home);
     free(below);
     return rc;
+}
+
+bool beneath_files_are_long(const struct beneath_files *f)
+{
+    return make_is_long(1, (int64_t)f->size);
 }
 
 int beneath_files_read(struct beneath_files *f, struct loaded *out, struct err *err)

@@ -16,6 +16,7 @@
 
 #include "adapters/loaded.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 
 struct beneath_files {
@@ -32,6 +33,7 @@ struct beneath_files {
  * names. */
 int beneath_files_open(struct beneath_files *f, const char *root, const char *tenant,
                        const char *path, size_t max_bytes, struct err *err);
+bool beneath_files_are_long(const struct beneath_files *f); /* to read, as of a change */
 int beneath_files_read(struct beneath_files *f, struct loaded *out, struct err *err);
 void beneath_files_fini(struct beneath_files *f);
 

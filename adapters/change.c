@@ -296,7 +296,7 @@ static struct blob blob_of(const struct adapter_change *c)
     return b;
 }
 
-static int write_files(void *ud, struct err *err)
+static int write_aside(void *ud, struct err *err)
 {
     struct adapter_change *c = ud;
     const struct blob b = blob_of(c);
@@ -342,7 +342,7 @@ static int allow_compile(void *ud, int64_t n_tokens, struct err *err)
     if (lim->charge && lim->charge(lim->ud, n_tokens, err) < 0)
         return -1;
     if (!c->is_dry) {
-        aside_begin(&c->aside, write_files, c);
+        aside_begin(&c->aside, write_aside, c);
         c->is_written = true;
     }
     return 0;

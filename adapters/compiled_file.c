@@ -72,6 +72,7 @@ static struct header header_of(const struct compiled_file *f)
 struct reader {
     int fd;
     int flags; /* RWF_NOWAIT: fails where it would have to wait */
+    size_t max_bytes; /* of the prefixes */
     crypto_generichash_state sum;
 };
 
@@ -115,10 +116,10 @@ static int read_header(struct reader *r, const struct compiled_file *f, struct h
 
 /* All sizes, before anything is allocated by them. */
 static int check_sizes(const struct compiled_file *f, const struct entry *table, uint32_t n,
-                       size_t file_size, struct err *err)
+                       size_t max_bytes, size_t file_size, struct err *err)
 {
     const struct model_shape *s = base_model_shape(f->base);
-    size_t total = sizeof(struct header) + n * sizeof *table + SUM_BYTES;
+    size_t around = sizeof(struct header) + n * sizeof *table + SUM_BYTES, total = around;
     for (uint32_t i = 0; i < n; i++) {
         const struct entry *e = &table[i];
         if (e->n_tokens < 1 || e->n_tokens > s->max_pos || e->first_pos < 0 ||
@@ -127,6 +128,8 @@ static int check_sizes(const struct compiled_file *f, const struct entry *table,
             __builtin_add_overflow(total, e->bytes, &total))
             return is_other(err);
     }
+    if (total - around > max_bytes)
+        return err_set(err, ERR_INVALID, "it is too large");
     return total == file_size ? 0 : err_set(err, ERR_INVALID, "its size is not the expected one");
 }
 
@@ -168,7 +171,7 @@ static int read_all(struct reader *r, const struct compiled_file *f, size_t size
     struct entry *table = xcalloc(h.n_prefixes, sizeof *table);
     int rc = read_on(r, table, h.n_prefixes * sizeof *table, err);
     if (rc == 0)
-        rc = check_sizes(f, table, h.n_prefixes, size, err);
+        rc = check_sizes(f, table, h.n_prefixes, r->max_bytes, size, err);
     if (rc == 0)
         rc = read_prefixes(r, f, table, h.n_prefixes, out, err);
     free(table);
@@ -201,14 +204,12 @@ static int open_file_now(const struct compiled_file *f)
     return (int)syscall(SYS_openat2, f->folder, path, &how, sizeof how);
 }
 
-static int read_file(struct reader *r, const struct compiled_file *f, size_t max_bytes,
-                     struct compiled *out, enum kind *kind, struct err *err)
+static int read_file(struct reader *r, const struct compiled_file *f, struct compiled *out,
+                     enum kind *kind, struct err *err)
 {
     struct stat st;
     if (fstat(r->fd, &st) < 0 || !S_ISREG(st.st_mode))
         return err_set(err, ERR_INVALID, "it is no regular file");
-    if ((size_t)st.st_size > max_bytes)
-        return err_set(err, ERR_INVALID, "it is too large");
     return read_all(r, f, (size_t)st.st_size, out, kind, err);
 }
 
@@ -216,11 +217,11 @@ int compiled_file_read(const struct compiled_file *f, struct compiled *out, enum
                        struct err *err)
 {
     struct err why = {0};
-    struct reader r = {.fd = open_file(f)};
+    struct reader r = {.fd = open_file(f), .max_bytes = SIZE_MAX};
     memset(out, 0, sizeof *out);
     if (r.fd < 0)
         return 0;
-    int rc = read_file(&r, f, SIZE_MAX, out, kind, &why);
+    int rc = read_file(&r, f, out, kind, &why);
     close(r.fd);
     if (rc == 0)
         return 1;
@@ -236,11 +237,12 @@ int compiled_file_read(const struct compiled_file *f, struct compiled *out, enum
 int compiled_file_read_now(const struct compiled_file *f, size_t max_bytes, struct compiled *out,
                            enum kind *kind)
 {
-    struct reader r = {.fd = open_file_now(f), .flags = RWF_NOWAIT};
+    struct reader r = {
+        .fd = open_file_now(f), .flags = RWF_NOWAIT, .max_bytes = max_bytes};
     memset(out, 0, sizeof *out);
     if (r.fd < 0)
         return 0;
-    int rc = read_file(&r, f, max_bytes, out, kind, NULL);
+    int rc = read_file(&r, f, out, kind, NULL);
     close(r.fd);
     if (rc < 0)
         compile_fini(out);

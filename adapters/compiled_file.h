@@ -29,8 +29,8 @@ struct compiled_file {
 int compiled_file_read(const struct compiled_file *f, struct compiled *out, enum kind *kind,
                        struct err *err);
 
-/* The same without ever waiting for the disk: 0 as well for what is larger than max_bytes or not in the
- * page cache, or is damaged (and stays). Thread: any. */
+/* The same without ever waiting for the disk: 0 as well for prefixes larger than max_bytes, what is not in the
+ * page cache, or what is damaged (and stays). Thread: any. */
 int compiled_file_read_now(const struct compiled_file *f, size_t max_bytes, struct compiled *out,
                            enum kind *kind);
 void compiled_file_write(const struct compiled_file *f, const struct compiled *c, enum kind kind);

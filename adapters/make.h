@@ -19,7 +19,7 @@ struct maker {
     const struct base_model *base;
     struct store *store;
     struct spec_limits limits;
-    size_t at_once_bytes; /* the largest file that make_at_once reads */
+    size_t at_once_bytes; /* the largest prefixes that make_at_once reads */
 };
 
 struct made {

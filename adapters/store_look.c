@@ -6,18 +6,28 @@
 #include "adapters/store_parts.h"
 
 /* of adapters a, in the order of read_entry */
-#define ENTRY                                                                              \
+#define ENTRY_WITH(refused)                                                                \
     "SELECT a.tenant, a.name AS name, a.current, a.is_public, a.is_pinned, "               \
     "a.is_from_folder,"                                                                    \
     "  v.kind, v.base_hint, v.created, v.n_tokens, v.n_tasks, v.compile_ms, b.bytes,"      \
-    "  a.refused, a.refused_until"                                                         \
+    "  " refused ", a.refused_until"                                                       \
     "  FROM adapters a"                                                                    \
     "  LEFT JOIN versions v ON v.tenant = a.tenant AND v.name = a.name AND v.digest = "    \
     "a.current"                                                                            \
     "  LEFT JOIN blobs b ON b.tenant = a.tenant AND b.digest = a.current "
+#define ENTRY ENTRY_WITH("a.refused")
+
+/* Of another tenant's, what can be used; a refusal speaks of its owner's files and limits. */
+#define PUBLIC_ENTRY                                                                       \
+    ENTRY_WITH("NULL") "WHERE a.is_public AND a.current IS NOT NULL AND a.tenant <> ?1 "
 
 #define OWN "WHERE a.tenant = ?1 AND a.name = ?2 "
-#define IS_THERE "AND (a.current IS NOT NULL OR a.refused IS NOT NULL) "
+
+/* A name that only is refused stands before a public one of this name until its files change,
+ * but not if that passes by itself. */
+#define STANDS(a)                                                                          \
+    "(" a ".current IS NOT NULL OR (" a ".refused IS NOT NULL AND " a ".refused_until = 0)) "
+#define GIVES_WAY "(a.current IS NULL AND a.refused IS NOT NULL AND a.refused_until <> 0) "
 
 /* Strings are the statement's, until its next step. */
 static void read_entry(sqlite3_stmt *st, struct store_entry *e)
@@ -46,9 +56,9 @@ static void read_entry(sqlite3_stmt *st, struct store_entry *e)
 
 int store_keep_entry_statements(struct store *s, struct err *err)
 {
-    /* Both halves are looked up always, whatever the first found. */
-    static const char find[] = ENTRY OWN IS_THERE
-        "UNION ALL " ENTRY "WHERE a.is_public AND a.name = ?2 AND a.tenant <> ?1 " IS_THERE;
+    /* All parts are looked up always, whatever the first found. */
+    static const char find[] = ENTRY OWN "AND " STANDS("a") "UNION ALL " PUBLIC_ENTRY
+        "AND a.name = ?2 UNION ALL " ENTRY OWN "AND " GIVES_WAY;
     s->find = db_keep(s->reader, find, err);
     s->find_own = s->find ? db_keep(s->reader, ENTRY OWN, err) : NULL;
     return s->find_own ? 0 : -1;
@@ -114,10 +124,11 @@ int store_each(struct store *s, int64_t tenant, const char *after, size_t limit,
 {
     CHECK_ON_THREAD(s->owner);
     static const char sql[] = ENTRY
-        "WHERE a.tenant = ?1 AND a.name > ?2 " IS_THERE "UNION ALL " ENTRY
-        "WHERE a.is_public AND a.name > ?2 AND a.tenant <> ?1 " IS_THERE
-        "  AND NOT EXISTS (SELECT 1 FROM adapters o WHERE o.tenant = ?1 AND o.name = a.name"
-        "    AND (o.current IS NOT NULL OR o.refused IS NOT NULL)) ORDER BY name";
+        "WHERE a.tenant = ?1 AND a.name > ?2 AND (" STANDS("a") "OR (" GIVES_WAY
+        "  AND NOT EXISTS (SELECT 1 FROM adapters p WHERE p.is_public AND p.name = a.name"
+        "    AND p.tenant <> ?1 AND p.current IS NOT NULL))) UNION ALL " PUBLIC_ENTRY
+        "  AND a.name > ?2 AND NOT EXISTS (SELECT 1 FROM adapters o"
+        "    WHERE o.tenant = ?1 AND o.name = a.name AND " STANDS("o") ") ORDER BY name";
     sqlite3_stmt *st = db_prepare(s->reader, err, sql, "is", tenant, after);
     return each_entry(s, st, limit, has_more, fn, ud, err);
 }

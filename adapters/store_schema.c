@@ -27,8 +27,9 @@ static const char tenants[] =
     "  revoked INTEGER) STRICT;"
     "CREATE INDEX keys_by_tenant ON keys (tenant);";
 
-/* current NULL: the name was deleted and must stay so. dropped is what may have no version
- * any more; its files stay until the next change, for readers that come late. */
+/* current NULL: the name was deleted and must stay so, or it only is refused (below). dropped
+ * is what may have no version any more; its files stay until the next change, for readers that
+ * come late. */
 static const char adapters[] =
     "CREATE TABLE adapters ("
     "  tenant INTEGER NOT NULL REFERENCES tenants,"

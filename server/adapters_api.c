@@ -142,7 +142,11 @@ enum exchange_result adapters_api_get(struct exchange *x)
     return reply_info(x, 200, &info);
 }
 
+/* Reading is long, and what waits for it is not bounded by connections: work outlives them. */
+enum { MAX_FILES_ASKED = 32, FILES_ASKED_EACH = 8 };
+
 struct file_asked { /* in the exchange's arena */
+    const atomic_bool *is_gone; /* the exchange's */
     struct adapter_file_look look;
     int fd;
 };
@@ -150,6 +154,8 @@ struct file_asked { /* in the exchange's arena */
 static int open_file(void *ud, struct err *err)
 {
     struct file_asked *f = ud;
+    if (atomic_load(f->is_gone)) /* or the server has stopped */
+        return err_set(err, ERR_CANCELLED, "nobody waits for the file");
     f->fd = adapter_file_open(&f->look, err);
     return f->fd < 0 ? -1 : 0;
 }
@@ -163,13 +169,29 @@ static enum exchange_result answer_file(struct exchange *x, void *ud)
     return EXCHANGE_DONE;
 }
 
+static int check_files_asked(const struct exchange *asker, struct err *err)
+{
+    int n = 0, n_own = 0;
+    for (const struct exchange *x = asker->server->exchanges; x; x = x->next) {
+        if (!x->is_work_live || x->match->route->handle != adapters_api_file)
+            continue;
+        n++;
+        n_own += x->caller.tenant == asker->caller.tenant;
+    }
+    if (n < MAX_FILES_ASKED && n_own < FILES_ASKED_EACH)
+        return 0;
+    return err_set(err, ERR_QUEUE_FULL, "Other files of adapters are being read: try again");
+}
+
 enum exchange_result adapters_api_file(struct exchange *x)
 {
     struct err err = {0};
     struct file_asked *f = arena_alloc(&x->arena, sizeof *f);
-    if (adapters_find_file(x->server->parts.adapters, x->caller.tenant, name_of(x),
+    if (check_files_asked(x, &err) < 0 ||
+        adapters_find_file(x->server->parts.adapters, x->caller.tenant, name_of(x),
                            x->match->args[1], &f->look, &err) < 0)
         return exchange_fail(x, &err);
+    f->is_gone = &x->is_gone;
     return offload_run(x, LOOP_FILES, open_file, answer_file, f);
 }
 

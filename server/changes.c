@@ -11,8 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct lane { /* the changes of a tenant; there is none without any */
-    struct lane *next;
+struct line { /* the changes of a tenant; there is none without any */
+    struct line *next;
     int64_t tenant;
     struct change *first; /* oldest first, the one that runs included */
     struct change *running;
@@ -20,7 +20,7 @@ struct lane { /* the changes of a tenant; there is none without any */
 
 struct changes {
     struct server *server;
-    struct lane *lanes; /* whose turn is next, first */
+    struct line *lines; /* whose turn is next, first */
     int n_running, n_long; /* long ones included */
 };
 
@@ -40,22 +40,22 @@ void changes_free(struct changes *q)
 bool changes_are_over(const struct changes *q)
 {
     CHECK_ON_THREAD(q->server->owner);
-    return !q->lanes;
+    return !q->lines;
 }
 
-/* ---- lanes --------------------------------------------------------------------------- */
+/* ---- lines --------------------------------------------------------------------------- */
 
-static struct lane **find_lane(struct changes *q, int64_t tenant)
+static struct line **find_line(struct changes *q, int64_t tenant)
 {
-    struct lane **at = &q->lanes;
+    struct line **at = &q->lines;
     while (*at && (*at)->tenant != tenant)
         at = &(*at)->next;
     return at;
 }
 
-static struct lane *lane_of(struct changes *q, int64_t tenant)
+static struct line *line_of(struct changes *q, int64_t tenant)
 {
-    struct lane **at = find_lane(q, tenant);
+    struct line **at = find_line(q, tenant);
     if (!*at) {
         *at = xcalloc(1, sizeof **at);
         (*at)->tenant = tenant;
@@ -63,9 +63,9 @@ static struct lane *lane_of(struct changes *q, int64_t tenant)
     return *at;
 }
 
-static void move_to_end(struct changes *q, struct lane *l)
+static void move_to_end(struct changes *q, struct line *l)
 {
-    struct lane **at = find_lane(q, l->tenant);
+    struct line **at = find_line(q, l->tenant);
     *at = l->next;
     l->next = NULL;
     while (*at)
@@ -75,18 +75,18 @@ static void move_to_end(struct changes *q, struct lane *l)
 
 static void take_out(struct changes *q, struct change *c)
 {
-    struct lane **lane = find_lane(q, c->tenant), *l = *lane;
+    struct line **line = find_line(q, c->tenant), *l = *line;
     struct change **at = &l->first;
     while (*at != c)
         at = &(*at)->next;
     *at = c->next;
     if (l->first)
         return;
-    *lane = l->next;
+    *line = l->next;
     free(l);
 }
 
-static bool is_first_of_name(const struct lane *l, const struct change *c)
+static bool is_first_of_name(const struct line *l, const struct change *c)
 {
     for (const struct change *e = l->first; e != c; e = e->next)
         if (strcmp(e->name, c->name) == 0)
@@ -95,7 +95,7 @@ static bool is_first_of_name(const struct lane *l, const struct change *c)
 }
 
 /* In order for each name; what is quick goes before what others have to compile. */
-static struct change *next_of(const struct lane *l)
+static struct change *next_of(const struct line *l)
 {
     for (struct change *c = l->first; c; c = c->next)
         if (c->is_quick && is_first_of_name(l, c))
@@ -138,7 +138,7 @@ static void on_run(void *ud)
     struct change *c = ud;
     struct changes *q = c->server->changes;
     finish(c);
-    (*find_lane(q, c->tenant))->running = NULL;
+    (*find_line(q, c->tenant))->running = NULL;
     take_out(q, c);
     q->n_running--;
     q->n_long -= c->is_long;
@@ -146,7 +146,7 @@ static void on_run(void *ud)
     run_more(q);
 }
 
-static void begin(struct changes *q, struct lane *l)
+static void begin(struct changes *q, struct line *l)
 {
     struct change *c = next_of(l);
     l->running = c;
@@ -161,14 +161,14 @@ static void begin(struct changes *q, struct lane *l)
     loop_block(q->server->loop, LOOP_CHANGES, c->tenant, run_change, on_run, c);
 }
 
-static bool may_begin(const struct changes *q, const struct lane *l)
+static bool may_begin(const struct changes *q, const struct line *l)
 {
     return !l->running && (q->n_long < LOOP_LONG_AT_ONCE || !next_of(l)->is_long);
 }
 
-static struct lane *lane_to_run(const struct changes *q)
+static struct line *line_to_run(const struct changes *q)
 {
-    struct lane *l = q->lanes;
+    struct line *l = q->lines;
     while (l && !may_begin(q, l))
         l = l->next;
     return l;
@@ -176,8 +176,8 @@ static struct lane *lane_to_run(const struct changes *q)
 
 static void run_more(struct changes *q)
 {
-    struct lane *l;
-    while (q->n_running < LOOP_CHANGES_AT_ONCE && (l = lane_to_run(q)))
+    struct line *l;
+    while (q->n_running < LOOP_CHANGES_AT_ONCE && (l = line_to_run(q)))
         begin(q, l);
 }
 
@@ -189,9 +189,10 @@ struct change *changes_add(struct server *s, const struct change *what)
     CHECK_ON_THREAD(s->owner);
     *c = *what;
     c->server = s;
-    c->is_long = c->work && adapter_change_is_long(c->work);
+    if (c->work)
+        c->is_long = adapter_change_is_long(c->work);
     c->next = NULL;
-    struct change **at = &lane_of(s->changes, c->tenant)->first;
+    struct change **at = &line_of(s->changes, c->tenant)->first;
     while (*at)
         at = &(*at)->next;
     *at = c;

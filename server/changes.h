@@ -28,6 +28,7 @@ struct change {
     int64_t tenant;
     const char *name; /* as long as the change lives */
     bool is_quick;
+    bool is_long; /* without work: it reads much; else the queue finds out */
     void (*on_begin)(struct change *c); /* may be NULL */
 
     /* What came of it, once; info is NULL if it failed, or if there was no work to commit. */
@@ -37,7 +38,7 @@ struct change {
     struct server *server;
     struct change *next;
     struct err err;
-    bool is_long, is_begun, is_failed;
+    bool is_begun, is_failed;
 };
 
 struct changes *changes_new(struct server *s);

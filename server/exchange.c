@@ -188,6 +188,7 @@ void exchange_received(struct exchange *x)
 
 void exchange_gone(struct exchange *x)
 {
+    atomic_store(&x->is_gone, true);
     bridge_cancel(x);
 }
 
@@ -264,6 +265,7 @@ void exchange_release(struct exchange *x)
 void exchange_http_done(struct exchange *x, bool is_whole)
 {
     x->is_whole = is_whole;
+    atomic_store(&x->is_gone, true);
     x->req = NULL;
     bridge_cancel(x);
     exchange_release(x);

@@ -16,6 +16,7 @@
 #include "server/limits.h"
 #include "server/tenants.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -60,6 +61,7 @@ struct exchange {
 
     struct http_req *req; /* NULL once HTTP is done with it */
     bool is_job_live, is_work_live;
+    atomic_bool is_gone; /* nobody is there to answer; for work on the pool */
 
     enum exchange_station station;
     struct route_match *match; /* in the arena, from the station admit on */

@@ -13,7 +13,7 @@
 
 #include <string.h>
 
-enum { MAX_KEPT = 64 * 1024 };
+enum { MAX_CHUNKS_KEPT = 64 * 1024 };
 
 /* ---- collecting ---------------------------------------------------------------------- */
 
@@ -174,7 +174,7 @@ static bool is_too_slow(struct exchange *x)
 /* Memory of one chunk is that of the next, whoever's it is; of a huge one it is not kept. */
 static struct buf *chunks_of(struct server *s)
 {
-    if (s->chunks.cap > MAX_KEPT)
+    if (s->chunks.cap > MAX_CHUNKS_KEPT)
         buf_free(&s->chunks);
     buf_clear(&s->chunks);
     return &s->chunks;

@@ -25,7 +25,7 @@
 enum {
     HTTP_MAGIC = 0x68747470,
     STREAM_BLOCK = 128, /* the library's own, which chunks do not pass through */
-    MAX_KEPT = 64 * 1024, /* bytes sent already that stay in front of those to be sent */
+    MAX_SENT_KEPT = 64 * 1024, /* bytes sent already that stay in front of those to be sent */
 };
 
 /* A body that is refused is still read up to this many bytes, so that the client sees the
@@ -296,7 +296,7 @@ void http_reply_fd(struct http_req *r, int status, const char *type, int fd, uin
 
 static void compact(struct http_req *r)
 {
-    if (r->out_pos < r->out.len && r->out_pos < MAX_KEPT)
+    if (r->out_pos < r->out.len && r->out_pos < MAX_SENT_KEPT)
         return;
     memmove(r->out.data, r->out.data + r->out_pos, r->out.len - r->out_pos);
     r->out.len -= r->out_pos;

@@ -94,6 +94,7 @@ static void queue(struct exchange *x, struct adapter_change *work,
                              .tenant = x->caller.tenant,
                              .name = l->name,
                              .is_quick = l->stage == LORA_UNLOAD,
+                             .is_long = l->stage == LORA_READ && beneath_files_are_long(&l->files),
                              .on_begin = on_begin,
                              .on_done = on_done,
                              .ud = x};

@@ -1,4 +1,4 @@
-/* Models: the base, and every adapter that the tenant sees as a child of it. */
+/* Models: the base, and every adapter that the tenant sees and may use as a child of it. */
 #include "server/models_api.h"
 
 #include "core/base/json_out.h"
@@ -8,6 +8,7 @@
 #include "server/server.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
@@ -16,6 +17,7 @@ struct listing {
     const struct server *server;
     int n, limit;
     bool is_cut;
+    char after[ADAPTER_NAME_MAX + 1]; /* the last name looked at */
 };
 
 static void add_model(struct buf *out, const struct server *s, const char *id,
@@ -49,12 +51,28 @@ static void add_adapter(struct buf *out, const struct server *s,
 static void list_adapter(const struct adapter_info *info, void *ud)
 {
     struct listing *l = ud;
+    snprintf(l->after, sizeof l->after, "%s", info->name);
+    if (!info->version[0])
+        return; /* only refused: no model so far */
     l->is_cut = l->n == l->limit;
     if (l->is_cut)
         return;
     l->n++;
     paging_next(l->out);
     add_adapter(l->out, l->server, info);
+}
+
+/* Names that are no models do not make the page shorter. */
+static bool list_adapters(struct listing *l, int64_t tenant, const char *after)
+{
+    struct adapters *a = l->server->parts.adapters;
+    bool has_more;
+    snprintf(l->after, sizeof l->after, "%s", after);
+    do {
+        size_t room = l->n < l->limit ? (size_t)(l->limit - l->n) : 1;
+        has_more = adapters_each_after(a, tenant, l->after, room, list_adapter, l);
+    } while (has_more && l->n < l->limit);
+    return has_more || l->is_cut;
 }
 
 /* The base comes before all names, and counts. */
@@ -72,11 +90,8 @@ enum exchange_result models_api_list(struct exchange *x)
         add_base(&json, x->server);
         l.n++;
     }
-    size_t room = (size_t)(l.limit - l.n);
-    bool has_more = adapters_each_after(
-        x->server->parts.adapters, x->caller.tenant, is_after_base ? "" : page.after,
-        room ? room : 1, list_adapter, &l);
-    paging_close_list(&json, has_more || l.is_cut);
+    bool has_more = list_adapters(&l, x->caller.tenant, is_after_base ? "" : page.after);
+    paging_close_list(&json, has_more);
     return exchange_reply_json(x, 200, &json);
 }
 
@@ -107,7 +122,8 @@ enum exchange_result models_api_get(struct exchange *x)
         return exchange_reply_json(x, 200, &json);
     }
     const char *name = strncmp(id, s->base_name, n) == 0 && id[n] == ':' ? id + n + 1 : id;
-    if (adapters_info(s->parts.adapters, x->caller.tenant, name, &info, &err) < 0) {
+    if (adapters_info(s->parts.adapters, x->caller.tenant, name, &info, &err) < 0 ||
+        !info.version[0]) {
         err_param(&err, ERR_MODEL_NOT_FOUND, "model", "The model `%.100s` does not exist",
                   id);
         return exchange_fail(x, &err);

@@ -1,8 +1,8 @@
 /* Work of a request that blocks: done on the pool, answered on the loop.
  *
  * Thread: loop; work runs on the pool and touches ud alone. It is carried through even if
- * the client goes away, and no deadline counts until its end; x's fini_extra, if any, is called
- * there.
+ * the client goes away, unless it looks at the exchange's is_gone itself, and no deadline
+ * counts until its end; x's fini_extra, if any, is called there.
  *
  *     return offload_run(x, LOOP_REGISTRY, add_tenant, answer_tenant, ud);   a handler's last word
  */

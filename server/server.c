@@ -117,7 +117,7 @@ static bool is_at_work(const struct exchange *x)
 static void leave_home(struct server *s)
 {
     bool is_busy = !changes_are_over(s->changes) || !loads_are_over(s->loads) ||
-                   usage_is_writing(s->usage);
+                   usage_is_writing(s->usage) || watch_is_writing(s->watch);
     for (const struct exchange *x = s->exchanges; x && !is_busy; x = x->next)
         is_busy = is_at_work(x);
     if (is_busy || !s->parts.home)

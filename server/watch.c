@@ -38,6 +38,7 @@ struct watch {
     int64_t first_move_us, move_us; /* of movements since the last look; 0: none */
     int64_t poll_us;                /* when to look at the latest */
     bool is_busy, is_stopped;
+    bool is_telling; /* what came of a name is being written */
     int n_refused;       /* names, at the end of the last round */
     bool has_strangers;  /* folders of tenants that are not known */
     bool knows_registry; /* what it has of the folder was compared once */
@@ -432,6 +433,7 @@ static void next(struct watch *w)
 static void end_import(void *ud)
 {
     struct watch *w = ud;
+    w->is_telling = false;
     note_outcome(w);
     next(w);
 }
@@ -443,6 +445,7 @@ static void on_step(void *ud)
     if (watch_import_more(&w->import) && !is_over(w)) {
         loop_block(w->server->loop, LOOP_REGISTRY, 0, read_one, on_read, w);
     } else if (has_news(w) && !is_over(w)) {
+        w->is_telling = true;
         loop_block(w->server->loop, LOOP_REGISTRY, 0, tell, end_import, w);
     } else {
         end_import(w);
@@ -534,6 +537,11 @@ void watch_free(struct watch *w)
     folder_fini(&w->scan);
     watch_list_fini(&w->list);
     free(w);
+}
+
+bool watch_is_writing(const struct watch *w)
+{
+    return w && w->is_telling;
 }
 
 int watch_n_refused(const struct watch *w)

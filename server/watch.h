@@ -18,6 +18,8 @@
 
 #include "core/base/err.h"
 
+#include <stdbool.h>
+
 struct server;
 struct watch;
 
@@ -26,6 +28,9 @@ int watch_load(struct server *s, struct err *err); /* blocks */
 void watch_start(struct server *s);
 void watch_stop(struct watch *w); /* accepts NULL, as watch_free does */
 void watch_free(struct watch *w); /* nothing of it is on the pool any more */
+
+/* On the pool, beside the queue of changes; NULL: no. */
+bool watch_is_writing(const struct watch *w);
 
 int watch_n_refused(const struct watch *w); /* names whose newest files are not in use */
 

@@ -301,7 +301,13 @@ class Running(unittest.TestCase):
         (folder / "empty").mkdir()
         (folder / "bad.json").write_text('{"kind":"text"')
         with Daemon(GQA, folder) as d:
-            self.assertEqual(d.adapter_names(), ["good", "words"])
+            for size in (1, 2, 1000):
+                self.assertEqual(model_pages(d, size)[1:], ["good", "words"])
+            self.assertEqual(d.get("/v1/models/bad").status, 404)
+            adapters = {a["id"]: a for a in d.get("/v1/adapters").json["data"]}
+            self.assertEqual([n for n in sorted(adapters) if adapters[n]["version"]],
+                             ["good", "words"])
+            self.assertIn("LORA", adapters["broken"]["refused"]["why"])
             log = d.stderr()
             for name in ("broken", "empty", "bad"):
                 self.assertIn(name, log)
@@ -325,6 +331,17 @@ class Running(unittest.TestCase):
         d.process.wait(limit(2))
         d.any_exit = True
         stream.drop()
+
+
+def model_pages(daemon, size):
+    """The ids of /v1/models, asked for page by page."""
+    ids, more = [], True
+    while more:
+        after = f"&after={ids[-1]}" if ids else ""
+        page = daemon.get(f"/v1/models?limit={size}{after}").json
+        ids += [m["id"] for m in page["data"]]
+        more = page["has_more"] and page["data"]
+    return ids
 
 
 def refused(daemon):

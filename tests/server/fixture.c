@@ -6,6 +6,7 @@
 #include "core/base/check.h"
 #include "core/base/mem.h"
 #include "server/loop.h"
+#include "server/watch.h"
 #include "tests/support/fake_engine.h"
 #include "tests/test.h"
 
@@ -45,10 +46,11 @@ static void configure(struct fixture *f)
         f->body_timeout_ms ? f->body_timeout_ms : f->cfg.body_timeout_ms;
     f->cfg.max_body = f->max_body ? f->max_body : f->cfg.max_body;
     f->cfg.max_upload = f->max_upload ? f->max_upload : f->cfg.max_upload;
-    const char *const texts[] = {f->key_file, f->admin_key_file, f->cors_origin, f->state};
+    const char *const texts[] = {f->key_file, f->admin_key_file, f->cors_origin, f->state,
+                                 f->folder};
     char **const fields[] = {&f->cfg.api_key_file, &f->cfg.admin_key_file,
-                             &f->cfg.cors_origin, &f->cfg.state};
-    for (int i = 0; i < 4; i++) {
+                             &f->cfg.cors_origin, &f->cfg.state, &f->cfg.adapters};
+    for (int i = 0; i < 5; i++) {
         if (!texts[i])
             continue;
         free(*fields[i]);
@@ -68,6 +70,8 @@ static void serve(struct fixture *f)
     if (f->max_answers)
         budget_set(&f->server->answers, f->max_answers);
     CHECK(server_start(f->server, &err) == 0);
+    if (f->folder)
+        watch_start(f->server);
     f->port = f->server->addr.port;
     f->is_up = true;
     sem_post(&f->ready);

@@ -23,6 +23,7 @@ struct fixture {
     int read_grace_ms;
     size_t max_backlog, max_answers, adapter_bytes;
     const char *key_file, *admin_key_file, *cors_origin, *state;
+    const char *folder; /* of adapters, watched */
     /* the fixture's own */
     struct config cfg;
     pthread_t thread;

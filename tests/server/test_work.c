@@ -372,3 +372,26 @@ TEST(work_of_loads_keeps_the_home)
     fixture_join(&w.f);
     close_world(&w);
 }
+
+/* What the adapters folder has and is refused is a row that is written. */
+TEST(work_of_the_watch_keeps_the_home)
+{
+    static const char wrong[] = "{\"kind\":\"wrong\"}";
+    struct world w;
+    char *folder = adapter_files_tmp_dir();
+    adapter_files_write(folder, "x.json", wrong, sizeof wrong - 1);
+    fake_engine_plan(&(struct fake_plan){.hold_after = 2});
+    open_world(&w, &(struct fixture){.folder = folder});
+    run_sql(&w, "BEGIN IMMEDIATE");
+    usleep(2000000); /* it has been looked at for long enough */
+    int held = hold_and_stop(&w);
+    usleep(400000);
+    EXPECT(!is_home_free(&w));
+    run_sql(&w, "COMMIT");
+    EXPECT(wait_home_free(&w, 3000));
+    close(held);
+    fixture_join(&w.f);
+    close_world(&w);
+    adapter_files_remove_dir(folder);
+    free(folder);
+}

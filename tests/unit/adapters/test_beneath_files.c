@@ -121,6 +121,22 @@ TEST(beneath_files_refuses_what_is_huge)
     remove_root(root);
 }
 
+TEST(beneath_files_are_long_by_their_size)
+{
+    char *root = make_root(), path[600];
+    struct beneath_files f = {0};
+    struct err err = {0};
+    ASSERT(beneath_files_open(&f, root, "acme", "sql", 256 << 20, &err) == 0);
+    EXPECT(!beneath_files_are_long(&f));
+    beneath_files_fini(&f);
+    snprintf(path, sizeof path, "%s/acme/sql/adapter_model.safetensors", root);
+    EXPECT_EQ(truncate(path, 200 << 20), 0);
+    ASSERT(beneath_files_open(&f, root, "acme", "sql", 256 << 20, &err) == 0);
+    EXPECT(beneath_files_are_long(&f));
+    beneath_files_fini(&f);
+    remove_root(root);
+}
+
 /* What grows between the two steps is not read beyond what was set aside for it. */
 TEST(beneath_files_reads_no_more_than_it_told)
 {

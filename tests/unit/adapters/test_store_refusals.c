@@ -106,6 +106,34 @@ TEST(store_refusals_change_nothing_that_is_in_use)
     close_world(&w);
 }
 
+/* Whoever else sees a public adapter is told nothing of its owner's files and limits. */
+TEST(store_refusals_are_told_to_their_tenant_alone)
+{
+    struct world w;
+    ASSERT(open_world(&w));
+    EXPECT_EQ(put_from_folder(&w, 0, 1), 0);
+    EXPECT_EQ(store_set_flags(w.s, 1, stored_name(0), 1, -1, NULL), 0);
+    EXPECT_EQ(refuse(&w, 0, "why", 0), 0);
+    expect_found(&w, 1, 0, "used folder why 0");
+    expect_found(&w, w.other, 0, "used folder");
+    close_world(&w);
+}
+
+TEST(store_refusals_that_pass_hide_no_public_adapter)
+{
+    struct world w;
+    struct err err = {0};
+    ASSERT(open_world(&w));
+    EXPECT_EQ(stored_put(w.s, w.other, 0, 1, &err), 0);
+    EXPECT_EQ(refuse(&w, 0, "full", 7), 0);
+    expect_found(&w, 1, 0, " folder full 7");
+    EXPECT_EQ(store_set_flags(w.s, w.other, stored_name(0), 1, -1, NULL), 0);
+    expect_found(&w, 1, 0, "used");
+    EXPECT_EQ(refuse(&w, 0, "broken", 0), 0);
+    expect_found(&w, 1, 0, " folder broken 0");
+    close_world(&w);
+}
+
 /* A request's word goes before the folder's, before and after. */
 TEST(store_refusals_are_over_with_a_put_or_delete)
 {
