@@ -27,8 +27,8 @@ struct linear_in {
     size_t ldx;
     int n_rows, n_in;
     enum dtype dtype; /* of the matrices */
-    void *packed;     /* [n_rows, linear_packed_len(dtype, n_in)] what kernels read instead of x; NULL:
-                         they read x */
+    void *packed;     /* [n_rows, linear_packed_len(dtype, n_in)] what kernels read instead of x;
+                         NULL: they read x */
 };
 
 /* Elements, of dtype_size each, of a packed row for matrices of type t. */

@@ -54,7 +54,8 @@ static void one_row(enum dtype t, const char *x, int r, int n, const char *w, in
             for (size_t h = 2 * g; h < 2 * g + 2; h++, x += (8 + QUANT_HALF) * n)
                 add_half(t, (const uint8_t *)w + QUANT_LINE + h * codes, part_of(x, r, n), n, sum);
             for (size_t o = 0; o < 16; o++)
-                y[o] = fmaf(sum[o], bf16_to_f32(((const uint16_t *)(const void *)w)[2 * o + g]), y[o]);
+                y[o] =
+                    fmaf(sum[o], bf16_to_f32(((const uint16_t *)(const void *)w)[2 * o + g]), y[o]);
         }
 }
 

@@ -1,5 +1,6 @@
-/* Rows of f32 to groups of packed whole numbers; each instruction set's file compiles it for itself. The
- * same bits come out everywhere: nothing is added but whole numbers, and no product meets an addition. */
+/* Rows of f32 to groups of packed whole numbers; each instruction set's file compiles it for
+ * itself. The same bits come out everywhere: nothing is added but whole numbers, and no product
+ * meets an addition. */
 #ifndef PREFIXD_QUANT_ROWS_H
 #define PREFIXD_QUANT_ROWS_H
 
@@ -10,8 +11,9 @@ struct half {
     int32_t sum; /* of the codes */
 };
 
-/* The scale for bits of a largest magnitude, those of a NaN above all others: NaN if not all are finite, so that their
- * products are; zero if there is next to nothing. *inverse: what makes codes of inputs. */
+/* The scale for bits of a largest magnitude, those of a NaN above all others: NaN if not all are
+ * finite, so that their products are; zero if there is next to nothing. *inverse: what makes codes
+ * of inputs. */
 static inline float scale_for(int32_t most, float *inverse)
 {
     enum { INFINITE = 0x7f800000, TINY = 0x04000000 }; /* 127 / 1.5e-36 is finite */
@@ -31,7 +33,9 @@ static inline struct half quantise_half(int8_t code[QUANT_HALF], const float *x)
     struct half h;
     float inverse;
     __m512 v = _mm512_loadu_ps(x);
-    h.scale = scale_for(_mm512_reduce_max_epi32(_mm512_and_si512((__m512i)v, _mm512_set1_epi32(0x7fffffff))), &inverse);
+    h.scale = scale_for(
+        _mm512_reduce_max_epi32(_mm512_and_si512((__m512i)v, _mm512_set1_epi32(0x7fffffff))),
+        &inverse);
     if (!(inverse > 0))
         v = _mm512_setzero_ps();
     __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(v, _mm512_set1_ps(inverse)));
@@ -52,7 +56,8 @@ static inline struct half quantise_half(int8_t code[QUANT_HALF], const float *x)
     }
     h.scale = scale_for(most, &inverse);
     for (int i = 0; i < QUANT_HALF; i++)
-        t[i] = x[i] * inverse + 12582912.0f; /* 1.5 * 2^23: the lowest byte is the nearest whole number */
+        t[i] = x[i] * inverse +
+               12582912.0f; /* 1.5 * 2^23: the lowest byte is the nearest whole number */
     memcpy(bits, t, sizeof bits);
     for (int i = 0; i < QUANT_HALF; i++) {
         code[i] = inverse > 0 ? (int8_t)bits[i] : 0;
@@ -89,11 +94,13 @@ static inline void pack_row(char *out, int r, int n, const float *x, int K, int 
     }
 }
 
-static int quantise(enum dtype t, void *out, size_t ldo, const float *x, size_t ldx, int row, int n_rows, int K)
+static int quantise(enum dtype t, void *out, size_t ldo, const float *x, size_t ldx, int row,
+                    int n_rows, int K)
 {
     int n = n_rows - row < QUANT_ROWS ? n_rows - row : QUANT_ROWS;
     for (int r = 0; r < n; r++)
-        pack_row((char *)out + (size_t)row * ldo, r, n, x + (size_t)(row + r) * ldx, K, quant_zero(t));
+        pack_row((char *)out + (size_t)row * ldo, r, n, x + (size_t)(row + r) * ldx, K,
+                 quant_zero(t));
     return n;
 }
 

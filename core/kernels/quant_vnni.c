@@ -1,4 +1,5 @@
-/* Products with int8 and int4 weights for CPUs whose AVX-512 multiplies and adds four bytes at once (VNNI). */
+/* Products with int8 and int4 weights for CPUs whose AVX-512 multiplies and adds four bytes at once
+ * (VNNI). */
 #if defined(__x86_64__)
 #include <immintrin.h>
 #include <stdint.h>

@@ -24,7 +24,8 @@ static bool is_matrix_dtype(uint32_t t)
     return t == DTYPE_F32 || t == DTYPE_BF16 || t == DTYPE_INT8 || t == DTYPE_INT4;
 }
 
-/* Embedding and head of an int4 model are int8: int4 there costs as much perplexity as in all layers. */
+/* Embedding and head of an int4 model are int8: int4 there costs as much perplexity as in all
+ * layers. */
 static enum dtype dtype_of(enum role role, enum dtype dtype)
 {
     bool is_vocabulary = role == ROLE_EMBED || role == ROLE_HEAD;

@@ -1,9 +1,10 @@
-/* Weights as whole numbers: sixteen rows to a panel, and back (core/kernels/quant.h has the layout).
+/* Weights as whole numbers: sixteen rows to a panel, and back (core/kernels/quant.h has the
+ * layout).
  *
  * Thread: any; pure functions.
  *
  * int8: scale = largest magnitude / 127, codes from -127 to 127.
- * int4: scale = that weight / -8, codes from -8 to 7.
+ * int4: scale = that weight / -8 or / 7, codes from -8 to 7.
  * Scales are rounded to bf16 first; a code is the nearest to w / scale that there is.
  * A group with a weight that is not finite has a scale that is NaN, and so have its products. */
 #ifndef PREFIXD_QUANT_PANEL_H

@@ -45,9 +45,14 @@ def int8_weights(w):
 
 
 def int4_weights(w):
+    """The largest of a group becomes -8 or 7, whichever has the smaller squares of errors."""
     g = groups(w, GROUP)
     largest = g.gather(-1, g.abs().argmax(-1, keepdim=True))
-    return scaled(w, (largest / -8).bfloat16().float(), GROUP, -8, 7)
+    eight, seven = ((largest / code).bfloat16().float() for code in (-8, 7))
+
+    def errors(scale):
+        return (groups(scaled(w, scale, GROUP, -8, 7), GROUP) - g).double().square().sum(-1, keepdim=True)
+    return scaled(w, torch.where(errors(seven) < errors(eight), seven, eight), GROUP, -8, 7)
 
 
 def activations(x):

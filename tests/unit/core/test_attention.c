@@ -256,7 +256,7 @@ static void check(struct world *w, int n_threads, const struct kernels *k)
 
 static const struct kernels *table(int i)
 {
-    static const char *const names[] = {"generic", "avx2", "avx512", "avx512bf16"};
+    static const char *const names[] = {"generic", "avx2", "avx512", "avx512vnni", "avx512bf16"};
     setenv("PREFIXD_ISA", names[i % 4], 1);
     const struct kernels *k = kernels_get(); /* the next best where the CPU lacks it */
     unsetenv("PREFIXD_ISA");

@@ -16,8 +16,8 @@ typedef void (*table_fn)(const struct kernels *k);
 /* Runs fn with every table that this CPU can run. */
 static void with_tables(table_fn fn)
 {
-    static const char *const names[] = {"generic", "avx2", "avx512", "avx512bf16"};
-    for (int i = 0; i < 4; i++) {
+    static const char *const names[] = {"generic", "avx2", "avx512", "avx512vnni", "avx512bf16"};
+    for (int i = 0; i < 5; i++) {
         setenv("PREFIXD_ISA", names[i], 1);
         const struct kernels *k = kernels_get();
         unsetenv("PREFIXD_ISA");

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "core/base/mem.h"
+#include "core/model/quant_panel.h"
 #include "tests/support/rng.h"
 #include "tests/test.h"
 
@@ -19,9 +20,29 @@ static float rounded(float x)
     return bf16_to_f32(f32_to_bf16(x));
 }
 
+/* The layer's own rows become what the panels hold. */
+static void pack_whole(const struct layer *y, enum dtype t, size_t O, size_t I)
+{
+    float *rows = xcalloc(PANEL * I, sizeof *rows);
+    for (size_t o = 0; o < O; o += PANEL) {
+        char *panel = (char *)y->panels + o / PANEL * matrix_panel_elems(t, I);
+        size_t n = O - o < PANEL ? O - o : PANEL;
+        memset(rows, 0, PANEL * I * sizeof *rows);
+        memcpy(rows, y->w + o * I, n * I * sizeof *rows);
+        quant_panel_pack(t, rows, I, panel);
+        for (size_t r = 0; r < n; r++)
+            quant_panel_row(t, panel, r, I, y->w + (o + r) * I);
+    }
+    free(rows);
+}
+
 static void pack(const struct layer *y, enum dtype t, size_t O, size_t I)
 {
     size_t panel = matrix_panel_elems(t, I);
+    if (t != DTYPE_F32 && t != DTYPE_BF16) {
+        pack_whole(y, t, O, I);
+        return;
+    }
     for (size_t o = 0; o < O; o++)
         for (size_t i = 0; i < I; i++) {
             size_t at = o / PANEL * panel;
@@ -33,7 +54,8 @@ static void pack(const struct layer *y, enum dtype t, size_t O, size_t I)
         }
 }
 
-static void layer_init(struct layer *y, struct rng *r, enum dtype t, int n_out, int n_in, bool has_bias)
+static void layer_init(struct layer *y, struct rng *r, enum dtype t, int n_out, int n_in,
+                       bool has_bias)
 {
     size_t O = (size_t)n_out, I = (size_t)n_in, padded = (size_t)linear_padded(n_out);
     size_t n = padded / PANEL * matrix_panel_elems(t, I);
@@ -56,10 +78,11 @@ static void layer_fini(struct layer *y)
     free(y->panels);
 }
 
-static void check_linear(struct rng *r, enum dtype type, int n_out, int n_in, int n_rows, int n_threads)
+static void check_linear(struct rng *r, enum dtype type, int n_out, int n_in, int n_rows,
+                         int n_threads)
 {
     const struct kernels *k = kernels_get();
-    bool casts = type == DTYPE_BF16 && k->cast;
+    bool casts = type == DTYPE_BF16 && k->cast, is_whole = type == DTYPE_INT8 || type == DTYPE_INT4;
     struct layer y;
     size_t I = (size_t)n_in, ld = (size_t)linear_padded(n_out), ldx = I + 3;
     layer_init(&y, r, type, n_out, n_in, n_out % 2);
@@ -80,7 +103,8 @@ static void check_linear(struct rng *r, enum dtype type, int n_out, int n_in, in
             for (size_t i = 0; i < I && o < (size_t)n_out; i++)
                 sum += (double)(casts ? rounded(x[t * ldx + i]) : x[t * ldx + i]) *
                        (double)y.w[o * I + i];
-            EXPECT(fabs(sum - (double)out[t * ld + o]) < 2e-5);
+            /* of whole numbers x has 8 bits */
+            EXPECT(fabs(sum - (double)out[t * ld + o]) < (is_whole ? 0.3 : 2e-5));
         }
     free(x);
     free(out);
@@ -97,11 +121,13 @@ static void check_sizes(enum dtype type)
 
 TEST(linear_equals_its_definition_at_odd_sizes)
 {
-    static const char *const isas[] = {"generic", "avx2", "avx512", "avx512bf16"};
+    static const char *const isas[] = {"generic", "avx2", "avx512", "avx512vnni", "avx512bf16"};
     for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
         setenv("PREFIXD_ISA", isas[i], 1);
         check_sizes(DTYPE_F32);
         check_sizes(DTYPE_BF16);
+        check_sizes(DTYPE_INT8);
+        check_sizes(DTYPE_INT4);
     }
     unsetenv("PREFIXD_ISA");
 }
@@ -111,7 +137,9 @@ TEST(linear_row_gathers_an_embedding)
     struct rng r = {82};
     struct layer y;
     float out[9];
-    for (int t = DTYPE_F32; t <= DTYPE_BF16; t++) {
+    for (int t = DTYPE_F32; t <= DTYPE_INT4; t++) {
+        if (t == DTYPE_F16)
+            continue;
         layer_init(&y, &r, (enum dtype)t, 37, 9, false);
         for (int id = 0; id < 37; id++) {
             linear_row(&y.l.w, id, out);

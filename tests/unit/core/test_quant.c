@@ -1,5 +1,5 @@
-/* Products with int8 and int4: packing and its way back, products against a definition in double over the same
- * whole numbers, the same bits on every instruction set and for rows alone. */
+/* Products with int8 and int4: packing and its way back, products against a definition in double
+ * over the same whole numbers, the same bits on every instruction set and for rows alone. */
 #include "core/kernels/quant.h"
 
 #include "tests/support/rng.h"
@@ -56,7 +56,8 @@ static void product_fini(struct product *p)
 }
 
 /* The rows packed, in memory of exactly their size; freed by the caller. */
-static char *packed_rows(const struct kernels *k, const struct product *p, const float *x, int n_rows)
+static char *packed_rows(const struct kernels *k, const struct product *p, const float *x,
+                         int n_rows)
 {
     size_t len = quant_row_bytes((size_t)p->K);
     char *rows = xcalloc((size_t)n_rows, len);
@@ -65,20 +66,29 @@ static char *packed_rows(const struct kernels *k, const struct product *p, const
     return rows;
 }
 
-static void run(const struct kernels *k, const struct product *p, const float *x, int n_rows, float *y)
+static void run(const struct kernels *k, const struct product *p, const float *x, int n_rows,
+                float *y)
 {
     const void *w = p->panels;
     char *rows = packed_rows(k, p, x, n_rows);
-    struct panel_args a = {.x = rows, .ldx = quant_row_bytes((size_t)p->K), .n_rows = n_rows, .w = &w,
-                           .panel_step = quant_panel_bytes(p->t, (size_t)p->K), .n_panels = p->n_panels,
-                           .K = p->K, .part_len = p->K, .y = y, .ldy = (size_t)p->n_panels * 16};
+    struct panel_args a = {.x = rows,
+                           .ldx = quant_row_bytes((size_t)p->K),
+                           .n_rows = n_rows,
+                           .w = &w,
+                           .panel_step = quant_panel_bytes(p->t, (size_t)p->K),
+                           .n_panels = p->n_panels,
+                           .K = p->K,
+                           .part_len = p->K,
+                           .y = y,
+                           .ldy = (size_t)p->n_panels * 16};
     (p->t == DTYPE_INT8 ? k->quant->panels_int8 : k->quant->panels_int4)(&a);
     free(rows);
 }
 
 /* ---- packing ---- */
 
-/* Scale and codes of half a group of a row of x, from what they should be: no look at the packed bytes. */
+/* Scale and codes of half a group of a row of x, from what they should be: no look at the packed
+ * bytes. */
 static float row_half(const float *x, int n, int *code)
 {
     float most = 0;
@@ -94,8 +104,10 @@ static int min_int(int a, int b)
     return a < b ? a : b;
 }
 
-/* Checks the bytes of the half group `first` .. of row r in its packed group of n rows; returns where the next begins. */
-static const char *check_half(const char *at, const float *x, enum dtype t, int first, int K, int r, int n)
+/* Checks the bytes of the half group `first` .. of row r in its packed group of n rows; returns
+ * where the next begins. */
+static const char *check_half(const char *at, const float *x, enum dtype t, int first, int K, int r,
+                              int n)
 {
     int code[QUANT_HALF] = {0}, sum = 0, len = QUANT_HALF;
     float scale = row_half(x + first, min_int(len, K - first < 0 ? 0 : K - first), code), got_scale;
@@ -135,7 +147,8 @@ TEST(quant_rows_are_packed_in_groups)
     for (int i = 0; i < N_ISAS; i++) {
         const struct kernels *k = table_of(isas[i]);
         for (int j = 0; k && j < 60; j++)
-            check_rows(k, &r, j % 2 ? DTYPE_INT8 : DTYPE_INT4, rng_between(&r, 1, MAX_ROWS), rng_between(&r, 1, 300));
+            check_rows(k, &r, j % 2 ? DTYPE_INT8 : DTYPE_INT4, rng_between(&r, 1, MAX_ROWS),
+                       rng_between(&r, 1, 300));
     }
 }
 
@@ -219,13 +232,14 @@ static void check_product(const struct kernels *k, struct product *p)
         p->y[i] = 12345;
     run(k, p, p->x, p->R, p->y);
     for (int o = 0; o < N; o++) {
-        quant_panel_row(p->t, p->panels + (size_t)(o / 16) * bytes, (size_t)(o % 16), (size_t)p->K, weights);
+        quant_panel_row(p->t, p->panels + (size_t)(o / 16) * bytes, (size_t)(o % 16), (size_t)p->K,
+                        weights);
         EXPECT(p->y[p->R * N + o] == 12345);
         for (int r = 0; r < p->R; r++) {
             double size, want = definition(p, r, weights, &size), got = (double)p->y[r * N + o];
             if (!(fabs(got - want) <= 4 * 0x1p-24 * size))
-                test_fail(__FILE__, __LINE__, "%s %s: %d x %d: row %d, output %d is %.9g, not %.9g", k->name,
-                          dtype_name(p->t), p->R, p->K, r, o, got, want);
+                test_fail(__FILE__, __LINE__, "%s %s: %d x %d: row %d, output %d is %.9g, not %.9g",
+                          k->name, dtype_name(p->t), p->R, p->K, r, o, got, want);
         }
     }
     free(weights);
@@ -243,7 +257,8 @@ static void same_everywhere(struct product *p)
         if (i == 0)
             memcpy(first, p->y, bytes);
         else if (memcmp(first, p->y, bytes) != 0)
-            test_fail(__FILE__, __LINE__, "%s %s: %d x %d differs from generic", k->name, dtype_name(p->t), p->R, p->K);
+            test_fail(__FILE__, __LINE__, "%s %s: %d x %d differs from generic", k->name,
+                      dtype_name(p->t), p->R, p->K);
     }
     free(first);
 }
@@ -293,8 +308,8 @@ static void check_rows_alone(const struct kernels *k, const struct product *p, s
         memcpy(x + shift, p->x + (size_t)from * K, (size_t)n * K * sizeof *x);
         run(k, p, x + shift, n, y);
         if (memcmp(y, p->y + (size_t)from * N, (size_t)n * N * sizeof *y) != 0)
-            test_fail(__FILE__, __LINE__, "%s %s: rows %d to %d of %d differ alone (K %zu)", k->name, dtype_name(p->t),
-                      from, from + n - 1, p->R, K);
+            test_fail(__FILE__, __LINE__, "%s %s: rows %d to %d of %d differ alone (K %zu)",
+                      k->name, dtype_name(p->t), from, from + n - 1, p->R, K);
     }
     free(x);
     free(y);

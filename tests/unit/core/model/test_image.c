@@ -43,6 +43,20 @@ TEST(image_digest_depends_on_content_alone)
     image_free(c);
 }
 
+TEST(image_of_int4_keeps_the_vocabulary_in_int8)
+{
+    struct model_image *eight = pack_tiny(DTYPE_INT8), *four = pack_tiny(DTYPE_INT4);
+    ASSERT(eight && four);
+    EXPECT_EQ(image_tensor(eight, ROLE_Q, 0)->dtype, DTYPE_INT8);
+    EXPECT_EQ(image_tensor(four, ROLE_Q, 0)->dtype, DTYPE_INT4);
+    EXPECT_EQ(image_tensor(four, ROLE_EMBED, -1)->dtype, DTYPE_INT8);
+    EXPECT_EQ(image_tensor(four, ROLE_EMBED, -1)->bytes, image_tensor(eight, ROLE_EMBED, -1)->bytes);
+    EXPECT(image_tensor(four, ROLE_Q, 0)->bytes < image_tensor(eight, ROLE_Q, 0)->bytes);
+    EXPECT(strcmp(image_header(eight)->digest, image_header(four)->digest) != 0);
+    image_free(eight);
+    image_free(four);
+}
+
 TEST(image_digest_sees_every_weight)
 {
     char *dir;
