@@ -15,7 +15,8 @@ from golden import reference
 from golden.files import GOLDEN, ROOT, how, write_json
 
 MODEL = ROOT / "demo" / "tiny" / "model"
-GROUP = 32  # inputs that share a scale
+BLOCK = 64  # int8: inputs that are rotated, and share a scale
+GROUP = 32  # int4: inputs that share a scale
 HALF = 16  # those of a row
 NEW_TOKENS = 24
 MARGIN = 0.15
@@ -39,9 +40,17 @@ def scaled(x, scale, size, low, high):
     return (codes * scale).flatten(-2)[..., :x.shape[-1]]
 
 
-def int8_weights(w):
-    scale = groups(w, GROUP).abs().amax(-1, keepdim=True) / 127
-    return scaled(w, scale.bfloat16().float(), GROUP, -127, 127)
+def hadamard(n):
+    """Sylvester's matrix, orthonormal."""
+    return torch.ones(1, 1) if n == 1 else torch.kron(torch.tensor([[1., 1.], [1., -1.]]), hadamard(n // 2)) / 2 ** .5
+
+
+def in_rotation(x):
+    """x after its blocks were rotated, rounded to whole multiples of their scales, and rotated back."""
+    h = hadamard(BLOCK)
+    rotated = (groups(x, BLOCK) @ h).flatten(-2)
+    scale = groups(rotated, BLOCK).abs().amax(-1, keepdim=True) / 127
+    return (groups(scaled(rotated, scale, BLOCK, -127, 127), BLOCK) @ h).flatten(-2)[..., :x.shape[-1]]
 
 
 def int4_weights(w):
@@ -55,7 +64,7 @@ def int4_weights(w):
     return scaled(w, torch.where(errors(seven) < errors(eight), seven, eight), GROUP, -8, 7)
 
 
-def activations(x):
+def int4_activations(x):
     return scaled(x, groups(x, HALF).abs().amax(-1, keepdim=True) / 127, HALF, -127, 127)
 
 
@@ -73,18 +82,17 @@ def keep_keys_in_bf16():
 
 
 @torch.no_grad()
-def quantise(model, weights):
+def quantise(model, weights, activations):
     """Embedding and head are int8 in both types."""
     tied = model.lm_head.weight is model.model.embed_tokens.weight
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Embedding):
-            module.weight.copy_(int8_weights(module.weight))
+            module.weight.copy_(in_rotation(module.weight))
         elif isinstance(module, torch.nn.Linear):
-            module.register_forward_pre_hook(lambda _, args: (activations(args[0]), *args[1:]))
-            if name != "lm_head":
-                module.weight.copy_(weights(module.weight))
-            elif not tied:
-                module.weight.copy_(int8_weights(module.weight))
+            of_weights, of_rows = (in_rotation, in_rotation) if name == "lm_head" else (weights, activations)
+            module.register_forward_pre_hook(lambda _, args, of=of_rows: (of(args[0]), *args[1:]))
+            if name != "lm_head" or not tied:
+                module.weight.copy_(of_weights(module.weight))
         if name.endswith("v_proj"):
             keep_values_in_bf16(module)
     return model
@@ -126,6 +134,6 @@ def load(dtype):
 def write_all():
     write("bf16", load(torch.bfloat16), "computed in bfloat16")
     keep_keys_in_bf16()
-    for dtype, weights in (("int8", int8_weights), ("int4", int4_weights)):
-        write(dtype, quantise(load(torch.float32), weights),
+    for dtype, *kinds in (("int8", in_rotation, in_rotation), ("int4", int4_weights, int4_activations)):
+        write(dtype, quantise(load(torch.float32), *kinds),
               f"weights and activations as of --dtype {dtype}, keys and values bfloat16, computed in float32")
