@@ -171,6 +171,26 @@ TEST(quant_rows_are_packed_in_groups)
     }
 }
 
+/* Inputs whose sums are rounded: the order of additions shows. */
+TEST(quant_rows_have_the_same_bytes_on_every_isa)
+{
+    struct rng r = {29};
+    for (int j = 0; j < 20; j++) {
+        struct product p;
+        product_init(&p, &r, j % 2 ? DTYPE_INT4 : DTYPE_INT8, 9, 300, 1);
+        rng_fill(&r, p.x, 9 * 300, 3);
+        char *want = packed_rows(table_of("generic"), &p, p.x, 9);
+        for (int i = 1; i < N_ISAS; i++) {
+            const struct kernels *k = table_of(isas[i]);
+            char *got = k ? packed_rows(k, &p, p.x, 9) : NULL;
+            EXPECT(!k || memcmp(got, want, 9 * quant_row_bytes(p.t, 300)) == 0);
+            free(got);
+        }
+        free(want);
+        product_fini(&p);
+    }
+}
+
 /* Rotation keeps the sum of squares: together the errors of a block of int8 are no larger than those
  * of its codes, half a scale each. */
 static void check_int8(const float *w, const float *back, int n)
