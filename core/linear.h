@@ -34,7 +34,7 @@ struct linear_in {
 /* Elements, of dtype_size each, of a packed row for matrices of type t. */
 static inline size_t linear_packed_len(enum dtype t, int n_in)
 {
-    return t == DTYPE_INT8 || t == DTYPE_INT4 ? quant_row_bytes((size_t)n_in)
+    return t == DTYPE_INT8 || t == DTYPE_INT4 ? quant_row_bytes(t, (size_t)n_in)
                                               : ((size_t)n_in + 1) / 2 * 2;
 }
 

@@ -5,11 +5,6 @@
 
 typedef int32_t vi __attribute__((vector_size(32)));
 
-static inline vi begin8(int32_t start)
-{
-    return (vi)_mm256_set1_epi32(start);
-}
-
 /* Even and odd neighbours apart, each as 16 bits: pairs of u8 times int8 do not fit into them. */
 static inline vi add8(vi sum, vi w, int32_t x)
 {
@@ -18,12 +13,6 @@ static inline vi add8(vi sum, vi w, int32_t x)
                                      _mm256_srai_epi16(_mm256_slli_epi16(four, 8), 8));
     __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16((__m256i)w, 8), _mm256_srai_epi16(four, 8));
     return sum + (vi)even + (vi)odd;
-}
-
-static inline vi end8(vi sum, int32_t start)
-{
-    (void)start;
-    return sum;
 }
 
 /* Pairs of u4 times int8 do fit, eight times: 8 * 2 * 15 * 127 < 2^15. */

@@ -5,11 +5,6 @@
 
 typedef int32_t vi __attribute__((vector_size(64)));
 
-static inline vi begin8(int32_t start)
-{
-    return (vi)_mm512_set1_epi32(start);
-}
-
 /* Even and odd neighbours apart, each as 16 bits: pairs of u8 times int8 do not fit into them. */
 static inline vi add8(vi sum, vi w, int32_t x)
 {
@@ -18,12 +13,6 @@ static inline vi add8(vi sum, vi w, int32_t x)
                                      _mm512_srai_epi16(_mm512_slli_epi16(four, 8), 8));
     __m512i odd = _mm512_madd_epi16(_mm512_srli_epi16((__m512i)w, 8), _mm512_srai_epi16(four, 8));
     return sum + (vi)even + (vi)odd;
-}
-
-static inline vi end8(vi sum, int32_t start)
-{
-    (void)start;
-    return sum;
 }
 
 /* Pairs of u4 times int8 do fit, eight times: 8 * 2 * 15 * 127 < 2^15. */

@@ -1,14 +1,18 @@
-/* Products with int8 and int4 weights, written once over vectors of VW outputs; each instruction set's file
- * includes this with its own VW, NAME, TWO and FOUR (columns that up to two and up to four rows take at once) and the
- * operations on whole numbers, in which u8 times int8 of four neighbours are added to each lane:
- *     begin8(start), add8(sum, w, x), end8(sum, start)
- *     begin4, add4, end4: the same for w below 16, with no more than eight additions between begin4 and end4
+/* Products with int8 and int4 weights, written once over vectors of VW outputs; each instruction
+ * set's file includes this with its own VW, NAME, TWO and FOUR (columns that up to two and up to
+ * four rows take at once) and operations in which u8 times int8 of four neighbours are added to
+ * each lane:
  *
- * Sums of whole numbers are exact. An output is, over its groups in order, the sum of scale * part, a part that over
- * the group's halves of row's scale * whole; each addition is fused with its product: the same bits for any number
- * of rows and on every instruction set.
+ *     add8(sum, w, x)
+ *     begin4(start), add4(sum, w, x), end4(sum, start)    for w below 16, with no more than eight
+ *                                                         additions in between
  *
- * Accumulators are named variables because gcc 12 keeps arrays of them in memory. */
+ * Sums of whole numbers are exact. An output of int8 is, over its blocks in order, the sum of
+ * (weight's scale * row's scale) * whole; one of int4, over its groups, that of scale * part, a part
+ * that over the group's halves of row's scale * whole. Each addition is fused with its product: the
+ * same bits for any number of rows and on every instruction set.
+ *
+ * Sums of whole numbers are named variables because gcc 12 keeps arrays of them in memory. */
 #include "core/kernels/kernels.h"
 #include "core/kernels/quant_rows.h"
 
@@ -21,7 +25,7 @@ static inline vi load(const char *p)
     return v;
 }
 
-/* Scales of the first or second group of a block. */
+/* int4: scales of the first or second group of a block. */
 static inline vf scales(const char *p, int group)
 {
     vi both = load(p);
@@ -53,15 +57,17 @@ static inline vf number(const char *x)
 #define COLS2(XX, N) COLS1(XX, N) XX(1, N)
 #define COLS4(XX, N) COLS2(XX, N) XX(2, N) XX(3, N)
 
-/* Where a column of VW outputs begins in its panel: scales and codes alike have 4 bytes an output in a line. */
+/* Where a column of VW outputs begins in its panel: scales and codes alike have 4 bytes an output in
+ * a line. */
 static inline const char *column(const struct panel_args *a, int c)
 {
     enum { PER = 16 / VW };
     return (const char *)a->w[0] + (size_t)(c / PER) * a->panel_step + c % PER * VW * 4;
 }
 
-/* What is read next comes into the second-level cache while these columns are worked on: a line a step, or of all
- * passes over the same columns together, so that reading is spread over the arithmetic. */
+/* What is read next comes into the second-level cache while these columns are worked on: a line a
+ * step, or of all passes over the same columns together, so that reading is spread over the
+ * arithmetic. */
 struct ahead {
     const char *at;
     size_t step; /* bytes */
@@ -75,88 +81,117 @@ static struct ahead ahead_of(const struct panel_args *a, int c, int pass, int n_
     return (struct ahead){at + (size_t)pass * part, QUANT_LINE / (size_t)n_passes};
 }
 
-#define COLUMN(p, N)                                                                                         \
-    const char *w##p = column(a, c + p), *next##p = next.at + (size_t)p * VW / 16 * a->panel_step;
-#define AHEAD(p)                                                                                             \
-    __builtin_prefetch(next##p, 0, 2);                                                                       \
+#define COLUMN(p, N)                                                                               \
+    const char *w##p = column(a, c + p),                                                           \
+               *next##p = next.at + (size_t)p * VW / 16 * a->panel_step;
+#define AHEAD(p)                                                                                   \
+    __builtin_prefetch(next##p, 0, 2);                                                             \
     next##p += next.step;
 #define STORE(r, p) memcpy(y + (size_t)r * a->ldy + p * VW, &sum[p][r], sizeof sum[p][r]);
 #define STORE_COLUMN(p, N) ROWS##N(STORE, p)
 
-#define BEGIN8(r, p) vi s##p##_##r = begin8(quad(start + 4 * r));
+#define BEGIN8(r, p) vi s##p##_##r = quad(start + 4 * r) + (vi){0};
 #define BEGIN8_COLUMN(p, N) ROWS##N(BEGIN8, p)
 #define ADD8(r, p) s##p##_##r = add8(s##p##_##r, code##p, quad(x + 4 * r));
-#define ADD8_COLUMN(p, N)                                                                                    \
-    vi code##p = load(w##p + at);                                                                            \
-    AHEAD(p)                                                                                                 \
+#define ADD8_COLUMN(p, N)                                                                          \
+    vi code##p = load(w##p + at);                                                                  \
+    AHEAD(p)                                                                                       \
     ROWS##N(ADD8, p)
-#define END8(r, p) END_HALF(r, p, end8)
-#define END8_COLUMN(p, N) ROWS##N(END8, p)
+#define END8(r, p)                                                                                 \
+    sum[p][r] = FMADD(__builtin_convertvector(s##p##_##r, vf), scale##p * number(scale_x + 4 * r), \
+                      sum[p][r]);
+#define END8_COLUMN(p, N)                                                                          \
+    vf scale##p = (vf)load(w##p);                                                                  \
+    ROWS##N(END8, p)
 
 #define BEGIN4(r, p) vi s##p##_##r = begin4(quad(start + 4 * r));
 #define BEGIN4_COLUMN(p, N) ROWS##N(BEGIN4, p)
 #define ADD4_LOW(r, p) s##p##_##r = add4(s##p##_##r, low##p, quad(x + 4 * r));
 #define ADD4_HIGH(r, p) s##p##_##r = add4(s##p##_##r, high##p, quad(x + 4 * N_ROWS + 4 * r));
-#define ADD4_COLUMN(p, N)                                                                                    \
-    vi code##p = load(w##p + at), low##p = code##p & 0x0f0f0f0f, high##p = code##p >> 4 & 0x0f0f0f0f;        \
-    AHEAD(p)                                                                                                 \
-    ROWS##N(ADD4_LOW, p)                                                                                     \
+#define ADD4_COLUMN(p, N)                                                                          \
+    vi code##p = load(w##p + at), low##p = code##p & 0x0f0f0f0f,                                   \
+       high##p = code##p >> 4 & 0x0f0f0f0f;                                                        \
+    AHEAD(p)                                                                                       \
+    ROWS##N(ADD4_LOW, p)                                                                           \
     ROWS##N(ADD4_HIGH, p)
-#define END4(r, p) END_HALF(r, p, end4)
-#define END4_COLUMN(p, N) ROWS##N(END4, p)
-
-#define END_HALF(r, p, end)                                                                                  \
-    part[p][r] = FMADD(__builtin_convertvector(end(s##p##_##r, quad(start + 4 * r)), vf),                    \
+#define END4(r, p)                                                                                 \
+    part[p][r] = FMADD(__builtin_convertvector(end4(s##p##_##r, quad(start + 4 * r)), vf),         \
                        number(scale_x + 4 * r), part[p][r]);
+#define END4_COLUMN(p, N) ROWS##N(END4, p)
 #define ADD_PART(r, p) sum[p][r] = FMADD(part[p][r], scale##p, sum[p][r]);
-#define ADD_COLUMN(p, N)                                                                                     \
-    vf scale##p = scales(w##p, group);                                                                       \
+#define ADD_COLUMN(p, N)                                                                           \
+    vf scale##p = scales(w##p, group);                                                             \
     ROWS##N(ADD_PART, p)
 #define NEXT_COLUMN(p, N) w##p += block;
 
-/* P columns from c for N rows; a line has so many quads. */
-#define TILE(BITS, QUADS, N, P)                                                                              \
-    static void int##BITS##_##N##x##P(const struct panel_args *a, const char *x, int c, float *y,            \
-                                        struct ahead next)                                                   \
-    {                                                                                                        \
-        enum { N_ROWS = N };                                                                                 \
-        vf sum[P][N] = {0};                                                                                  \
-        size_t block = quant_block_bytes(DTYPE_INT##BITS);                                                   \
-        COLS##P(COLUMN, N)                                                                                   \
-        for (int k = 0; k < a->K; k += QUANT_BLOCK) {                                                        \
-            size_t at = QUANT_LINE;                                                                          \
-            for (int group = 0; group < 2; group++) {                                                        \
-                vf part[P][N] = {0};                                                                         \
-                for (int half = 0; half < 2; half++) {                                                       \
-                    const char *scale_x = x, *start = x + 4 * N_ROWS;                                        \
-                    x += 8 * N;                                                                              \
-                    COLS##P(BEGIN##BITS##_COLUMN, N)                                                         \
-                    for (int q = 0; q < QUANT_HALF / 4; q += QUADS, at += QUANT_LINE, x += QUADS * 4 * N) {  \
-                        COLS##P(ADD##BITS##_COLUMN, N)                                                       \
-                    }                                                                                        \
-                    COLS##P(END##BITS##_COLUMN, N)                                                           \
-                }                                                                                            \
-                COLS##P(ADD_COLUMN, N)                                                                       \
-            }                                                                                                \
-            COLS##P(NEXT_COLUMN, N)                                                                          \
-        }                                                                                                    \
-        COLS##P(STORE_COLUMN, N)                                                                             \
+/* P columns from c for N rows. */
+/* clang-format off */
+#define TILE8(N, P)                                                                                \
+    static void int8_##N##x##P(const struct panel_args *a, const char *x, int c, float *y,         \
+                            struct ahead next)                                                     \
+    {                                                                                              \
+        enum { N_ROWS = N };                                                                       \
+        vf sum[P][N] = {0};                                                                        \
+        size_t block = quant_block_bytes(DTYPE_INT8);                                              \
+        COLS##P(COLUMN, N)                                                                         \
+        for (int k = 0; k < a->K; k += QUANT_BLOCK) {                                              \
+            const char *scale_x = x, *start = x + 4 * N_ROWS;                                      \
+            x += 8 * N;                                                                            \
+            COLS##P(BEGIN8_COLUMN, N)                                                              \
+            for (int at = QUANT_LINE; at <= QUANT_BLOCK / 4 * QUANT_LINE; at += QUANT_LINE) {      \
+                COLS##P(ADD8_COLUMN, N)                                                            \
+                x += 4 * N;                                                                        \
+            }                                                                                      \
+            COLS##P(END8_COLUMN, N)                                                                \
+            COLS##P(NEXT_COLUMN, N)                                                                \
+        }                                                                                          \
+        COLS##P(STORE_COLUMN, N)                                                                   \
     }
 
-typedef void (*tile_fn)(const struct panel_args *a, const char *x, int c, float *y, struct ahead next);
+#define TILE4(N, P)                                                                                \
+    static void int4_##N##x##P(const struct panel_args *a, const char *x, int c, float *y,         \
+                            struct ahead next)                                                     \
+    {                                                                                              \
+        enum { N_ROWS = N };                                                                       \
+        vf sum[P][N] = {0};                                                                        \
+        size_t block = quant_block_bytes(DTYPE_INT4);                                              \
+        COLS##P(COLUMN, N)                                                                         \
+        for (int k = 0; k < a->K; k += QUANT_BLOCK) {                                              \
+            int at = QUANT_LINE;                                                                   \
+            for (int group = 0; group < 2; group++) {                                              \
+                vf part[P][N] = {0};                                                               \
+                for (int half = 0; half < 2; half++) {                                             \
+                    const char *scale_x = x, *start = x + 4 * N_ROWS;                              \
+                    x += 8 * N;                                                                    \
+                    COLS##P(BEGIN4_COLUMN, N)                                                      \
+                    for (int q = 0; q < QUANT_HALF / 4; q += 2, at += QUANT_LINE, x += 8 * N) {    \
+                        COLS##P(ADD4_COLUMN, N)                                                    \
+                    }                                                                              \
+                    COLS##P(END4_COLUMN, N)                                                        \
+                }                                                                                  \
+                COLS##P(ADD_COLUMN, N)                                                             \
+            }                                                                                      \
+            COLS##P(NEXT_COLUMN, N)                                                                \
+        }                                                                                          \
+        COLS##P(STORE_COLUMN, N)                                                                   \
+    }
+/* clang-format on */
+
+typedef void (*tile_fn)(const struct panel_args *a, const char *x, int c, float *y,
+                        struct ahead next);
 
 struct tile {
     tile_fn many, one; /* n_columns of them, one */
     int n_columns;
 };
 
-/* For each number of rows: few take several columns, whose sums hide what one addition waits for the one before;
- * from five rows on the sums, parts and accumulators of one column fill the registers. */
+/* For each number of rows: few take several columns, whose sums hide what one addition waits for the
+ * one before; from five rows on the sums of one column, whole and not, fill the registers. */
 #define TILES(XX) XX(1, TWO) XX(2, TWO) XX(3, FOUR) XX(4, FOUR) XX(5, 1) XX(6, 1) XX(7, 1) XX(8, 1)
 #define WITH(XX, N, P) XX(N, P)
-#define BOTH(N, P)                                                                                           \
-    TILE(8, 1, N, P)                                                                                         \
-    TILE(4, 2, N, P)
+#define BOTH(N, P)                                                                                 \
+    TILE8(N, P)                                                                                    \
+    TILE4(N, P)
 #define DEFINE(N, P) WITH(BOTH, N, P)
 #define DEFINE_ONE(N, P) BOTH(N, 1)
 #define ROW_OF(KIND, N, P) {KIND##_##N##x##P, KIND##_##N##x1, P},
@@ -176,16 +211,12 @@ DEFINE(2, TWO)
 static const struct tile int8_tiles[] = {TILES(ROW8)}, int4_tiles[] = {TILES(ROW4)};
 
 /* Columns first: each meets all rows while it is in the cache. */
-static void full_groups(const struct panel_args *a, const struct tile *t, int n_full)
+static void full_groups(const struct panel_args *a, tile_fn tile, int n_full)
 {
-    int n = a->n_panels * (16 / VW), n_passes = n_full / QUANT_ROWS;
-    for (int c = 0, per = t->n_columns; c < n; c += per) {
-        tile_fn tile = c + per <= n ? t->many : t->one;
-        per = tile == t->many ? per : 1;
+    for (int c = 0; c < a->n_panels * (16 / VW); c++)
         for (int r = 0; r < n_full; r += QUANT_ROWS)
             tile(a, (const char *)a->x + (size_t)r * a->ldx, c, a->y + (size_t)r * a->ldy + c * VW,
-                 ahead_of(a, c + per, r / QUANT_ROWS, n_passes));
-    }
+                 ahead_of(a, c + 1, r / QUANT_ROWS, n_full / QUANT_ROWS));
 }
 
 static void last_group(const struct panel_args *a, const struct tile *t, int first)
@@ -203,7 +234,7 @@ static void panels(const struct panel_args *a, const struct tile *tiles)
 {
     int n_full = a->n_rows / QUANT_ROWS * QUANT_ROWS, left = a->n_rows - n_full;
     if (n_full)
-        full_groups(a, &tiles[QUANT_ROWS - 1], n_full);
+        full_groups(a, tiles[QUANT_ROWS - 1].one, n_full);
     if (left)
         last_group(a, &tiles[left - 1], n_full);
 }

@@ -6,25 +6,23 @@
 
 typedef int32_t vi __attribute__((vector_size(64)));
 
-static inline vi begin8(int32_t start)
-{
-    return (vi)_mm512_set1_epi32(start);
-}
-
 static inline vi add8(vi sum, vi w, int32_t x)
 {
     return (vi)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, _mm512_set1_epi32(x));
 }
 
-static inline vi end8(vi sum, int32_t start)
+static inline vi begin4(int32_t start)
+{
+    return start + (vi){0};
+}
+
+static inline vi end4(vi sum, int32_t start)
 {
     (void)start;
     return sum;
 }
 
-#define begin4 begin8
 #define add4 add8
-#define end4 end8
 #define FMADD(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define VW 16
 #define TWO 4

@@ -22,7 +22,7 @@
 
 struct source;
 
-enum { IMAGE_VERSION = 3, IMAGE_ALIGN = 64 };
+enum { IMAGE_VERSION = 4, IMAGE_ALIGN = 64 };
 
 struct image_tensor { /* all zero: the model has none */
     uint64_t offset, bytes;

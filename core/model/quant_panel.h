@@ -3,10 +3,10 @@
  *
  * Thread: any; pure functions.
  *
- * int8: scale = largest magnitude / 127, codes from -127 to 127.
- * int4: scale = that weight / -8 or / 7, codes from -8 to 7.
- * Scales are rounded to bf16 first; a code is the nearest to w / scale that there is.
- * A group with a weight that is not finite has a scale that is NaN, and so have its products. */
+ * int8: of the rotated weights of a block, scale = largest magnitude / 127, codes from -127 to 127.
+ * int4: of a group, scale = the largest weight / -8 or / 7, rounded to bf16, codes from -8 to 7.
+ * A code is the nearest to w / scale that there is. A block or group with a weight that is not
+ * finite has a scale that is NaN, and so have its products. */
 #ifndef PREFIXD_QUANT_PANEL_H
 #define PREFIXD_QUANT_PANEL_H
 

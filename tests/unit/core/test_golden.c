@@ -1,6 +1,7 @@
 /* Golden answers of transformers and PEFT, all of a model's cases at once in mixed batches. */
 #include "tests/support/catalog.h"
 #include "tests/support/run.h"
+#include "tests/support/tiny.h"
 #include "tests/test.h"
 
 #include "adapters/adapters.h"
@@ -239,6 +240,8 @@ TEST(golden_smollm2)
     char model[1024], json[512], adapters[512];
     if (!demo_model(model, sizeof model))
         SKIP("the demo model is not here (scripts/get_demo_model)");
+    if (tiny_scaled(10) == 1)
+        SKIP("a real model takes too long in so slow a flavour");
     snprintf(json, sizeof json, "%s/tests/golden/smollm2.json", test_root());
     snprintf(adapters, sizeof adapters, "%s/demo/smollm2", test_root());
     run_golden(json, model, DTYPE_CHOICE_F32, access(adapters, R_OK) == 0 ? adapters : NULL, 2e-3);

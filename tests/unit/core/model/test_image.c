@@ -147,7 +147,7 @@ TEST(image_refuses_damaged_headers)
     expect_damaged(&c, "not a model image");
     c = copy_of(image);
     header_of(&c)->version++;
-    expect_damaged(&c, "version 4");
+    expect_damaged(&c, "version 5");
     c = copy_of(image);
     header_of(&c)->layout[0] = 'q';
     expect_damaged(&c, "layout");
