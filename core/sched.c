@@ -168,6 +168,13 @@ static void share_scored(struct sched *s)
     s->n_scored = n >= SCHED_SCORED ? 1 : SCHED_SCORED / (n ? n : 1);
 }
 
+/* Prompt rows that q could use in this step. */
+static int wanted_rows(const struct sched *s, const struct seq *q)
+{
+    int left = q->n_prompt - q->n_computed;
+    return seq_scores_prompt(q) && left > s->n_scored ? s->n_scored : left;
+}
+
 /* Each of a domain's compiles has a part of its rows, and so have its requests together. */
 static void count_parts(struct sched *s)
 {
@@ -181,7 +188,7 @@ static void count_parts(struct sched *s)
         q->n_step = 0;
         if (!wants_prompt_rows(q))
             continue;
-        fair_want(&s->fair, d, q->n_prompt - q->n_computed);
+        fair_want(&s->fair, d, wanted_rows(s, q));
         d->n_parts += q->compile || !d->n_left;
         d->n_left |= q->job != NULL;
     }
@@ -189,9 +196,7 @@ static void count_parts(struct sched *s)
 
 static void take_rows(const struct sched *s, struct seq *q, int most)
 {
-    int left = q->n_prompt - q->n_computed - q->n_step;
-    if (seq_scores_prompt(q) && left > s->n_scored - q->n_step)
-        left = s->n_scored - q->n_step;
+    int left = wanted_rows(s, q) - q->n_step;
     int n = left < most ? left : most;
     n = n < q->domain->n_rows ? n : q->domain->n_rows;
     q->n_step += n;
@@ -204,8 +209,8 @@ static void take_rows(const struct sched *s, struct seq *q, int most)
  * come first. What is over goes to each in turn. */
 static void deal_prompt_rows(struct sched *s)
 {
-    count_parts(s);
     share_scored(s);
+    count_parts(s);
     fair_deal(&s->fair, s->chunk);
     for (int i = 0; i < s->n_running; i++) {
         struct domain *d = s->running[i]->domain;

@@ -366,18 +366,41 @@ TEST(sched_removes_from_anywhere)
     }
 }
 
+static void desk_init_wide(struct desk *d, int chunk)
+{
+    desk_init(d, 200);
+    batch_fini(&d->batch);
+    batch_init(&d->batch, MAX_RUNNING + chunk, MAX_RUNNING, 8);
+    d->sched.chunk = chunk;
+}
+
+static struct seq *desk_add_scored(struct desk *d, uint32_t domain, int n_prompt)
+{
+    struct seq *q = desk_add_for(d, domain, n_prompt, 1, NULL);
+    q->job->is_echo = true;
+    q->job->n_logprobs = 0;
+    return q;
+}
+
+/* What a scored prompt may not take yet is no claim of its tenant's on the step's rows. */
+TEST(sched_deals_the_rows_above_the_scored_to_others)
+{
+    struct desk d;
+    desk_init_wide(&d, 160);
+    struct seq *scored = desk_add_scored(&d, 0, 200), *plain = desk_add_for(&d, 1, 200, 1, NULL);
+    step(&d);
+    EXPECT_EQ(rows_of(&d, scored), SCHED_SCORED);
+    EXPECT_EQ(rows_of(&d, plain), 160 - SCHED_SCORED);
+    desk_fini(&d);
+}
+
 /* Prompts whose every row is scored share what room there is for logits; others take the rest. */
 TEST(sched_bounds_the_rows_that_are_scored)
 {
     struct desk d;
-    desk_init(&d, 200);
-    batch_fini(&d.batch);
-    batch_init(&d.batch, 400, MAX_RUNNING, 8);
-    d.sched.chunk = 300;
-    struct seq *a = desk_add(&d, 150, 1, NULL), *b = desk_add(&d, 150, 1, NULL),
+    desk_init_wide(&d, 300);
+    struct seq *a = desk_add_scored(&d, 0, 150), *b = desk_add_scored(&d, 0, 150),
                *c = desk_add(&d, 150, 1, NULL);
-    for (int i = 0; i < 2; i++)
-        d.jobs[i].is_echo = true, d.jobs[i].n_logprobs = 0;
     step(&d);
     EXPECT_EQ(rows_of(&d, a), SCHED_SCORED / 2);
     EXPECT_EQ(rows_of(&d, b), SCHED_SCORED / 2);
