@@ -158,21 +158,37 @@ struct pace_load sched_load(const struct sched *s)
     return l;
 }
 
-/* Equal parts of SCHED_SCORED, at least a row each: with a row of every other sequence there are at
- * most max_seqs rows more. */
+static bool is_scored(const struct seq *q)
+{
+    return seq_is_prefill(q) && seq_scores_prompt(q);
+}
+
+/* SCHED_SCORED among the domains that have such prompts, by their weights, and a domain's among its
+ * prompts, at least a row each: with a row of every other sequence there are at most max_seqs rows
+ * more. */
 static void share_scored(struct sched *s)
 {
-    int n = 0;
+    uint64_t weights = 0;
     for (int i = 0; i < s->n_running; i++)
-        n += seq_is_prefill(s->running[i]) && seq_scores_prompt(s->running[i]);
-    s->n_scored = n >= SCHED_SCORED ? 1 : SCHED_SCORED / (n ? n : 1);
+        s->running[i]->domain->n_scored = 0;
+    for (int i = 0; i < s->n_running; i++)
+        if (is_scored(s->running[i]) && !s->running[i]->domain->n_scored++)
+            weights += s->running[i]->domain->weight;
+    for (int i = 0; i < s->n_running; i++) {
+        struct seq *q = s->running[i];
+        if (!is_scored(q))
+            continue;
+        uint64_t n = SCHED_SCORED * (uint64_t)q->domain->weight / weights;
+        int part = (int)n / q->domain->n_scored;
+        q->n_scored = part > 1 ? part : 1;
+    }
 }
 
 /* Prompt rows that q could use in this step. */
-static int wanted_rows(const struct sched *s, const struct seq *q)
+static int wanted_rows(const struct seq *q)
 {
     int left = q->n_prompt - q->n_computed;
-    return seq_scores_prompt(q) && left > s->n_scored ? s->n_scored : left;
+    return seq_scores_prompt(q) && left > q->n_scored ? q->n_scored : left;
 }
 
 /* Each of a domain's compiles has a part of its rows, and so have its requests together. */
@@ -188,15 +204,15 @@ static void count_parts(struct sched *s)
         q->n_step = 0;
         if (!wants_prompt_rows(q))
             continue;
-        fair_want(&s->fair, d, wanted_rows(s, q));
+        fair_want(&s->fair, d, wanted_rows(q));
         d->n_parts += q->compile || !d->n_left;
         d->n_left |= q->job != NULL;
     }
 }
 
-static void take_rows(const struct sched *s, struct seq *q, int most)
+static void take_rows(struct seq *q, int most)
 {
-    int left = wanted_rows(s, q) - q->n_step;
+    int left = wanted_rows(q) - q->n_step;
     int n = left < most ? left : most;
     n = n < q->domain->n_rows ? n : q->domain->n_rows;
     q->n_step += n;
@@ -220,12 +236,12 @@ static void deal_prompt_rows(struct sched *s)
     for (int i = 0; i < s->n_running; i++) {
         struct seq *q = s->running[i];
         if (wants_prompt_rows(q))
-            take_rows(s, q, q->compile ? q->domain->n_part : q->domain->n_left);
+            take_rows(q, q->compile ? q->domain->n_part : q->domain->n_left);
     }
     for (int i = 0; i < s->n_running; i++) {
         struct seq *q = s->running[(s->fair.round + (unsigned)i) % (unsigned)s->n_running];
         if (wants_prompt_rows(q))
-            take_rows(s, q, s->chunk);
+            take_rows(q, s->chunk);
     }
 }
 

@@ -394,6 +394,29 @@ TEST(sched_deals_the_rows_above_the_scored_to_others)
     desk_fini(&d);
 }
 
+TEST(sched_shares_the_scored_rows_by_tenant_and_weight)
+{
+    struct desk d;
+    desk_init_wide(&d, 300);
+    struct seq *many[3], *one = desk_add_scored(&d, 1, 200);
+    for (int i = 0; i < 3; i++)
+        many[i] = desk_add_scored(&d, 0, 200);
+    step(&d);
+    EXPECT_EQ(rows_of(&d, one), SCHED_SCORED / 2);
+    for (int i = 0; i < 3; i++)
+        EXPECT_EQ(rows_of(&d, many[i]), SCHED_SCORED / 2 / 3);
+    one->domain->weight = 3;
+    step(&d);
+    EXPECT_EQ(rows_of(&d, one), SCHED_SCORED * 3 / 4);
+    for (int i = 0; i < 3; i++)
+        EXPECT_EQ(rows_of(&d, many[i]), SCHED_SCORED / 4 / 3);
+    many[0]->domain->weight = FAIR_MAX_WEIGHT; /* what is left for the other is a row all the same */
+    step(&d);
+    EXPECT_EQ(rows_of(&d, one), 1);
+    EXPECT(d.batch.n_logits <= MAX_RUNNING + SCHED_SCORED);
+    desk_fini(&d);
+}
+
 /* Prompts whose every row is scored share what room there is for logits; others take the rest. */
 TEST(sched_bounds_the_rows_that_are_scored)
 {
