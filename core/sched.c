@@ -141,20 +141,40 @@ static int position_of(const struct seq *q)
     return q->n_computed + (q->prefix ? q->prefix->first_pos : 0);
 }
 
+/* The position of the rows that come next: of each domain its furthest prompt, as any of them may
+ * take its rows, and of the domains the mean, by the rows that they could get of a chunk like the
+ * last. So one tenant's long prompt makes only its own rows dear. */
+static double expected_position(const struct sched *s)
+{
+    double sum = 0, rows = 0;
+    for (int i = 0; i < s->n_running; i++) {
+        struct domain *d = s->running[i]->domain;
+        int most = s->chunk > PACE_LEAST ? s->chunk : PACE_LEAST;
+        double n = (double)(d->n_ahead < most ? d->n_ahead : most) * d->weight;
+        d->n_ahead = 0; /* once is enough */
+        sum += n * d->furthest;
+        rows += n;
+    }
+    return rows > 0 ? sum / rows : 0;
+}
+
 struct pace_load sched_load(const struct sched *s)
 {
     struct pace_load l = {0};
+    for (int i = 0; i < s->n_running; i++)
+        s->running[i]->domain->n_ahead = s->running[i]->domain->furthest = 0;
     for (int i = 0; i < s->n_running; i++) {
         const struct seq *q = s->running[i];
-        if (!seq_is_prefill(q)) {
-            l.n_decoding++;
+        int left = q->n_prompt - q->n_computed;
+        l.n_decoding += !seq_is_prefill(q);
+        if (!wants_prompt_rows(q))
             continue;
-        }
-        if (q->is_following)
-            continue;
-        l.n_left += q->n_prompt - q->n_computed;
-        l.furthest = position_of(q) > l.furthest ? position_of(q) : l.furthest;
+        l.n_left += left;
+        q->domain->n_ahead += left;
+        if (position_of(q) > q->domain->furthest)
+            q->domain->furthest = position_of(q);
     }
+    l.position = expected_position(s);
     return l;
 }
 

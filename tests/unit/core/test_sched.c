@@ -447,13 +447,40 @@ TEST(sched_tells_the_load_and_the_step)
     struct pace_load l = sched_load(&d.sched);
     EXPECT_EQ(l.n_decoding, 1);
     EXPECT_EQ(l.n_left, 20);
-    EXPECT_EQ(l.furthest, 30);
+    EXPECT_EQ(l.position, 30);
     step(&d);
     EXPECT_EQ(d.sched.step.n_decoding, 1);
     EXPECT_EQ(d.sched.step.n_prompt, CHUNK);
     EXPECT_EQ(d.sched.step.positions, 10 * 30 + 45);
     l = sched_load(&d.sched);
     EXPECT_EQ(l.n_left, 10);
-    EXPECT_EQ(l.furthest, 40);
+    EXPECT_EQ(l.position, 40);
+    desk_fini(&d);
+}
+
+/* Position 90 costs the one who is there; a tenant's own prompts are priced as the furthest. */
+TEST(sched_prices_the_next_rows_by_the_tenants_that_share_them)
+{
+    struct desk d;
+    struct kv_prefix far = {.n_tokens = 90, .first_pos = 90};
+    desk_init(&d, 200);
+    struct seq *one = desk_add_for(&d, 0, 100, 5, &far), *near = desk_add_for(&d, 0, 100, 5, NULL);
+    sched_admit(&d.sched);
+    EXPECT(sched_load(&d.sched).position == 90);
+    struct seq *other = desk_add_for(&d, 1, 100, 5, NULL);
+    sched_admit(&d.sched);
+    EXPECT(sched_load(&d.sched).position == 45);
+    EXPECT_EQ(sched_load(&d.sched).n_left, 300);
+    desk_add_for(&d, 2, 100, 5, NULL);
+    sched_admit(&d.sched);
+    EXPECT(sched_load(&d.sched).position == 30);
+    one->domain->weight = 2;
+    EXPECT(sched_load(&d.sched).position == 45);
+    one->domain->weight = 1;
+    desk_remove(&d, near);
+    desk_remove(&d, other);
+    other = desk_add_for(&d, 3, 5, 5, NULL); /* half a chunk, so half as many rows */
+    sched_admit(&d.sched);
+    EXPECT(sched_load(&d.sched).position == 90 * 2 / 5.0);
     desk_fini(&d);
 }
