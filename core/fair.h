@@ -61,6 +61,8 @@ struct domain {
     int n_wanted, n_rows;  /* prompt rows it could use in this step, and those it gets */
     int n_parts, n_part;   /* parts into which those go, and rows of one */
     int n_left;            /* rows of the requests' part */
+    int n_scored;          /* prompts being read whose every row is scored */
+    int n_ahead, furthest; /* prompt rows that can be computed, and the dearest position among them */
     uint64_t fed;          /* the last round in which it got some */
     struct domain *next;
 };

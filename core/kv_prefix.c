@@ -159,17 +159,15 @@ struct kv_prefix *kv_prefix_from_kv(const struct base_model *b, const float *kv,
     return kv_prefix_finish(p, err);
 }
 
-/* One layer of hidden vectors: norm, Wk, Wv, rotation. h, k and v are scratch. */
+/* One layer of hidden vectors: norm, Wk, Wv, rotation. h, k, v and room are scratch. */
 static void hidden_layer(const struct model *m, const struct model_shape *s, struct kv_prefix *p,
                          int layer, const float *hidden, float *h, float *k, float *v,
-                         const struct kernels *kn, struct par *serial)
+                         void *room, const struct kernels *kn, struct par *serial)
 {
     const struct layer_weights *lw = &m->layers[layer];
     size_t D = (size_t)s->dim, ld = (size_t)linear_padded(s->n_kv_heads * s->head_dim);
     int half = s->head_dim / 2, P = p->n_tokens;
     float *angles = xcalloc((size_t)s->head_dim, sizeof *angles);
-    size_t len = linear_packed_len(m->dtype, s->dim);
-    void *room = xcalloc((size_t)P * len, dtype_size(m->dtype));
     for (int t = 0; t < P; t++)
         kn->rms_norm(h + (size_t)t * D, hidden + (size_t)t * D, lw->attn_norm, s->dim,
                      m->desc.norm_eps);
@@ -177,7 +175,6 @@ static void hidden_layer(const struct model *m, const struct model_shape *s, str
     linear_in_pack_all(&in, kn, serial);
     linear(&lw->k, &in, k, ld, kn, serial);
     linear(&lw->v, &in, v, ld, kn, serial);
-    free(room);
     for (int t = 0; t < P; t++) {
         float *kt = k + (size_t)t * ld;
         rope_angles(m->inv_freq, half, t, angles, angles + half);
@@ -191,23 +188,30 @@ struct kv_prefix *kv_prefix_from_hidden(const struct base_model *b, const float 
                                         struct err *err)
 {
     const struct model_shape *s = base_model_shape(b);
+    const struct model *m = base_model_weights(b);
     struct kv_prefix *p = kv_prefix_new(s, n_tokens, err);
     if (!p)
         return NULL;
     size_t P = (size_t)n_tokens, D = (size_t)s->dim;
     size_t ld = (size_t)linear_padded(s->n_kv_heads * s->head_dim);
     float *scratch = mem_try_aligned(P, (D + 2 * ld) * sizeof *scratch);
-    if (!scratch) {
+    void *room = NULL; /* kernels read f32 rows as they are */
+    if (m->dtype != DTYPE_F32)
+        room = mem_try_aligned(P, linear_packed_len(m->dtype, s->dim) * dtype_size(m->dtype));
+    if (!scratch || (!room && m->dtype != DTYPE_F32)) {
+        free(scratch);
+        free(room);
         kv_prefix_free(p);
         err_set(err, ERR_NO_MEMORY, "no memory to compile %d hidden vectors", n_tokens);
         return NULL;
     }
     struct par *serial = par_new(1);
     for (int l = 0; l < s->n_layers; l++)
-        hidden_layer(base_model_weights(b), s, p, l, hidden + (size_t)l * P * D, scratch,
-                     scratch + P * D, scratch + P * (D + ld), kernels_get(), serial);
+        hidden_layer(m, s, p, l, hidden + (size_t)l * P * D, scratch,
+                     scratch + P * D, scratch + P * (D + ld), room, kernels_get(), serial);
     par_free(serial);
     free(scratch);
+    free(room);
     return kv_prefix_finish(p, err);
 }
 

@@ -41,14 +41,14 @@ static double alone_us(const struct pace *p, int n_decoding)
 }
 
 /* What fits the target; at most twice the last, as one lucky time is no proof. */
-static int fitting(const struct pace *p, double alone, int furthest)
+static int fitting(const struct pace *p, double alone, double position)
 {
     int least = clamp(PACE_LEAST, 1, p->max_rows);
     if (alone <= 0 || p->row_us <= 0)
         return least;
     double target = p->target_us > 0 ? p->target_us : TIMES * alone;
-    double first = (target - alone) / (p->row_us * (1 + furthest / p->context));
-    double n = (target - alone) / (p->row_us * (1 + (furthest + first / 2) / p->context));
+    double first = (target - alone) / (p->row_us * (1 + position / p->context));
+    double n = (target - alone) / (p->row_us * (1 + (position + first / 2) / p->context));
     return clamp(n, least, clamp(2.0 * p->n_last, least, p->max_rows));
 }
 
@@ -59,7 +59,7 @@ int pace_rows(const struct pace *p, const struct pace_load *load)
     bool is_known = p->alone_us[size_of(load->n_decoding)] > 0;
     if (p->n_mixed >= (is_known ? PACE_AGE : PACE_NEW))
         return 0; /* the decoding rows are to be timed */
-    int n = fitting(p, alone_us(p, load->n_decoding), load->furthest);
+    int n = fitting(p, alone_us(p, load->n_decoding), load->position);
     /* a short rest comes along: it would cost the others a further mixed step */
     return load->n_left <= 2 * n ? clamp((double)load->n_left, 0, p->max_rows) : n;
 }

@@ -37,7 +37,7 @@ struct pace {
 struct pace_load { /* what runs */
     int n_decoding;
     int64_t n_left; /* prompt rows that are not computed yet */
-    int furthest;   /* the position of the dearest that comes next */
+    double position; /* where those that come next are expected to stand */
 };
 
 struct pace_step { /* what a step had */

@@ -141,31 +141,74 @@ static int position_of(const struct seq *q)
     return q->n_computed + (q->prefix ? q->prefix->first_pos : 0);
 }
 
+/* The position of the rows that come next: of each domain its furthest prompt, as any of them may
+ * take its rows, and of the domains the mean, by the rows that they could get of a chunk like the
+ * last. So one tenant's long prompt makes only its own rows dear. */
+static double expected_position(const struct sched *s)
+{
+    double sum = 0, rows = 0;
+    for (int i = 0; i < s->n_running; i++) {
+        struct domain *d = s->running[i]->domain;
+        int most = s->chunk > PACE_LEAST ? s->chunk : PACE_LEAST;
+        double n = (double)(d->n_ahead < most ? d->n_ahead : most) * d->weight;
+        d->n_ahead = 0; /* once is enough */
+        sum += n * d->furthest;
+        rows += n;
+    }
+    return rows > 0 ? sum / rows : 0;
+}
+
 struct pace_load sched_load(const struct sched *s)
 {
     struct pace_load l = {0};
+    for (int i = 0; i < s->n_running; i++)
+        s->running[i]->domain->n_ahead = s->running[i]->domain->furthest = 0;
     for (int i = 0; i < s->n_running; i++) {
         const struct seq *q = s->running[i];
-        if (!seq_is_prefill(q)) {
-            l.n_decoding++;
+        int left = q->n_prompt - q->n_computed;
+        l.n_decoding += !seq_is_prefill(q);
+        if (!wants_prompt_rows(q))
             continue;
-        }
-        if (q->is_following)
-            continue;
-        l.n_left += q->n_prompt - q->n_computed;
-        l.furthest = position_of(q) > l.furthest ? position_of(q) : l.furthest;
+        l.n_left += left;
+        q->domain->n_ahead += left;
+        if (position_of(q) > q->domain->furthest)
+            q->domain->furthest = position_of(q);
     }
+    l.position = expected_position(s);
     return l;
 }
 
-/* Equal parts of SCHED_SCORED, at least a row each: with a row of every other sequence there are at
- * most max_seqs rows more. */
+static bool is_scored(const struct seq *q)
+{
+    return seq_is_prefill(q) && seq_scores_prompt(q);
+}
+
+/* SCHED_SCORED among the domains that have such prompts, by their weights, and a domain's among its
+ * prompts, at least a row each: with a row of every other sequence there are at most max_seqs rows
+ * more. */
 static void share_scored(struct sched *s)
 {
-    int n = 0;
+    uint64_t weights = 0;
     for (int i = 0; i < s->n_running; i++)
-        n += seq_is_prefill(s->running[i]) && seq_scores_prompt(s->running[i]);
-    s->n_scored = n >= SCHED_SCORED ? 1 : SCHED_SCORED / (n ? n : 1);
+        s->running[i]->domain->n_scored = 0;
+    for (int i = 0; i < s->n_running; i++)
+        if (is_scored(s->running[i]) && !s->running[i]->domain->n_scored++)
+            weights += s->running[i]->domain->weight;
+    for (int i = 0; i < s->n_running; i++) {
+        struct seq *q = s->running[i];
+        if (!is_scored(q))
+            continue;
+        uint64_t n = SCHED_SCORED * (uint64_t)q->domain->weight / weights;
+        int part = (int)n / q->domain->n_scored;
+        q->n_scored = part > 1 ? part : 1;
+    }
+}
+
+/* Prompt rows that q could use in this step. */
+static int wanted_rows(const struct seq *q)
+{
+    int left = q->n_prompt - q->n_computed;
+    return seq_scores_prompt(q) && left > q->n_scored ? q->n_scored : left;
 }
 
 /* Each of a domain's compiles has a part of its rows, and so have its requests together. */
@@ -181,17 +224,15 @@ static void count_parts(struct sched *s)
         q->n_step = 0;
         if (!wants_prompt_rows(q))
             continue;
-        fair_want(&s->fair, d, q->n_prompt - q->n_computed);
+        fair_want(&s->fair, d, wanted_rows(q));
         d->n_parts += q->compile || !d->n_left;
         d->n_left |= q->job != NULL;
     }
 }
 
-static void take_rows(const struct sched *s, struct seq *q, int most)
+static void take_rows(struct seq *q, int most)
 {
-    int left = q->n_prompt - q->n_computed - q->n_step;
-    if (seq_scores_prompt(q) && left > s->n_scored - q->n_step)
-        left = s->n_scored - q->n_step;
+    int left = wanted_rows(q) - q->n_step;
     int n = left < most ? left : most;
     n = n < q->domain->n_rows ? n : q->domain->n_rows;
     q->n_step += n;
@@ -204,8 +245,8 @@ static void take_rows(const struct sched *s, struct seq *q, int most)
  * come first. What is over goes to each in turn. */
 static void deal_prompt_rows(struct sched *s)
 {
-    count_parts(s);
     share_scored(s);
+    count_parts(s);
     fair_deal(&s->fair, s->chunk);
     for (int i = 0; i < s->n_running; i++) {
         struct domain *d = s->running[i]->domain;
@@ -215,12 +256,12 @@ static void deal_prompt_rows(struct sched *s)
     for (int i = 0; i < s->n_running; i++) {
         struct seq *q = s->running[i];
         if (wants_prompt_rows(q))
-            take_rows(s, q, q->compile ? q->domain->n_part : q->domain->n_left);
+            take_rows(q, q->compile ? q->domain->n_part : q->domain->n_left);
     }
     for (int i = 0; i < s->n_running; i++) {
         struct seq *q = s->running[(s->fair.round + (unsigned)i) % (unsigned)s->n_running];
         if (wants_prompt_rows(q))
-            take_rows(s, q, s->chunk);
+            take_rows(q, s->chunk);
     }
 }
 

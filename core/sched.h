@@ -28,7 +28,6 @@ struct sched {
     int n_running;
     struct compiles compiles;
     int chunk;                /* prompt rows of the next step: may be set anew before each */
-    int n_scored;             /* rows of this step for each prompt whose every row is scored */
     struct pace_step step;    /* what sched_next has chosen */
     struct sched_pick *picks; /* scratch */
     struct seq **order;       /* [batch's n_seqs]: whose rows batch.seqs[i] are, after sched_next */

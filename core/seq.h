@@ -32,6 +32,7 @@ struct seq {
     const struct kv_prefix *prefix;
     int max_new;
     int n_step;               /* prompt rows in this step */
+    int n_scored;             /* the most of them if every row of the prompt is scored */
     int n_due;                /* prompt rows not yet charged to the domain, once admitted */
     int n_computed;           /* own tokens whose keys stand in the blocks */
     int n_cached;             /* of the prompt's, those that were found and not computed */

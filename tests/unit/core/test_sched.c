@@ -366,18 +366,64 @@ TEST(sched_removes_from_anywhere)
     }
 }
 
+static void desk_init_wide(struct desk *d, int chunk)
+{
+    desk_init(d, 200);
+    batch_fini(&d->batch);
+    batch_init(&d->batch, MAX_RUNNING + chunk, MAX_RUNNING, 8);
+    d->sched.chunk = chunk;
+}
+
+static struct seq *desk_add_scored(struct desk *d, uint32_t domain, int n_prompt)
+{
+    struct seq *q = desk_add_for(d, domain, n_prompt, 1, NULL);
+    q->job->is_echo = true;
+    q->job->n_logprobs = 0;
+    return q;
+}
+
+/* What a scored prompt may not take yet is no claim of its tenant's on the step's rows. */
+TEST(sched_deals_the_rows_above_the_scored_to_others)
+{
+    struct desk d;
+    desk_init_wide(&d, 160);
+    struct seq *scored = desk_add_scored(&d, 0, 200), *plain = desk_add_for(&d, 1, 200, 1, NULL);
+    step(&d);
+    EXPECT_EQ(rows_of(&d, scored), SCHED_SCORED);
+    EXPECT_EQ(rows_of(&d, plain), 160 - SCHED_SCORED);
+    desk_fini(&d);
+}
+
+TEST(sched_shares_the_scored_rows_by_tenant_and_weight)
+{
+    struct desk d;
+    desk_init_wide(&d, 300);
+    struct seq *many[3], *one = desk_add_scored(&d, 1, 200);
+    for (int i = 0; i < 3; i++)
+        many[i] = desk_add_scored(&d, 0, 200);
+    step(&d);
+    EXPECT_EQ(rows_of(&d, one), SCHED_SCORED / 2);
+    for (int i = 0; i < 3; i++)
+        EXPECT_EQ(rows_of(&d, many[i]), SCHED_SCORED / 2 / 3);
+    one->domain->weight = 3;
+    step(&d);
+    EXPECT_EQ(rows_of(&d, one), SCHED_SCORED * 3 / 4);
+    for (int i = 0; i < 3; i++)
+        EXPECT_EQ(rows_of(&d, many[i]), SCHED_SCORED / 4 / 3);
+    many[0]->domain->weight = FAIR_MAX_WEIGHT; /* what is left for the other is a row all the same */
+    step(&d);
+    EXPECT_EQ(rows_of(&d, one), 1);
+    EXPECT(d.batch.n_logits <= MAX_RUNNING + SCHED_SCORED);
+    desk_fini(&d);
+}
+
 /* Prompts whose every row is scored share what room there is for logits; others take the rest. */
 TEST(sched_bounds_the_rows_that_are_scored)
 {
     struct desk d;
-    desk_init(&d, 200);
-    batch_fini(&d.batch);
-    batch_init(&d.batch, 400, MAX_RUNNING, 8);
-    d.sched.chunk = 300;
-    struct seq *a = desk_add(&d, 150, 1, NULL), *b = desk_add(&d, 150, 1, NULL),
+    desk_init_wide(&d, 300);
+    struct seq *a = desk_add_scored(&d, 0, 150), *b = desk_add_scored(&d, 0, 150),
                *c = desk_add(&d, 150, 1, NULL);
-    for (int i = 0; i < 2; i++)
-        d.jobs[i].is_echo = true, d.jobs[i].n_logprobs = 0;
     step(&d);
     EXPECT_EQ(rows_of(&d, a), SCHED_SCORED / 2);
     EXPECT_EQ(rows_of(&d, b), SCHED_SCORED / 2);
@@ -401,13 +447,40 @@ TEST(sched_tells_the_load_and_the_step)
     struct pace_load l = sched_load(&d.sched);
     EXPECT_EQ(l.n_decoding, 1);
     EXPECT_EQ(l.n_left, 20);
-    EXPECT_EQ(l.furthest, 30);
+    EXPECT_EQ(l.position, 30);
     step(&d);
     EXPECT_EQ(d.sched.step.n_decoding, 1);
     EXPECT_EQ(d.sched.step.n_prompt, CHUNK);
     EXPECT_EQ(d.sched.step.positions, 10 * 30 + 45);
     l = sched_load(&d.sched);
     EXPECT_EQ(l.n_left, 10);
-    EXPECT_EQ(l.furthest, 40);
+    EXPECT_EQ(l.position, 40);
+    desk_fini(&d);
+}
+
+/* Position 90 costs the one who is there; a tenant's own prompts are priced as the furthest. */
+TEST(sched_prices_the_next_rows_by_the_tenants_that_share_them)
+{
+    struct desk d;
+    struct kv_prefix far = {.n_tokens = 90, .first_pos = 90};
+    desk_init(&d, 200);
+    struct seq *one = desk_add_for(&d, 0, 100, 5, &far), *near = desk_add_for(&d, 0, 100, 5, NULL);
+    sched_admit(&d.sched);
+    EXPECT(sched_load(&d.sched).position == 90);
+    struct seq *other = desk_add_for(&d, 1, 100, 5, NULL);
+    sched_admit(&d.sched);
+    EXPECT(sched_load(&d.sched).position == 45);
+    EXPECT_EQ(sched_load(&d.sched).n_left, 300);
+    desk_add_for(&d, 2, 100, 5, NULL);
+    sched_admit(&d.sched);
+    EXPECT(sched_load(&d.sched).position == 30);
+    one->domain->weight = 2;
+    EXPECT(sched_load(&d.sched).position == 45);
+    one->domain->weight = 1;
+    desk_remove(&d, near);
+    desk_remove(&d, other);
+    other = desk_add_for(&d, 3, 5, 5, NULL); /* half a chunk, so half as many rows */
+    sched_admit(&d.sched);
+    EXPECT(sched_load(&d.sched).position == 90 * 2 / 5.0);
     desk_fini(&d);
 }
