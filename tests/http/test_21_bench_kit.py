@@ -186,7 +186,7 @@ class Load(unittest.TestCase):
                                 "--max-tokens", 2)
         self.assertEqual((status, found["requests"]), (0, 20))
         self.assertGreaterEqual(found["seconds"], 19 / 40)
-        status, found, _ = load(self.daemon.url, "--rate", 1000, "--seconds", 1, "--clients", 1,
+        status, found, _ = load(self.daemon.url, "--rate", 100000, "--seconds", 1, "--clients", 1,
                                 "--max-tokens", 16)
         self.assertEqual(status, 0)  # one client is far too few: the wait counts
         self.assertGreater(found["ttft_ms"]["max"], 500)
