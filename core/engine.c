@@ -263,14 +263,15 @@ static void step(struct engine *e)
     drop_cancelled(e);
     admit(e, (int64_t)start);
     choose_rows(e);
+    uint64_t chosen = now_us(); /* what came before does not grow with the rows */
     if (e->batch.n_rows) {
         struct engine_stats add = rows_of_step(e);
         forward(base_model_weights(e->base), e->shape, &e->batch, &e->pool, e->kernels, &e->ws, e->par);
         emit_score(&e->emit, &e->batch, e->sched.order, e->ws.logits, e->ws.ld_logits, e->kernels,
                    e->par);
-        uint64_t us = now_us() - start;
-        pace_learn(&e->pace, &e->sched.step, (double)us);
-        count_step(e, us, &add);
+        uint64_t end = now_us();
+        pace_learn(&e->pace, &e->sched.step, (double)(end - chosen));
+        count_step(e, end - start, &add);
         emit_all(e);
     }
     update_gauges(e);
