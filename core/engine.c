@@ -109,7 +109,7 @@ static bool is_cancelled(const struct seq *q, const void *ud)
     return q->job && atomic_load_explicit(&q->job->cancelled, memory_order_acquire);
 }
 
-/* Every sequence of j, running or waiting; `with` decides what the final event is. */
+/* Every sequence of j, running or waiting; `failure`, or none, is its final event. */
 static void retire_job(struct engine *e, struct job *j, const struct err *failure)
 {
     for (struct seq *q; (q = sched_find(&e->sched, is_of_job, j));) {
