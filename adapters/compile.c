@@ -4,8 +4,8 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "core/base/clock.h"
 #include "core/base/mem.h"
 
 static int no_memory(struct err *err)
@@ -159,17 +159,10 @@ static int compile_text(const struct adapter_spec *s, const struct compile_with 
     return rc;
 }
 
-static double now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
-}
-
 int compile_spec(const struct adapter_spec *s, const struct compile_with *with,
                  struct compiled *out, struct err *err)
 {
-    double start = now_ms();
+    int64_t start = clock_us();
     int rc;
     memset(out, 0, sizeof *out);
     out->prefixes = xcalloc((size_t)s->n_tasks, sizeof *out->prefixes);
@@ -178,7 +171,7 @@ int compile_spec(const struct adapter_spec *s, const struct compile_with *with,
     case KIND_CLASS_TEXT: rc = compile_text(s, with, out, err); break;
     default: rc = compile_one(s, with, out, err); break;
     }
-    out->ms = now_ms() - start;
+    out->ms = (double)(clock_us() - start) / 1e3;
     if (rc < 0)
         compile_fini(out);
     return rc;

@@ -5,6 +5,7 @@
 #include "core/engine.h"
 
 #include "core/base/check.h"
+#include "core/base/clock.h"
 #include "core/base/log.h"
 #include "core/base/mem.h"
 #include "core/backlog.h"
@@ -15,7 +16,6 @@
 #include "core/sched.h"
 
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
 struct engine {
@@ -49,18 +49,11 @@ struct engine {
     bool is_closing;
 };
 
-static uint64_t now_us(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
-}
-
 /* ---- the engine thread --------------------------------------------------------------------------- */
 
 static void publish_events(struct engine *e)
 {
-    int64_t now = (int64_t)now_us();
+    int64_t now = clock_us();
     for (struct event *ev = e->events.first; ev; ev = ev->next)
         ev->made_us = now;
     pthread_mutex_lock(&e->lock);
@@ -109,7 +102,7 @@ static bool is_cancelled(const struct seq *q, const void *ud)
     return q->job && atomic_load_explicit(&q->job->cancelled, memory_order_acquire);
 }
 
-/* Every sequence of j, running or waiting; `with` decides what the final event is. */
+/* Every sequence of j, running or waiting; `failure`, or none, is its final event. */
 static void retire_job(struct engine *e, struct job *j, const struct err *failure)
 {
     for (struct seq *q; (q = sched_find(&e->sched, is_of_job, j));) {
@@ -259,18 +252,19 @@ static void choose_rows(struct engine *e)
 
 static void step(struct engine *e)
 {
-    uint64_t start = now_us();
+    int64_t start = clock_us();
     drop_cancelled(e);
-    admit(e, (int64_t)start);
+    admit(e, start);
     choose_rows(e);
+    int64_t chosen = clock_us(); /* what came before does not grow with the rows */
     if (e->batch.n_rows) {
         struct engine_stats add = rows_of_step(e);
         forward(base_model_weights(e->base), e->shape, &e->batch, &e->pool, e->kernels, &e->ws, e->par);
         emit_score(&e->emit, &e->batch, e->sched.order, e->ws.logits, e->ws.ld_logits, e->kernels,
                    e->par);
-        uint64_t us = now_us() - start;
-        pace_learn(&e->pace, &e->sched.step, (double)us);
-        count_step(e, us, &add);
+        int64_t end = clock_us();
+        pace_learn(&e->pace, &e->sched.step, (double)(end - chosen));
+        count_step(e, (uint64_t)(end - start), &add);
         emit_all(e);
     }
     update_gauges(e);
@@ -493,15 +487,6 @@ struct kv_prefix *engine_prefix_from_tokens(struct engine *e, uint32_t domain, c
 
 /* ---- opening and closing ------------------------------------------------------------------------- */
 
-static size_t default_kv_bytes(const struct model_shape *s, int max_ctx, int n_engines)
-{
-    enum { CONTEXTS = 8 };
-    size_t ram = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGE_SIZE);
-    ram /= n_engines > 1 ? (size_t)n_engines : 1;
-    size_t want = kv_pool_block_bytes(s) * (size_t)seq_blocks_needed(max_ctx, 0) * CONTEXTS;
-    return want < ram / 4 ? want : ram / 4;
-}
-
 static int settle_opts(struct engine *e, const struct engine_opts *opts, int *n_blocks, struct err *err)
 {
     struct engine_opts *o = &e->opts;
@@ -519,7 +504,7 @@ static int settle_opts(struct engine *e, const struct engine_opts *opts, int *n_
                        e->shape->max_pos);
     e->max_ctx = o->max_ctx ? o->max_ctx : e->shape->max_pos;
     if (!o->kv_bytes)
-        o->kv_bytes = default_kv_bytes(e->shape, e->max_ctx, o->n_engines);
+        o->kv_bytes = kv_pool_default_bytes(e->shape, e->max_ctx, o->n_engines);
     size_t block = kv_pool_block_bytes(e->shape), n = o->kv_bytes / block;
     if (n < 1 || n > INT32_MAX / KV_TILE)
         return err_set(err, ERR_INVALID, "--kv-bytes %zu: at least %zu (one block of %d tokens), at most "

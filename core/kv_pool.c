@@ -7,11 +7,22 @@
 
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 size_t kv_pool_block_bytes(const struct model_shape *s)
 {
     size_t tiles = (size_t)s->n_layers * (size_t)s->n_kv_heads * 2;
     return tiles * kv_tile_bytes(s->head_dim, s->kv_dtype);
+}
+
+size_t kv_pool_default_bytes(const struct model_shape *s, int max_ctx, int n_engines)
+{
+    enum { CONTEXTS = 8 };
+    size_t ram = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGE_SIZE);
+    ram /= n_engines > 1 ? (size_t)n_engines : 1;
+    size_t blocks = ((size_t)max_ctx + KV_TILE - 1) / KV_TILE;
+    size_t want = kv_pool_block_bytes(s) * blocks * CONTEXTS;
+    return want < ram / 4 ? want : ram / 4;
 }
 
 int kv_pool_init(struct kv_pool *p, const struct model_shape *s, int n_blocks, struct err *err)

@@ -24,6 +24,9 @@ struct kv_pool {
 /* Bytes of one block for a model of this shape. */
 size_t kv_pool_block_bytes(const struct model_shape *s);
 
+/* Bytes for a few whole contexts, but no more than a quarter of an engine's part of the machine. */
+size_t kv_pool_default_bytes(const struct model_shape *s, int max_ctx, int n_engines);
+
 int kv_pool_init(struct kv_pool *p, const struct model_shape *s, int n_blocks, struct err *err);
 void kv_pool_fini(struct kv_pool *p);
 

@@ -118,20 +118,47 @@ static void set_busy(struct text_cache *c, int32_t block)
 }
 
 /* A block is given up after those that follow it, so the oldest has none left that follow. */
-static bool evict(struct text_cache *c)
+static void evict_oldest(struct text_cache *c, struct text_domain *d)
+{
+    int32_t block = d->oldest;
+    set_busy(c, block);
+    forget(c, block); /* with its last block d is gone */
+    kv_pool_give(c->pool, &block, 1);
+    c->n_evicted++;
+}
+
+/* Of equals the first in the list. */
+static struct text_domain *most_idle(const struct text_cache *c, const struct text_domain *but)
 {
     struct text_domain *most = NULL;
     for (struct text_domain *d = c->domains; d; d = d->next)
-        if (d->n_idle && (!most || d->n_idle > most->n_idle))
+        if (d != but && d->n_idle && (!most || d->n_idle > most->n_idle))
             most = d;
-    if (!most)
-        return false;
-    int32_t block = most->oldest;
-    set_busy(c, block);
-    forget(c, block);
-    kv_pool_give(c->pool, &block, 1);
-    c->n_evicted++;
-    return true;
+    return most;
+}
+
+static bool is_before(const struct text_domain *d, const struct text_domain *other)
+{
+    while (d && d != other)
+        d = d->next;
+    return d != NULL;
+}
+
+/* n blocks, each from whoever has most idle ones then. Others' numbers stay, so one goes on giving
+ * until the next has more. */
+static void evict(struct text_cache *c, int n)
+{
+    while (n > 0) {
+        struct text_domain *most = most_idle(c, NULL), *next = most_idle(c, most);
+        CHECK(most);
+        int give = most->n_idle;
+        if (next)
+            give -= next->n_idle - is_before(most, next);
+        give = give < n ? give : n;
+        n -= give;
+        while (give-- > 0)
+            evict_oldest(c, most);
+    }
 }
 
 /* ---- references ------------------------------------------------------------------------------ */
@@ -163,8 +190,7 @@ bool text_cache_take(struct text_cache *c, int n, int32_t *out)
 {
     if (n > c->max_blocks - c->n_held)
         return false;
-    while (n > c->max_blocks - c->n_held - c->n_idle)
-        CHECK(evict(c));
+    evict(c, n - (c->max_blocks - c->n_held - c->n_idle));
     CHECK(kv_pool_take(c->pool, n, out));
     for (int i = 0; i < n; i++)
         hold(c, out[i]);
@@ -215,8 +241,7 @@ void text_cache_fini(struct text_cache *c)
     if (!c->pool)
         return;
     CHECK(!c->n_held);
-    while (evict(c))
-        ;
+    evict(c, c->n_idle);
     CHECK(!c->domains);
     free(c->blocks);
     free(c->buckets);

@@ -6,10 +6,10 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "core/base/buf.h"
 #include "core/base/check.h"
+#include "core/base/clock.h"
 #include "core/base/digest.h"
 #include "core/base/log.h"
 #include "core/base/mem.h"
@@ -111,16 +111,9 @@ static void sum_piece(const struct cut *c, size_t i, const unsigned char *base)
 
 /* ---- packing ------------------------------------------------------------------------------- */
 
-static int64_t now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
 static void note_done(struct packing *p, size_t bytes)
 {
-    if (progress_add(&p->progress, bytes, now_ms()))
+    if (progress_add(&p->progress, bytes, clock_us() / 1000))
         log_info("boot", "packing the weights: %zu of %zu MiB",
                  progress_done(&p->progress) >> 20, p->progress.total >> 20);
 }
@@ -257,7 +250,7 @@ int image_pack_tensors(const struct source *src, unsigned char *base, struct par
         .cut = cut_image(table_of(base), src->n_slots),
     };
     CHECK(sodium_init() >= 0);
-    progress_init(&p.progress, h->total_bytes, now_ms());
+    progress_init(&p.progress, h->total_bytes, clock_us() / 1000);
     bool has_scratch = alloc_scratch(&p, par_n_threads(par));
     if (has_scratch) {
         par_for(par, (int)p.cut.n, pack_piece, &p);

@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "core/base/clock.h"
 #include "core/base/log.h"
 #include "core/base/mem.h"
 #include "core/model/gguf_tokenizer.h"
@@ -99,13 +99,10 @@ struct model *model_bind(struct model_image *image, struct err *err)
     return m;
 }
 
-static void log_opened(const struct model *m, const struct timespec *start)
+static void log_opened(const struct model *m, int64_t start_us)
 {
     const struct model_desc *d = &m->desc;
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    double ms = (double)(now.tv_sec - start->tv_sec) * 1e3 +
-                (double)(now.tv_nsec - start->tv_nsec) / 1e6;
+    double ms = (double)(clock_us() - start_us) / 1e3;
     log_info("boot",
              "model llama: %d layers, dim %d, heads %d/%d of %d, ffn %d, vocab %d, "
              "context %d, %s, "
@@ -117,12 +114,11 @@ static void log_opened(const struct model *m, const struct timespec *start)
 struct model *model_pack(const struct source *src, enum dtype_choice choice,
                          struct err *err)
 {
-    struct timespec start;
-    clock_gettime(CLOCK_MONOTONIC, &start);
+    int64_t start = clock_us();
     struct model_image *image = image_pack(src, choose_dtype(src, choice), err);
     struct model *m = image ? model_bind(image, err) : NULL;
     if (m)
-        log_opened(m, &start);
+        log_opened(m, start);
     else
         image_free(image);
     return m;

@@ -63,8 +63,8 @@ void source_read_rows(const struct source_tensor *t, size_t first, size_t n, flo
 /* One row as bf16, bit for bit where it is bf16 in the file. scratch: [n_in] */
 void source_read_row_bf16(const struct source_tensor *t, size_t row, float *scratch,
                           uint16_t *dst);
-/* Lets go of the memory behind rows that have been read; whoever reads them again has to wait
- * for it. */
+/* Lets go of the mapped pages behind rows that have been read. Whoever reads them again may have to
+ * wait: the page cache need not have kept them. */
 void source_forget_rows(const struct source *src, const struct source_tensor *t, size_t first,
                         size_t n);
 void source_read_vector(const struct source_tensor *t, float *dst); /* [n_out] */

@@ -228,6 +228,51 @@ TEST(text_cache_flood_of_one_tenant_leaves_the_others_theirs)
     shelf_fini(&s);
 }
 
+/* By the rule for one block: from whoever has most idle ones, of equals from who came last. */
+static int giver(const int *n_idle, int n)
+{
+    int most = n - 1;
+    for (int i = n - 1; i >= 0; i--)
+        most = n_idle[i] > n_idle[most] ? i : most;
+    return most;
+}
+
+TEST(text_cache_many_blocks_at_once_go_as_one_by_one)
+{
+    enum { TENANTS = 4, MOST = 6, ALL = TENANTS * MOST };
+    struct rng rng = {78};
+    for (int round = 0; round < 500; round++) {
+        struct shelf s;
+        int n_idle[TENANTS], n = 0;
+        int32_t blocks[TENANTS * MOST];
+        for (int i = 0; i < TENANTS; i++)
+            n += n_idle[i] = rng_between(&rng, 1, MOST);
+        shelf_init(&s, ALL, n);
+        for (int i = 0; i < TENANTS; i++)
+            for (int k = 0; k < n_idle[i]; k++)
+                blocks[i * MOST + k] = keep(&s, (uint32_t)i, -1, k);
+        for (int i = 0; i < TENANTS; i++)
+            for (int k = 0; k < n_idle[i]; k++)
+                give(&s, blocks[i * MOST + k]);
+        int n_new = rng_between(&rng, 1, n), n_gone[TENANTS] = {0};
+        EXPECT(text_cache_take(&s.c, n_new, blocks));
+        for (int i = 0; i < n_new; i++) {
+            int from = giver(n_idle, TENANTS);
+            n_idle[from]--;
+            n_gone[from]++;
+        }
+        for (int i = 0; i < TENANTS; i++)
+            for (int k = 0; k < n_gone[i] + n_idle[i]; k++) {
+                int32_t b = find(&s, (uint32_t)i, -1, k);
+                EXPECT_EQ(b >= 0, k >= n_gone[i]);
+                if (b >= 0)
+                    give(&s, b);
+            }
+        text_cache_give(&s.c, blocks, n_new);
+        shelf_fini(&s);
+    }
+}
+
 /* ---- a random life, against what the blocks are said to hold --------------------------------- */
 
 enum { POOL = 40, CAP = 30, READERS = 8, DEEPEST = 8, DOMAINS = 3 };
