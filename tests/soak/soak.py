@@ -90,7 +90,7 @@ def gap():
 
 def many_streams():
     """Ten thousand streams that wait for a token, and the loop's time with 32 that get some."""
-    wanted = STREAMS + streams.OWN_FILES
+    wanted = STREAMS + streams.FIRST + streams.OWN_FILES
     if (got := streams.raise_file_limit(wanted)) < wanted:
         return {"skipped": f"{wanted} open files are needed; the hard limit is {got}"}, []
     found = {**streams.memory(STREAMS), **streams.loop_time(10, DEMO if DEMO.exists() else None)}
