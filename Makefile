@@ -22,7 +22,8 @@ CC      := clang
 OPT     := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
 endif
 VERSION := 0.1.0
-CFLAGS  := -std=gnu11 $(OPT) $(WARN) $(WERROR) -I. -DPREFIXD_VERSION='"$(VERSION)"' \
+# A product and an addition become one where the code says so, and nowhere else: see core/kernels/body.h.
+CFLAGS  := -std=gnu11 -ffp-contract=off $(OPT) $(WARN) $(WERROR) -I. -DPREFIXD_VERSION='"$(VERSION)"' \
            $(shell pkg-config --cflags $(LIBS) 2>/dev/null)
 LDLIBS  := $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lm -lpthread
 
@@ -78,18 +79,16 @@ fuzz: ## fuzz every parser for FUZZ_SECONDS (60) each
 	@scripts/fuzz $(BUILD)/fuzz/fuzz
 
 # The kernels of one instruction set each; the daemon chooses at run time.
-KERNEL := -O3 -fno-math-errno -fno-trapping-math -ffp-contract=fast
+KERNEL := -O3 -fno-math-errno -fno-trapping-math
 $(OBJ)/core/rope.o:            CFLAGS += -O3
 $(OBJ)/core/kernels/generic.o: CFLAGS += $(KERNEL)
 $(OBJ)/core/kernels/avx2.o:    CFLAGS += $(KERNEL) -mavx2 -mfma -mf16c
 $(OBJ)/core/kernels/avx512bf16.o: CFLAGS += $(KERNEL) -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mfma -mprefer-vector-width=512
 $(OBJ)/core/kernels/avx512.o $(OBJ)/core/kernels/avx512vnni.o: CFLAGS += $(KERNEL) -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mprefer-vector-width=512
-# Whole numbers give the same bits everywhere: a product and an addition stay two operations.
-QUANT := -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off
-$(OBJ)/core/kernels/quant_generic.o: CFLAGS += $(QUANT)
-$(OBJ)/core/kernels/quant_avx2.o:    CFLAGS += $(QUANT) -mavx2 -mfma
-$(OBJ)/core/kernels/quant_avx512.o:  CFLAGS += $(QUANT) -mavx512f -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512
-$(OBJ)/core/kernels/quant_vnni.o:    CFLAGS += $(QUANT) -mavx512f -mavx512bw -mavx512vl -mavx512vnni -mfma -mprefer-vector-width=512
+$(OBJ)/core/kernels/quant_generic.o: CFLAGS += $(KERNEL)
+$(OBJ)/core/kernels/quant_avx2.o:    CFLAGS += $(KERNEL) -mavx2 -mfma
+$(OBJ)/core/kernels/quant_avx512.o:  CFLAGS += $(KERNEL) -mavx512f -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512
+$(OBJ)/core/kernels/quant_vnni.o:    CFLAGS += $(KERNEL) -mavx512f -mavx512bw -mavx512vl -mavx512vnni -mfma -mprefer-vector-width=512
 
 # Loops over whole models, for the vectors that every CPU has.
 $(OBJ)/core/base/dtype.o $(OBJ)/core/model/dequant.o $(OBJ)/core/model/panels.o: CFLAGS += -O3

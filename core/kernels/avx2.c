@@ -4,6 +4,7 @@
 
 #define LARGER(a, b) _mm256_max_ps(a, b)
 #define SMALLER(a, b) _mm256_min_ps(a, b)
+#define FMADD(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define VW 8
 #define NAME kernels_avx2
 #define ISA "avx2"

@@ -5,6 +5,7 @@
 
 #include <immintrin.h>
 
+#define FMADD(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define LARGER(a, b) _mm512_max_ps(a, b)
 #define SMALLER(a, b) _mm512_min_ps(a, b)
 #define LANES_SUM(v) _mm512_reduce_add_ps(v)

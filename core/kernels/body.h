@@ -31,6 +31,21 @@ static inline void store(float *p, vf v)
     memcpy(p, &v, sizeof v);
 }
 
+/* x in every lane. */
+static inline vf splat(float x)
+{
+    int32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return (vf)((vi){0} + bits);
+}
+
+/* a * b + c. A product and an addition become one only where this says so: a compiler that chose
+ * would choose otherwise in another copy of the same loop, and a row's bits would depend on how
+ * many there are. A file may bring the instruction, which rounds once. */
+#ifndef FMADD
+#define FMADD(a, b, c) ((a) * (b) + (c))
+#endif
+
 /* a where the lanes of mask are set, else b. */
 static inline vf pick(vi mask, vf a, vf b)
 {
@@ -75,13 +90,14 @@ static inline vf vexp(vf x)
     x = LARGER(lo, x); /* NaN stays NaN */
     x = SMALLER(hi, x);
     vf n = NEAREST(x * 1.44269504088896341f);
-    vf r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    vf p = 1.9875691500e-4f * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
+    vf r = FMADD(n, splat(-0.693359375f), x);
+    r = FMADD(n, splat(2.12194440e-4f), r);
+    vf p = FMADD(splat(1.9875691500e-4f), r, splat(1.3981999507e-3f));
+    p = FMADD(p, r, splat(8.3334519073e-3f));
+    p = FMADD(p, r, splat(4.1665795894e-2f));
+    p = FMADD(p, r, splat(1.6666665459e-1f));
+    p = FMADD(p, r, splat(5.0000001201e-1f));
+    p = FMADD(p * r, r, r) + 1.0f;
     return TIMES_TWO_TO(p, n);
 }
 
@@ -122,10 +138,10 @@ static inline float lanes_max(vf v)
     if (a->accumulate)                                                                            \
         c##r = load(y + (size_t)r * a->ldy);
 #define KEEP(r) store(y + (size_t)r * a->ldy, c##r);
-#define MADD(r) c##r += w0 * x[(size_t)r * ldx + k];
+#define MADD(r) c##r = FMADD(w0, splat(x[(size_t)r * ldx + k]), c##r);
 #define MADD_PAIR(r)                                                                              \
-    c##r += w0 * x[(size_t)r * ldx + k];                                                          \
-    c##r += w1 * x[(size_t)r * ldx + k + 1];
+    c##r = FMADD(w0, splat(x[(size_t)r * ldx + k]), c##r);                                        \
+    c##r = FMADD(w1, splat(x[(size_t)r * ldx + k + 1]), c##r);
 
 /* One part: n inputs for N rows. */
 #define PART_F32(N)                                                                               \
@@ -165,7 +181,7 @@ static inline float lanes_max(vf v)
 
 /* Four columns for one row: several sums at once hide what one addition waits for the one before. */
 #define MADD_F32_4(i)                                                                             \
-    c##i += load((const float *)col[i].w[t] + col[i].at + k * 16) * x[k];
+    c##i = FMADD(load((const float *)col[i].w[t] + col[i].at + k * 16), splat(x[k]), c##i);
 #define PART_F32_4                                                                                \
     for (size_t k = 0; k < n; k++) {                                                              \
         EACH4(MADD_F32_4)                                                                         \
@@ -173,9 +189,9 @@ static inline float lanes_max(vf v)
 
 #define MADD_BF16_4(i)                                                                            \
     load_pair((const uint16_t *)col[i].w[t] + col[i].at + k * 16, &w0, &w1);                      \
-    c##i += w0 * x[k];                                                                            \
+    c##i = FMADD(w0, splat(x[k]), c##i);                                                          \
     if (k + 1 < n)                                                                                \
-        c##i += w1 * x[k + 1];
+        c##i = FMADD(w1, splat(x[k + 1]), c##i);
 #define PART_BF16_4                                                                               \
     for (size_t k = 0; k < n; k += 2) {                                                           \
         vf w0, w1;                                                                                \
@@ -316,12 +332,12 @@ static float softmax_span(float *s, int n, float scale, float *m, float *l)
     vf sum = {0};
     int i = 0;
     for (; i + VW <= n; i += VW) {
-        vf p = vexp(load(s + i) * scale - best);
+        vf p = vexp(FMADD(load(s + i), splat(scale), splat(-best)));
         sum += p;
         store(s + i, p);
     }
     if (i < n) {
-        vf p = pick(lanes_below(n, i), vexp(load(s + i) * scale - best), (vf){0});
+        vf p = pick(lanes_below(n, i), vexp(FMADD(load(s + i), splat(scale), splat(-best))), (vf){0});
         sum += p;
         store(s + i, p);
         i += VW;
@@ -329,22 +345,29 @@ static float softmax_span(float *s, int n, float scale, float *m, float *l)
     for (; i % 16; i += VW)
         store(s + i, (vf){0});
     float rescale = *m == best ? 1.0f : *m == -INFINITY ? 0.0f : expf(*m - best);
-    *l = *l * rescale + LANES_SUM(sum);
+    *l = FMADD(splat(*l), splat(rescale), splat(LANES_SUM(sum)))[0];
     *m = best;
     return rescale;
 }
 
+/* Sixteen sums, whatever VW is. */
+static float sum_squares(const float *x, int n)
+{
+    vf sums[16 / VW] = {0};
+    float rest[16] = {0};
+    memcpy(rest, x + n / 16 * 16, (size_t)(n % 16) * sizeof *rest);
+    for (int i = 0; i < n; i += 16)
+        for (int p = 0; p < 16 / VW; p++) {
+            vf v = load((i + 16 <= n ? x + i : rest) + p * VW);
+            sums[p] = FMADD(v, v, sums[p]);
+        }
+    return lanes_sum((const float *)sums, 16);
+}
+
 static void rms_norm(float *y, const float *x, const float *w, int n, float eps)
 {
-    float lanes[16] = {0};
-    int i = 0;
-    for (; i + 16 <= n; i += 16)
-        for (int j = 0; j < 16; j++)
-            lanes[j] += x[i + j] * x[i + j];
-    for (int j = 0; i + j < n; j++)
-        lanes[j] += x[i + j] * x[i + j];
-    float inv = 1.0f / sqrtf(lanes_sum(lanes, 16) / (float)n + eps);
-    for (i = 0; i < n; i++)
+    float inv = 1.0f / sqrtf(sum_squares(x, n) / (float)n + eps);
+    for (int i = 0; i < n; i++)
         y[i] = x[i] * inv * w[i];
 }
 

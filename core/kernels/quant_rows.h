@@ -1,6 +1,7 @@
 /* Rows of f32 to groups of packed whole numbers; each instruction set's file compiles it for
  * itself. The same bits come out everywhere: additions of a rotation have their order, nothing else
- * is added but whole numbers, and no product meets an addition. */
+ * is added but whole numbers, and where a product is rounded by an addition it is one of its own
+ * (-ffp-contract=off). */
 #ifndef PREFIXD_QUANT_ROWS_H
 #define PREFIXD_QUANT_ROWS_H
 
