@@ -10,11 +10,10 @@
  * Sums of whole numbers are exact. An output of int8 is, over its blocks in order, the sum of
  * (weight's scale * row's scale) * whole; one of int4, over its groups, that of scale * part, a part
  * that over the group's halves of row's scale * whole. Each addition is fused with its product: the
- * same bits for any number of rows and on every instruction set.
- *
- * Sums of whole numbers are named variables because gcc 12 keeps arrays of them in memory. */
+ * same bits for any number of rows and on every instruction set. */
 #include "core/kernels/kernels.h"
 #include "core/kernels/quant_rows.h"
+#include "core/kernels/tile.h"
 
 typedef float vf __attribute__((vector_size(VW * 4)));
 
@@ -45,18 +44,6 @@ static inline vf number(const char *x)
     return (vf)((vi){0} + quad(x));
 }
 
-#define ROWS1(XX, p) XX(0, p)
-#define ROWS2(XX, p) ROWS1(XX, p) XX(1, p)
-#define ROWS3(XX, p) ROWS2(XX, p) XX(2, p)
-#define ROWS4(XX, p) ROWS3(XX, p) XX(3, p)
-#define ROWS5(XX, p) ROWS4(XX, p) XX(4, p)
-#define ROWS6(XX, p) ROWS5(XX, p) XX(5, p)
-#define ROWS7(XX, p) ROWS6(XX, p) XX(6, p)
-#define ROWS8(XX, p) ROWS7(XX, p) XX(7, p)
-#define COLS1(XX, N) XX(0, N)
-#define COLS2(XX, N) COLS1(XX, N) XX(1, N)
-#define COLS4(XX, N) COLS2(XX, N) XX(2, N) XX(3, N)
-
 /* Where a column of VW outputs begins in its panel: scales and codes alike have 4 bytes an output in
  * a line. */
 static inline const char *column(const struct panel_args *a, int c)
@@ -64,14 +51,6 @@ static inline const char *column(const struct panel_args *a, int c)
     enum { PER = 16 / VW };
     return (const char *)a->w[0] + (size_t)(c / PER) * a->panel_step + c % PER * VW * 4;
 }
-
-/* What is read next comes into the second-level cache while these columns are worked on: a line a
- * step, or of all passes over the same columns together, so that reading is spread over the
- * arithmetic. */
-struct ahead {
-    const char *at;
-    size_t step; /* bytes */
-};
 
 /* Pass `pass` of n_passes, before column c. */
 static struct ahead ahead_of(const struct panel_args *a, int c, int pass, int n_passes)
